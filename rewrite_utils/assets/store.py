@@ -1,0 +1,104 @@
+"""The cache folder: an asset is there whole or not at all.
+
+In: an asset. Out: its folder, made first if it is missing or damaged. A new folder is built beside
+its place and renamed at the end, so a killed download or conversion leaves nothing that is used.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from rewrite_utils.assets.catalogue import Asset
+from rewrite_utils.assets.convert import CONVERTER, convert
+from rewrite_utils.assets.fetch import fetch
+
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The environment variable REWRITE_CACHE if it is set, else ~/.cache/rewrite-utils."""
+    return Path(os.environ.get("REWRITE_CACHE") or "~/.cache/rewrite-utils").expanduser()
+
+
+def ready(asset: Asset) -> Path:
+    """The asset's folder in the cache: intact, or fetched and converted now.
+
+    Raises AssetError when it cannot be had (pip, checksum, disk).
+    """
+    folder = cache_folder() / asset.name
+    if flaw(asset, folder) is None:
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        reason = flaw(asset, folder)  # another process may have made it while we waited
+        if reason and folder.exists():
+            log.warning("%s is not used and is made again: %s", folder, reason)
+        if reason:
+            make(asset, folder)
+    return folder
+
+
+def flaw(asset: Asset, folder: Path) -> str | None:
+    """Why the cached folder cannot be used, in words; None if it can.
+
+    Compares the manifest with the catalogue and the files' sizes: a truncated file is found, a
+    changed one of equal length is not.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return "it has no manifest.json"
+    try:
+        written = json.loads(manifest.read_text("utf-8"))
+    except ValueError:
+        return "its manifest.json is damaged"
+    if written != (expected := provenance(asset) | {"files": written.get("files", {})}):
+        return f"it was made from or by something else: {written} where {expected} is wanted"
+    return next((text for text in map_flaws(written["files"], folder)), None)
+
+
+def map_flaws(sizes: dict[str, int], folder: Path) -> list[str]:
+    """One sentence for each file that is missing or has another size than the manifest says."""
+    now = file_sizes(folder)
+    return [
+        f"{name} has {now.get(name, 0):,} bytes, not {size:,}"
+        for name, size in sizes.items()
+        if now.get(name) != size
+    ]
+
+
+def make(asset: Asset, folder: Path) -> None:
+    """Fetch, verify and convert into a folder beside, then rename. Held under the asset's lock."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    members, made = partial / "members", partial / "made"
+    members.mkdir(parents=True)
+    made.mkdir()
+    try:
+        with tqdm(total=2, desc=f"{asset.name}: fetching") as bar:
+            fetch(asset, members)
+            bar.update()
+            bar.set_description(f"{asset.name}: converting")
+            convert(asset, members, made)
+            bar.update()
+        manifest = provenance(asset) | {"files": file_sizes(made)}
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def provenance(asset: Asset) -> dict[str, object]:
+    """What determines the cached files, apart from the files themselves."""
+    return {"asset": asset.name, "sha256": asset.sha256, "converter": CONVERTER}
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of every file in the folder, by name, without the manifest."""
+    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+    return {path.name: path.stat().st_size for path in files}
