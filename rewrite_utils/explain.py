@@ -1,0 +1,197 @@
+"""Asking an LLM for one sentence a latent, from windows of the explain rows in which it fires.
+
+In: a LatentCache, an engine. Out: one Explanation a latent; a reply without a sentence is a failure
+with the raw reply kept, never stored as a sentence. Paper §3 (40 windows of 32 tokens, quantile
+sampling).
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy import ndarray
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from rewrite_utils import prompts
+from rewrite_utils.activations import (
+    LatentCache,
+    Windows,
+    by_deciles,
+    firing_windows,
+    window_tokens,
+    window_values,
+)
+from rewrite_utils.llm import Engine, Prompt
+from rewrite_utils.params import Explain
+from rewrite_utils.runs import write_json
+
+REPLY = re.compile(r"^(?P<pieces>[^\n]*)\n\s*EXPLANATION:[ \t]*(?P<explanation>\S[^\n]*)")
+EMPTY = re.compile(r"^[\W_]*$")
+
+
+class Explanation(NamedTuple):
+    """What one latent responds to, in words; ``explanation`` is None where the LLM gave none."""
+
+    latent: int
+    """Index in the coder."""
+    explanation: str | None
+    """The sentence as written, without the pieces."""
+    pieces: str
+    """The tokens the explainer listed as evidence, as it wrote them."""
+    reply: str
+    """The whole reply, kept for failures above all."""
+    attempts: int
+    """Replies asked for until this one."""
+    prompt_tokens: int
+    """Length of the prompt."""
+
+    @property
+    def sentence(self) -> str | None:
+        """What the simulator reads: the explanation with its evidence in brackets."""
+        if self.explanation is None:
+            return None
+        return f"{self.explanation} ({self.pieces})" if self.pieces else self.explanation
+
+
+def choose_windows(
+    cache: LatentCache, latent: int, settings: Explain, generator: np.random.Generator
+) -> Windows:
+    """The windows that an explanation is written from, strongest first."""
+    windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
+    if settings.strategy == "quantiles":
+        chosen = by_deciles(peaks, settings.windows, generator)
+    elif settings.strategy == "top":
+        chosen = np.argsort(-peaks, kind="stable")[: settings.windows]
+    else:
+        chosen = generator.permutation(len(peaks))[: settings.windows]
+    return Windows(windows.rows[chosen], windows.ends[chosen])
+
+
+def marked(texts: Sequence[str], values: Sequence[float], *, threshold: float) -> str:
+    """The window as text, tokens above ``threshold`` × its maximum between « and »."""
+    limit = threshold * max(values)
+    return "".join(f"«{t}»" if v > limit else t for t, v in zip(texts, values, strict=True))
+
+
+def strengths(
+    texts: Sequence[str], values: Sequence[float], *, threshold: float, maximum: float
+) -> str:
+    """The marked tokens with their strengths, 0–10 of the latent's ``maximum``: ``sea: 10; lake:
+    4``."""
+    limit = threshold * max(values)
+    pairs = zip(texts, values, strict=True)
+    return "; ".join(
+        f"{t.strip() or repr(t)}: {round(10 * v / maximum)}" for t, v in pairs if v > limit
+    )
+
+
+def parse_reply(reply: str) -> tuple[str, str] | None:
+    """(explanation, pieces) of a reply that continues ``PIECES:``; None if there is no sentence in
+    it."""
+    found = REPLY.match(reply)
+    if found is None or EMPTY.match(found["explanation"]):
+        return None
+    return found["explanation"].strip().rstrip("."), found["pieces"].strip()
+
+
+def shown(
+    cache: LatentCache,
+    latent: int,
+    settings: Explain,
+    *,
+    token_texts: Callable[[ndarray], list[str]],
+    generator: np.random.Generator,
+) -> str:
+    """The numbered windows of one latent as they stand in the prompt."""
+    windows = choose_windows(cache, latent, settings, generator)
+    length, maximum = settings.window_tokens, float(cache.maximum[latent])
+    ids = window_tokens(cache, windows, length)
+    lines = []
+    for number, (row, values) in enumerate(
+        zip(ids, window_values(cache, latent, windows, length), strict=True), 1
+    ):
+        texts = token_texts(row)
+        window = marked(texts, values, threshold=settings.threshold).replace("\n", "⏎").strip()
+        listed = strengths(texts, values, threshold=settings.threshold, maximum=maximum)
+        lines += [f"{number}. {window}", f" {listed}"]
+    return "\n".join(lines)
+
+
+def explain(
+    cache: LatentCache,
+    latents: Sequence[int],
+    engine: Engine,
+    settings: Explain,
+    *,
+    token_texts: Callable[[ndarray], list[str]],
+    seed: int,
+    folder: Path,
+    batch: int = 16,
+) -> pd.DataFrame:
+    """One Explanation a latent, in batches that a killed run does not repeat."""
+    records: list[dict] = []
+    bar = tqdm(total=len(latents), desc="explanations", unit="latent")
+    for start in range(0, len(latents), batch):
+        part = latents[start : start + batch]
+        file = folder / f"batch-{start:06d}.json"
+        if not file.exists():
+            texts = {
+                latent: shown(
+                    cache,
+                    latent,
+                    settings,
+                    token_texts=token_texts,
+                    generator=np.random.default_rng([seed, latent]),
+                )
+                for latent in part
+            }
+            write_json(file, [e._asdict() for e in _ask(engine, texts, settings, seed=seed)])
+        records += json.loads(file.read_text(encoding="utf-8"))
+        bar.update(len(part))
+        bar.set_postfix(failures=sum(record["explanation"] is None for record in records))
+    bar.close()
+    for file in folder.glob("batch-*.json"):
+        file.unlink()
+    table = pd.DataFrame(records, columns=list(Explanation._fields))
+    table["sentence"] = [Explanation(**record).sentence for record in records]
+    return table
+
+
+def _ask(
+    engine: Engine, texts: dict[int, str], settings: Explain, *, seed: int
+) -> list[Explanation]:
+    """Ask for every latent, and again with a new seed for those whose reply has no sentence."""
+    done: dict[int, Explanation] = {}
+    for attempt in range(settings.retries + 1):
+        open_latents = [
+            latent for latent in texts if latent not in done or not done[latent].explanation
+        ]
+        if not open_latents:
+            break
+        asked = [prompt(engine.tokenizer, texts[latent]) for latent in open_latents]
+        replies = engine.generate(
+            asked,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            seed=seed + attempt,
+            stop=("\n\n",),
+        )
+        for latent, given, reply in zip(open_latents, asked, replies, strict=True):
+            sentence, pieces = parse_reply(reply.text) or (None, "")
+            size = len(given.shared) + len(given.own)
+            done[latent] = Explanation(latent, sentence, pieces, reply.text, attempt + 1, size)
+    return [done[latent] for latent in texts]
+
+
+def prompt(tokenizer: PreTrainedTokenizerBase, windows: str) -> Prompt:
+    """The explainer's prompt; everything before the windows is shared by all latents."""
+    before, _, after = prompts.rendered(tokenizer, "explain").partition("{windows}")
+    return Prompt(
+        tuple(tokenizer.encode(before, add_special_tokens=False)),
+        tuple(tokenizer.encode(windows + after, add_special_tokens=False)),
+    )

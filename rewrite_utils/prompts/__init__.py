@@ -1,0 +1,43 @@
+"""The wording of every prompt, as text files beside this one; a stage hashes the files it uses.
+
+A file is a conversation: lines ``### system|user|assistant`` divide its turns, the last (assistant)
+turn is the forced beginning of the answer. ``{names}`` in braces are filled by the stage that owns
+the prompt.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+FOLDER = Path(__file__).parent
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    """system, user or assistant."""
+    text: str
+    """What is said, braces unfilled."""
+
+
+def turns(name: str) -> list[Turn]:
+    """The conversation in ``<name>.txt``."""
+    parts = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").split("### ")[1:]
+    split = [part.partition("\n") for part in parts]
+    return [Turn(role.strip(), text.strip("\n")) for role, _, text in split]
+
+
+def digest(name: str) -> str:
+    """Hash of the wording; part of the hash of every stage that uses it."""
+    return hashlib.sha256((FOLDER / f"{name}.txt").read_bytes()).hexdigest()[:12]
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """The whole conversation in the model's chat format, the answer begun, braces unfilled."""
+    *asked, answer = turns(name)
+    chat = [{"role": turn.role, "content": turn.text} for turn in asked]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return str(text) + answer.text

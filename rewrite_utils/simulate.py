@@ -1,0 +1,178 @@
+"""The simulator: from a sentence and a text alone, how strongly does the latent fire on the last
+token?
+
+One prompt = one (latent, window). The ten digits' probabilities at a forced answer position,
+renormalised, give E = Σ p(d)·d from one forward pass: nothing is sampled, nothing parsed. Paper §5.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+from numpy import ndarray
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from rewrite_utils import prompts
+from rewrite_utils.llm import Engine, Prompt, digit_tokens
+
+DIGITS = np.arange(10, dtype=np.float32)
+WINDOWS_A_BLOCK = 4
+
+
+class Ratings(NamedTuple):
+    """What the simulator said of a block of windows."""
+
+    expected: Float[ndarray, "window latent"]
+    """E = Σ p(d)·d over the ten digits, renormalised: 0 … 9, float16."""
+    digits: Float[ndarray, "window latent digit"]
+    """Probability of each digit, renormalised, float16."""
+    mass: Float[ndarray, "window latent"]
+    """Probability that the model gave to the ten digits together, before renormalising, float16."""
+
+
+class ExplanationError(ValueError):
+    """A sentence that the simulator cannot be asked about."""
+
+
+def described(
+    sentence: str, *, rate: float | None = None, score: float | None = None, latent: int
+) -> str:
+    """The description in the prompt: the sentence, and if asked for the firing rate and the score.
+
+    Raises ExplanationError: the sentence is missing or empty.
+    """
+    if not isinstance(sentence, str) or not sentence.strip():
+        raise ExplanationError(
+            f"latent {latent} has no explanation ({sentence!r}): leave it out or explain it again"
+        )
+    notes = []
+    if rate is not None:
+        notes.append(f"responds to 1 in {max(1, round(1 / max(rate, 1e-9))):,} tokens")
+    if score is not None:
+        notes.append(f"score {score:.2f}")
+    return "; ".join([sentence.strip(), *notes])
+
+
+class Layout:
+    """The prompt with the window in the shared part and the sentence last."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, align: int) -> None:
+        self._tokenizer = tokenizer
+        self._align = align
+        head, _, rest = prompts.rendered(tokenizer, "simulate").partition("{pad}")
+        before, _, rest = rest.partition("{window}")
+        between, _, after = rest.partition("{explanation}")
+        self._head, self._before, self._between, self._after = head, before, between, after
+        self._filler = self._encode("\n")
+
+    def shared(self, window: str) -> tuple[int, ...]:
+        """Everything up to the sentence, filled with newlines to a multiple of ``align`` tokens."""
+        head = self._encode(self._head)
+        text = self._encode(self._before + window)
+        missing = -(len(head) + len(text)) % self._align
+        return (*head, *(self._filler * missing), *text)
+
+    def own(self, description: str) -> tuple[int, ...]:
+        """The sentence and the forced beginning of the answer."""
+        return self._encode(self._between + description + self._after)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def window_text(texts: Sequence[str]) -> str:
+    """The window with its last token between « and »."""
+    return "".join(texts[:-1]) + f"«{texts[-1]}»"
+
+
+def expected_rating(
+    probabilities: Float[ndarray, "*shape digit"],
+) -> Float[ndarray, "*shape"]:
+    """E = Σ p(d)·d / Σ p(d) (paper §5): renormalised, so that a stray token changes nothing.
+
+    Raises ValueError on NaN or when no digit has any probability.
+    """
+    total = probabilities.sum(-1)
+    if not np.isfinite(total).all() or (total <= 0).any():
+        raise ValueError(
+            "digit probabilities are NaN or all zero: the simulator's weights are damaged"
+        )
+    return (probabilities @ DIGITS) / total
+
+
+def simulate(
+    windows: Sequence[str],
+    descriptions: Sequence[str],
+    engine: Engine,
+    *,
+    align: int,
+    folder: Path,
+    name: str,
+    limit: int | None = None,
+) -> None:
+    """Rate every (window, latent) pair and write ``folder``/predictions.zarr.
+
+    Blocks of windows are kept as they finish, so a killed run goes on where it stopped; ``limit``
+    stops after that many blocks (for partial work), leaving the blocks in place.
+    """
+    layout = Layout(engine.tokenizer, align=align)
+    own = [layout.own(description) for description in descriptions]
+    pairs = len(windows) * len(own)
+    bar = tqdm(total=pairs, desc=f"simulation of {name}", unit="prediction", smoothing=0.05)
+    for number, (file, block) in enumerate(_blocks(windows, folder)):
+        if not file.exists() and (limit is None or number < limit):
+            _save(file, _rate(engine, [layout.shared(text) for text in block], own))
+            bar.set_postfix(engine.usage.summary())
+        bar.update(len(block) * len(own))
+    bar.close()
+    _gather(windows, folder)
+
+
+def _rate(
+    engine: Engine, shared: Sequence[tuple[int, ...]], own: Sequence[tuple[int, ...]]
+) -> Ratings:
+    asked = [Prompt(window, sentence) for window in shared for sentence in own]
+    choices = engine.choices(asked, options=digit_tokens(engine.tokenizer))
+    shape = (len(shared), len(own))
+    probabilities = choices.probabilities[:, 0].reshape(*shape, 10)
+    return Ratings(
+        expected_rating(probabilities).astype(np.float16),
+        probabilities.astype(np.float16),
+        choices.mass[:, 0].reshape(shape).astype(np.float16),
+    )
+
+
+def _blocks(windows: Sequence[str], folder: Path) -> Iterator[tuple[Path, Sequence[str]]]:
+    for start in range(0, len(windows), WINDOWS_A_BLOCK):
+        yield folder / f"block-{start:06d}.npz", windows[start : start + WINDOWS_A_BLOCK]
+
+
+def _save(file: Path, ratings: Ratings) -> None:
+    temporary = file.with_suffix(".tmp.npz")
+    np.savez(temporary, **ratings._asdict())
+    temporary.replace(file)
+
+
+def _gather(windows: Sequence[str], folder: Path) -> None:
+    """Once every block is there, one zarr group chunked by latent takes their place."""
+    files = [file for file, _ in _blocks(windows, folder)]
+    if not all(file.exists() for file in files):
+        return
+    parts = [np.load(file) for file in files]
+    group = zarr.open_group(folder / "predictions.zarr", mode="w")
+    for field in Ratings._fields:
+        whole = np.concatenate([part[field] for part in parts])
+        chunks = (len(whole), min(256, whole.shape[1]), *whole.shape[2:])
+        group.create_array(field, data=whole, chunks=chunks)
+    for file in files:
+        file.unlink()
+
+
+def read_ratings(folder: Path) -> Ratings:
+    """The ratings of a finished simulation, whole."""
+    group = zarr.open_group(folder / "predictions.zarr", mode="r")
+    return Ratings(*(np.asarray(group[field]) for field in Ratings._fields))
