@@ -1,0 +1,157 @@
+"""How good estimated activations are, in latent space: loss against mean ablation, ρ, mismatch.
+
+In: true and estimated activations of the same windows. Out: numbers a window or a latent; intervals
+(a bootstrap over the windows) are the caller's. Also cross-fitting, so that no window calibrates
+itself.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+
+from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator
+from rewrite_utils.calibrate.quantile import Quantile
+
+
+class Losses(NamedTuple):
+    """Squared errors of each window over its latents; the unit is mean ablation's average."""
+
+    estimate: Float[np.ndarray, " window"]
+    """Σ_j (a_j − â_j)² of the estimate."""
+    mean: Float[np.ndarray, " window"]
+    """Σ_j (a_j − m_j)² of mean ablation; averages to 1 over these windows."""
+
+    @property
+    def difference(self) -> Float[np.ndarray, " window"]:
+        """Paired: estimate − mean ablation. Below 0 on average: better than none."""
+        return self.estimate - self.mean
+
+    @property
+    def r2(self) -> float:
+        """Share of the variance explained, 1 − Σ estimate / Σ mean; mean ablation has 0."""
+        return float(1 - self.estimate.sum() / self.mean.sum())
+
+
+def losses(
+    true: Num[np.ndarray, "window latent"],
+    estimate: Float[np.ndarray, "window latent"],
+    mean: Float[np.ndarray, " latent"],
+    *,
+    weights: Float[np.ndarray, " latent"] | None = None,
+) -> Losses:
+    """Loss in latent space; ``mean`` comes from the calibration windows.
+
+    ``weights``: a factor for each latent's squared error, such as its decoder row's squared norm.
+    """
+    _same(true, estimate)
+    weight = np.ones(true.shape[1]) if weights is None else weights.astype(np.float64)
+    of_estimate = np.square(true - estimate, dtype=np.float64) @ weight
+    of_mean = np.square(true - mean, dtype=np.float64) @ weight
+    unit = of_mean.mean()
+    if unit == 0:
+        raise CalibrationError(
+            "the true activations equal their means in every window: no variance to explain"
+        )
+    return Losses(of_estimate / unit, of_mean / unit)
+
+
+class Correlation(NamedTuple):
+    """ρ between true and estimated activations of each latent."""
+
+    rho: Float[np.ndarray, " latent"]
+    """Pearson's ρ; NaN where the true or the estimated activations are constant (undefined)."""
+    beats_mean: Bool[np.ndarray, " latent"]
+    """ρ > ½: with equal marginals E(a − â)² = 2 Var(a) (1 − ρ) is below Var(a), mean ablation's."""
+    positives: Int[np.ndarray, " latent"]
+    """How many true activations ρ rests on."""
+
+
+def correlations(
+    true: Num[np.ndarray, "window latent"], estimate: Float[np.ndarray, "window latent"]
+) -> Correlation:
+    """ρ of each latent, for instance of cross-fitted estimates."""
+    _same(true, estimate)
+    a, b = (x - x.mean(axis=0, dtype=np.float64) for x in (true, estimate))
+    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    rho = np.divide((a * b).sum(axis=0), norm, where=norm > 0, out=np.full(len(norm), np.nan))
+    return Correlation(rho, rho > 0.5, (true > 0).sum(axis=0))
+
+
+def correlation_condition(
+    predicted: Float[np.ndarray, "window latent"],
+    true: Num[np.ndarray, "window latent"],
+    *,
+    by: Calibrator | None = None,
+) -> Correlation:
+    """The condition of method.md §6, in-sample: ρ after matching marginals (default: type 8).
+
+    In-sample ρ flatters rare latents; pass ``cross_fit`` estimates to ``correlations`` for a fair
+    one.
+    """
+    matched = (by or Quantile()).fit(predicted, true)
+    return correlations(true, matched(predicted))
+
+
+class Mismatch(NamedTuple):
+    """How far estimated marginals are from the true ones."""
+
+    wasserstein: Float[np.ndarray, " latent"]
+    """Wasserstein-1 distance of each latent's two distributions, in activation units."""
+    spurious_maxima: float
+    """Mean number, a window, of silent latents estimated at their maximum or above."""
+
+
+def mismatch(
+    true: Num[np.ndarray, "window latent"],
+    estimate: Float[np.ndarray, "window latent"],
+    maximum: Float[np.ndarray, " latent"],
+) -> Mismatch:
+    """Distances and spurious maxima; ``maximum`` is each latent's largest known activation."""
+    _same(true, estimate)
+    distance = np.abs(np.sort(true, axis=0) - np.sort(estimate, axis=0)).mean(axis=0)
+    top = (estimate >= maximum * (1 - 1e-6)) & (maximum > 0) & (true == 0)
+    return Mismatch(distance, float(top.sum(axis=1).mean()))
+
+
+def cross_fit(
+    calibrator: Calibrator,
+    predicted: Float[np.ndarray, "window latent"],
+    true: Num[np.ndarray, "window latent"],
+    *,
+    folds: int,
+    generator: np.random.Generator,
+    digits: Float[np.ndarray, "window latent digit"] | None = None,
+    groups: Int[np.ndarray, " window"] | None = None,
+) -> Float[np.ndarray, "window latent"]:
+    """Estimates of every window by a calibrator that was fitted on the other folds.
+
+    ``groups``: windows with the same number (the same row of text) stay in one fold.
+    """
+    fold = _folds(len(predicted), folds, generator, groups)
+    out = np.empty(predicted.shape, np.float32)
+    for held in range(folds):
+        test, train = fold == held, fold != held
+        parts = (None, None) if digits is None else (digits[train], digits[test])
+        transform = calibrator.fit(predicted[train], true[train], digits=parts[0])
+        out[test] = transform(predicted[test], digits=parts[1])
+    return out
+
+
+def _folds(
+    windows: int, folds: int, generator: np.random.Generator, groups: np.ndarray | None
+) -> Int[np.ndarray, " window"]:
+    """The fold of each window, groups kept whole and folds as equal as groups allow."""
+    names, member = np.unique(np.arange(windows) if groups is None else groups, return_inverse=True)
+    if not 2 <= folds <= len(names):
+        raise CalibrationError(
+            f"{folds} folds of {len(names)} windows or groups; need 2 … {len(names)}"
+        )
+    return (generator.permutation(len(names)) % folds)[member]
+
+
+def _same(true: np.ndarray, estimate: np.ndarray) -> None:
+    if true.shape != estimate.shape:
+        raise CalibrationError(
+            f"true is {true.shape} and the estimate {estimate.shape}; same windows?"
+        )

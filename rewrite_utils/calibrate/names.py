@@ -1,0 +1,70 @@
+"""Calibrators by name, as in params/*.yaml: ``centred+isotonic_pooled``, ``quantile:type8``.
+
+Steps stand in front, joined by "+"; the last part is the calibrator. ``quantile`` takes its
+estimators after ":", one for both sides (``quantile:type7``) or source/target
+(``quantile:type8/type1``).
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from rewrite_utils.calibrate.digits import PriorShift, Temperature
+from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicShrunk, TwoPart
+from rewrite_utils.calibrate.parametric import GlobalShrink, LogisticPooled, Mean, Raw
+from rewrite_utils.calibrate.protocol import Calibrator
+from rewrite_utils.calibrate.quantile import Quantile, estimator
+from rewrite_utils.calibrate.steps import Centred, Standardised
+
+CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
+    "raw": Raw,
+    "mean": Mean,
+    "quantile": Quantile,
+    "isotonic": Isotonic,
+    "isotonic_pooled": IsotonicPooled,
+    "isotonic_shrunk": IsotonicShrunk,
+    "two_part": TwoPart,
+    "logistic_pooled": LogisticPooled,
+    "prior_shift": PriorShift,
+    "temperature": Temperature,
+}
+STEPS: dict[str, Callable[[Calibrator], Calibrator]] = {
+    "centred": Centred,
+    "standardised": Standardised,
+    "global_shrink": GlobalShrink,
+}
+
+
+def calibrator(name: str) -> Calibrator:
+    """The calibrator of this name; ``global_shrink`` alone shrinks quantile normalisation.
+
+    Raises KeyError naming the closest known part, and ValueError for a step that would do nothing.
+    """
+    *steps, last = name.split("+")
+    made = GlobalShrink(Quantile()) if last == "global_shrink" else _last(last)
+    for step in reversed(steps):
+        if step not in STEPS:
+            raise _unknown(step, "step", STEPS)
+        if made.reads_digits and step != "global_shrink":
+            raise ValueError(f"{name!r}: {last} reads the digits, not E; {step} would do nothing")
+        made = STEPS[step](made)
+    return made
+
+
+def _last(part: str) -> Calibrator:
+    kind, _, methods = part.partition(":")
+    if kind not in CALIBRATORS:
+        raise _unknown(kind, "calibrator", CALIBRATORS)
+    if not methods:
+        return CALIBRATORS[kind]()
+    if kind != "quantile":
+        raise KeyError(f"{part!r}: only quantile takes an estimator after ':'")
+    source, _, target = methods.partition("/")
+    for name in (source, target or source):
+        estimator(name)
+    return Quantile(source, target or source)
+
+
+def _unknown(part: str, what: str, known: dict) -> KeyError:
+    close = get_close_matches(part, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return KeyError(f"no {what} {part!r}{hint} (known: {', '.join(known)})")
