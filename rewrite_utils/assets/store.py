@@ -49,19 +49,19 @@ def flaw(asset: Asset, folder: Path) -> str | None:
     Compares the manifest with the catalogue and the files' sizes: a truncated file is found, a
     changed one of equal length is not.
     """
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        return "it has no manifest.json"
     try:
-        written = json.loads(manifest.read_text("utf-8"))
-    except ValueError:
+        written = json.loads((folder / "manifest.json").read_text("utf-8"))
+        sizes = dict(written["files"])
+    except FileNotFoundError:
+        return "it has no manifest.json"
+    except (ValueError, TypeError, KeyError):
         return "its manifest.json is damaged"
-    if written != (expected := provenance(asset) | {"files": written.get("files", {})}):
+    if written != (expected := provenance(asset) | {"files": sizes}):
         return f"it was made from or by something else: {written} where {expected} is wanted"
-    return next((text for text in map_flaws(written["files"], folder)), None)
+    return next(iter(size_flaws(sizes, folder)), None)
 
 
-def map_flaws(sizes: dict[str, int], folder: Path) -> list[str]:
+def size_flaws(sizes: dict[str, int], folder: Path) -> list[str]:
     """One sentence for each file that is missing or has another size than the manifest says."""
     now = file_sizes(folder)
     return [
