@@ -1,0 +1,177 @@
+"""The child process that holds vLLM; started by `engines.vllm`, never by hand.
+
+In: settings, then requests, over an inherited socket (``python -m … FD``). Out: arrays and token
+lists. A failing request ends the process with its traceback in the log: a scheduler that has
+stumbled is not asked again. Knows vLLM and nothing of the experiment.
+"""
+
+import gc
+import os
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
+Counts = tuple[int, int, int]
+"""Prompt tokens, those served from the prefix cache, generated tokens."""
+
+
+def main(descriptor: int) -> None:
+    """Load the model, say so, answer until told to stop or the parent is gone."""
+    os.set_inheritable(descriptor, False)
+    connection = Connection(descriptor)
+    settings = connection.recv()
+    threading.Thread(target=_leave_with, args=(settings.pop("parent"),), daemon=True).start()
+    llm = load(**settings)
+    connection.send((0, None))
+    while (request := _next(connection)) is not None:
+        ticket, name, arguments = request
+        connection.send((ticket, REQUESTS[name](llm, **arguments)))
+    # vLLM sometimes aborts in its own clean-up, with the work done; skip that.
+    os._exit(0)
+
+
+def load(
+    model: str, *, dtype: Any, max_tokens: int, memory_bytes: int, block: int, cuda: bool
+) -> "LLM":
+    """vLLM in this process, with the prefix cache in small blocks and nothing compiled on a CPU.
+
+    A given cache size lets vLLM skip its profiling run. Collecting garbage and importing Ray, which
+    one process does not use, would cost a quarter of the time until ready.
+    """
+    gc.disable()
+    sys.modules["ray"] = None  # type: ignore[assignment]
+    _read_ahead(Path(model))
+    from vllm import LLM  # noqa: PLC0415
+
+    llm = LLM(
+        model=model,
+        dtype=dtype,
+        max_model_len=max_tokens,
+        block_size=block,
+        kv_cache_memory_bytes=memory_bytes,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=False,  # a prompt in parts breaks seeded sampling on the CPU
+        enforce_eager=not cuda,
+        max_num_batched_tokens=8192 if cuda else 2048,
+        max_num_seqs=256 if cuda else 128,
+        logprobs_mode="raw_logprobs",
+    )
+    gc.enable()
+    return llm
+
+
+def choices(
+    llm: "LLM", *, prompts: list[tuple[int, ...]], options: list[int], answers: int
+) -> tuple[np.ndarray, Counts]:
+    """Log-probabilities over the whole vocabulary [prompt answer option], answers being forced.
+
+    ``allowed_token_ids`` restricts what is appended; the raw log-probabilities, taken before that
+    mask, are read for the options only.
+    """
+    from vllm import SamplingParams  # noqa: PLC0415
+
+    outputs = _run(
+        llm,
+        prompts,
+        SamplingParams(
+            max_tokens=answers,
+            ignore_eos=True,
+            temperature=0.0,
+            allowed_token_ids=options,
+            logprob_token_ids=options,
+            flat_logprobs=True,
+            detokenize=False,
+        ),
+    )
+    found = [_read(output.outputs[0].logprobs, options, answers) for output in outputs]
+    return np.stack(found), _counts(outputs)
+
+
+def generate(
+    llm: "LLM",
+    *,
+    prompts: list[tuple[int, ...]],
+    max_tokens: int,
+    temperature: float,
+    stop: list[str],
+    seeds: list[int],
+) -> tuple[list[tuple[str, tuple[int, ...], bool]], Counts]:
+    """Text, tokens and whether it ended by itself, for each prompt."""
+    from vllm import SamplingParams  # noqa: PLC0415
+
+    outputs = _run(
+        llm,
+        prompts,
+        [
+            SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
+            for seed in seeds
+        ],
+    )
+    replies = [output.outputs[0] for output in outputs]
+    texts = [(r.text, tuple(r.token_ids), r.finish_reason == "stop") for r in replies]
+    return texts, _counts(outputs)
+
+
+def forget_prefixes(llm: "LLM") -> None:
+    """Empty the prefix cache."""
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("vLLM did not empty its prefix cache")
+
+
+REQUESTS = {"choices": choices, "generate": generate, "forget_prefixes": forget_prefixes}
+
+
+def _run(
+    llm: "LLM",
+    prompts: list[tuple[int, ...]],
+    sampling: "SamplingParams | list[SamplingParams]",
+) -> "list[RequestOutput]":
+    asked: list[Any] = [{"prompt_token_ids": list(tokens)} for tokens in prompts]
+    return llm.generate(asked, sampling, use_tqdm=False)
+
+
+def _read(flat: Any, options: list[int], answers: int) -> np.ndarray:
+    """[answer option]; the first column of each position is the appended token itself."""
+    tokens = np.array(flat.token_ids).reshape(answers, len(options) + 1)
+    if (tokens[:, 1:] != options).any():
+        raise RuntimeError(f"asked for the log-probabilities of {options}, got {tokens.tolist()}")
+    return np.array(flat.logprobs, np.float32).reshape(tokens.shape)[:, 1:]
+
+
+def _counts(outputs: "list[RequestOutput]") -> Counts:
+    prompt = sum(len(output.prompt_token_ids or ()) for output in outputs)
+    cached = sum(output.num_cached_tokens or 0 for output in outputs)
+    return prompt, cached, sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+def _read_ahead(folder: Path) -> None:
+    """Let the disk read the weights while Python imports."""
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as weights:
+            os.posix_fadvise(weights.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _next(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionResetError):
+        return None
+
+
+def _leave_with(parent: int) -> None:
+    """A killed parent cannot say goodbye; do not go on computing for nobody."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
