@@ -195,9 +195,34 @@ def by_deciles(
     return np.array(sorted(turns[:count], key=lambda window: -peaks[window]), dtype=np.int64)
 
 
-def silent_rows(cache: LatentCache, latent: int) -> Int[ndarray, " row"]:
-    """Rows in which the latent fires nowhere."""
-    return np.setdiff1d(np.arange(len(cache.tokens)), cache.of(latent).rows)
+def silent_windows(
+    cache: LatentCache,
+    latent: int,
+    *,
+    window_tokens: int,
+    count: int,
+    generator: np.random.Generator,
+) -> Windows:
+    """Up to ``count`` windows in which the latent is silent, one a row.
+
+    Rows in which it fires nowhere come first (the paper takes only those); a latent of a narrow
+    coder fires in every row, and then windows of other rows in which it is silent follow.
+    """
+    n_rows, length = cache.tokens.shape
+    firings = cache.of(latent)
+    fires = np.zeros((n_rows, length), np.int64)
+    fires[firings.rows, firings.positions] = 1
+    before = np.pad(fires.cumsum(1), ((0, 0), (1, 0)))
+    ends = np.stack(
+        [generator.permutation(np.arange(window_tokens, length)) for _ in range(n_rows)]
+    )
+    inside = np.take_along_axis(before, ends + 1, 1) - np.take_along_axis(
+        before, ends + 1 - window_tokens, 1
+    )
+    silent = np.flatnonzero((inside == 0).any(1))
+    order = generator.permutation(silent)
+    order = order[np.argsort(fires[order].any(1), kind="stable")][:count]
+    return Windows(order, ends[order, (inside[order] == 0).argmax(1)])
 
 
 def draw_windows(

@@ -27,16 +27,26 @@ def token_table(
 
 
 def word_list(
-    cache: LatentCache, windows: Windows, on: LatentCache, *, words: int = 8, least: int = 3
+    cache: LatentCache, windows: Windows, on: LatentCache, *, words: int = 8
 ) -> Float[ndarray, "window latent"]:
-    """1 where the last token is one of the latent's ``words`` strongest tokens, seen ``least``
-    times."""
+    """1 where the last token is one of the latent's ``words`` strongest tokens, else 0."""
+    listed = strongest_tokens(cache, words=words)
+    asked = on.tokens[windows.rows, windows.ends]
+    return (asked[:, None, None] == listed[None]).any(1).astype(np.float32)
+
+
+def strongest_tokens(
+    cache: LatentCache, *, words: int = 8, least: int = 3
+) -> Int[ndarray, "word latent"]:
+    """The token ids with the highest mean activation a latent, among those seen ``least`` times.
+
+    A latent with fewer such tokens above zero has -1 in the places left over.
+    """
     kinds = np.unique(cache.tokens[:, 1:])
     totals, seen = _totals(cache, kinds)
     means = np.where(seen[:, None] >= least, totals / np.maximum(seen[:, None], 1), 0)
-    strongest = kinds[np.argsort(-means, axis=0, kind="stable")[:words]]
-    asked = on.tokens[windows.rows, windows.ends]
-    return (asked[:, None, None] == strongest[None]).any(1).astype(np.float32)
+    order = np.argsort(-means, axis=0, kind="stable")[:words]
+    return np.where(np.take_along_axis(means, order, axis=0) > 0, kinds[order], -1)
 
 
 def _totals(

@@ -7,7 +7,7 @@ sampling).
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from rewrite_utils.activations import (
     window_tokens,
     window_values,
 )
+from rewrite_utils.controls import strongest_tokens
 from rewrite_utils.llm import Engine, Prompt
 from rewrite_utils.params import Explain
 from rewrite_utils.runs import write_json
@@ -42,7 +43,9 @@ class Explanation(NamedTuple):
     explanation: str | None
     """The sentence as written, without the pieces."""
     pieces: str
-    """The tokens the explainer listed as evidence, as it wrote them."""
+    """The tokens the explainer named before its sentence, as it wrote them."""
+    tokens: str
+    """The latent's strongest tokens on the explain rows, found by counting."""
     reply: str
     """The whole reply, kept for failures above all."""
     attempts: int
@@ -50,12 +53,22 @@ class Explanation(NamedTuple):
     prompt_tokens: int
     """Length of the prompt."""
 
-    @property
-    def sentence(self) -> str | None:
-        """What the simulator reads: the explanation with its evidence in brackets."""
-        if self.explanation is None:
-            return None
-        return f"{self.explanation} ({self.pieces})" if self.pieces else self.explanation
+
+class Question(NamedTuple):
+    """What the explainer is asked about one latent."""
+
+    tokens: str
+    """Its strongest tokens."""
+    text: str
+    """Everything it is shown."""
+
+
+def sentence(record: Explanation, evidence: str) -> str | None:
+    """What the simulator reads: the explanation, with ``evidence`` (pieces, tokens) in brackets."""
+    listed = {"none": "", "pieces": record.pieces, "tokens": record.tokens}[evidence]
+    if record.explanation is None or not listed:
+        return record.explanation
+    return f"{record.explanation} ({listed})"
 
 
 def choose_windows(
@@ -105,13 +118,14 @@ def shown(
     settings: Explain,
     *,
     token_texts: Callable[[ndarray], list[str]],
+    strongest: str,
     generator: np.random.Generator,
 ) -> str:
-    """The numbered windows of one latent as they stand in the prompt."""
+    """The evidence about one latent as it stands in the prompt: strongest tokens, then windows."""
     windows = choose_windows(cache, latent, settings, generator)
     length, maximum = settings.window_tokens, float(cache.maximum[latent])
     ids = window_tokens(cache, windows, length)
-    lines = []
+    lines = [f"Most on average: {strongest}"]
     for number, (row, values) in enumerate(
         zip(ids, window_values(cache, latent, windows, length), strict=True), 1
     ):
@@ -134,58 +148,36 @@ def explain(
     batch: int = 16,
 ) -> pd.DataFrame:
     """One Explanation a latent, in batches that a killed run does not repeat."""
-    records: list[dict] = []
+    records: list[Explanation] = []
+    listed = _listed(cache, settings.words, token_texts)
     bar = tqdm(total=len(latents), desc="explanations", unit="latent")
     for start in range(0, len(latents), batch):
         part = latents[start : start + batch]
         file = folder / f"batch-{start:06d}.json"
         if not file.exists():
-            texts = {
-                latent: shown(
-                    cache,
-                    latent,
-                    settings,
-                    token_texts=token_texts,
-                    generator=np.random.default_rng([seed, latent]),
+            questions = {
+                latent: Question(
+                    listed[latent],
+                    shown(
+                        cache,
+                        latent,
+                        settings,
+                        token_texts=token_texts,
+                        strongest=listed[latent],
+                        generator=np.random.default_rng([seed, latent]),
+                    ),
                 )
                 for latent in part
             }
-            write_json(file, [e._asdict() for e in _ask(engine, texts, settings, seed=seed)])
-        records += json.loads(file.read_text(encoding="utf-8"))
+            write_json(file, [e._asdict() for e in _ask(engine, questions, settings, seed=seed)])
+        records += [Explanation(**record) for record in json.loads(file.read_text())]
         bar.update(len(part))
-        bar.set_postfix(failures=sum(record["explanation"] is None for record in records))
+        bar.set_postfix(failures=sum(record.explanation is None for record in records))
     bar.close()
     for file in folder.glob("batch-*.json"):
         file.unlink()
     table = pd.DataFrame(records, columns=list(Explanation._fields))
-    table["sentence"] = [Explanation(**record).sentence for record in records]
-    return table
-
-
-def _ask(
-    engine: Engine, texts: dict[int, str], settings: Explain, *, seed: int
-) -> list[Explanation]:
-    """Ask for every latent, and again with a new seed for those whose reply has no sentence."""
-    done: dict[int, Explanation] = {}
-    for attempt in range(settings.retries + 1):
-        open_latents = [
-            latent for latent in texts if latent not in done or not done[latent].explanation
-        ]
-        if not open_latents:
-            break
-        asked = [prompt(engine.tokenizer, texts[latent]) for latent in open_latents]
-        replies = engine.generate(
-            asked,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            seed=seed + attempt,
-            stop=("\n\n",),
-        )
-        for latent, given, reply in zip(open_latents, asked, replies, strict=True):
-            sentence, pieces = parse_reply(reply.text) or (None, "")
-            size = len(given.shared) + len(given.own)
-            done[latent] = Explanation(latent, sentence, pieces, reply.text, attempt + 1, size)
-    return [done[latent] for latent in texts]
+    return table.assign(sentence=[sentence(record, settings.evidence) for record in records])
 
 
 def prompt(tokenizer: PreTrainedTokenizerBase, windows: str) -> Prompt:
@@ -195,3 +187,40 @@ def prompt(tokenizer: PreTrainedTokenizerBase, windows: str) -> Prompt:
         tuple(tokenizer.encode(before, add_special_tokens=False)),
         tuple(tokenizer.encode(windows + after, add_special_tokens=False)),
     )
+
+
+def _listed(
+    cache: LatentCache, words: int, token_texts: Callable[[ndarray], list[str]]
+) -> list[str]:
+    """Each latent's strongest tokens as text, spaces around them dropped, each named once."""
+    columns = strongest_tokens(cache, words=words).T
+    return [_named(token_texts(column[column >= 0])) for column in columns]
+
+
+def _named(texts: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(text.strip() or repr(text) for text in texts))
+
+
+def _ask(
+    engine: Engine, questions: Mapping[int, Question], settings: Explain, *, seed: int
+) -> list[Explanation]:
+    """Ask about every latent, and again with a new seed where the reply has no sentence."""
+    done: dict[int, Explanation] = {}
+    for attempt in range(settings.retries + 1):
+        failed = [n for n in questions if n not in done or not done[n].explanation]
+        if not failed:
+            break
+        asked = [prompt(engine.tokenizer, questions[latent].text) for latent in failed]
+        replies = engine.generate(
+            asked,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            seed=seed + attempt,
+            stop=("\n\n",),
+        )
+        for latent, given, reply in zip(failed, asked, replies, strict=True):
+            found, pieces = parse_reply(reply.text) or (None, "")
+            size = len(given.shared) + len(given.own)
+            tokens = questions[latent].tokens
+            done[latent] = Explanation(latent, found, pieces, tokens, reply.text, attempt + 1, size)
+    return [done[latent] for latent in questions]

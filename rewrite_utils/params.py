@@ -163,6 +163,11 @@ class Explain(Section):
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
     """Tokens above this share of the window's own maximum are delimited."""
+    words: int = Field(6, ge=0)
+    """Strongest tokens, by mean activation on the explain rows, that the explainer is told."""
+    evidence: Literal["none", "pieces", "tokens"] = "tokens"
+    """What the simulator sees in brackets behind the sentence: nothing, the tokens the explainer
+    named, or the strongest tokens (paper: nothing)."""
     temperature: float = Field(0.7, ge=0)
     """Sampling temperature."""
     max_tokens: int = Field(48, ge=8)
@@ -213,9 +218,14 @@ class Rewrite(Section):
     """Which latents go first: best score, drawn anew for each window, or largest share of the
     output."""
     calibrators: tuple[str, ...] = (
-        "raw", "quantile:type7", "quantile:type8", "isotonic", "centred+isotonic_pooled",
-    )  # fmt: skip
-    """Calibrations whose rewrites are measured; the last one is the headline arm."""
+        "raw+topk",
+        "quantile:type7+topk",
+        "quantile:type8",
+        "isotonic",
+        "centred+isotonic_pooled",
+    )
+    """Calibrations whose rewrites are measured; a name that ends in +topk keeps
+    only the k largest latents afterwards, as the paper does."""
     headline: str = "centred+isotonic_pooled"
     """The calibrator that the verdict is about, declared before the run."""
     bootstrap: int = Field(2000, ge=100)

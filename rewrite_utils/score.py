@@ -22,7 +22,7 @@ from rewrite_utils.activations import (
     Windows,
     by_deciles,
     firing_windows,
-    silent_rows,
+    silent_windows,
     window_tokens,
 )
 from rewrite_utils.llm import Engine, Prompt, digit_tokens
@@ -65,11 +65,12 @@ def examples(
     length = settings.window_tokens
     windows, peaks = firing_windows(cache, latent, window_tokens=length)
     chosen = by_deciles(peaks, settings.activating, generator)
-    silent = generator.permutation(silent_rows(cache, latent))[: settings.random]
-    ends = generator.integers(length, cache.tokens.shape[1], size=len(silent))
+    silent = silent_windows(
+        cache, latent, window_tokens=length, count=settings.random, generator=generator
+    )
     both = Windows(
-        np.concatenate([windows.rows[chosen], silent]),
-        np.concatenate([windows.ends[chosen], ends]),
+        np.concatenate([windows.rows[chosen], silent.rows]),
+        np.concatenate([windows.ends[chosen], silent.ends]),
     )
     return Examples(both, np.arange(len(both.rows)) < len(chosen))
 

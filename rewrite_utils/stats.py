@@ -43,7 +43,8 @@ def bootstrap(
     resamples: int = 2000,
     statistic: Callable = np.mean,
 ) -> Estimate:
-    """95 % bootstrap interval of ``statistic`` over units: BCa, percentile (and said so) where BCa fails.
+    """95 % bootstrap interval of ``statistic`` over units: BCa, percentile (and said so) where BCa
+    fails.
 
     Raises ValueError for fewer than two units or NaN.
     """
@@ -80,7 +81,8 @@ def recovered(
 
 
 def detectable(sample: Float[ndarray, " unit"]) -> float:
-    """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %, two-sided)."""
+    """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
+    two-sided)."""
     return float(2.8 * np.std(sample, ddof=1) / np.sqrt(len(sample)))
 
 

@@ -1,0 +1,88 @@
+"""The coder's training data: inputs and outputs of the hooked module, on disk, read by step.
+
+In: a subject, a hookpoint, rows of tokens. Out: two memory-mapped arrays, so memory does not grow
+with the corpus; a killed harvest goes on behind its last finished batch. BOS positions are left
+out.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils.models import Hookpoint, Subject
+from rewrite_utils.runs import require_space, write_json
+from rewrite_utils.splice import hooked
+from rewrite_utils.training import TensorBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Harvest:
+    """Activations of ``tokens`` tokens in a folder."""
+
+    folder: Path
+    """Holds inputs.npy and outputs.npy, float32 [token d_model]."""
+    tokens: int
+    """Tokens in them."""
+
+    @classmethod
+    def collect(
+        cls,
+        subject: Subject,
+        hookpoint: Hookpoint,
+        rows: Int[Tensor, "row pos"],
+        *,
+        tokens: int,
+        folder: Path,
+        batch: int = 16,
+    ) -> "Harvest":
+        """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
+        fewer)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        a_row = rows.shape[1] - 1
+        rows = rows[: max(1, tokens // a_row)]
+        shape = len(rows) * a_row, subject.d_model
+        require_space(folder, needed=8 * shape[0] * shape[1])
+        inputs, outputs = (_array(folder / f"{side}.npy", shape) for side in ("inputs", "outputs"))
+        progress = folder / "progress.json"
+        done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+        bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
+        for start in range(done, len(rows), batch):
+            part = rows[start : start + batch]
+            acts = hooked(subject, part, hookpoint)
+            where = slice(start * a_row, (start + len(part)) * a_row)
+            inputs[where] = acts.inputs[:, 1:].flatten(0, 1).float().numpy()
+            outputs[where] = acts.outputs[:, 1:].flatten(0, 1).float().numpy()
+            if start // batch % 16 == 15:
+                inputs.flush(), outputs.flush()
+                write_json(progress, {"rows": start + len(part)})
+            bar.update(len(part) * a_row)
+        bar.close()
+        return cls(folder, shape[0])
+
+    def batches(self, *, batch: int, epochs: int, seed: int) -> TensorBatches:
+        """The activations by training step, shuffled anew in every epoch."""
+        x, y = (
+            torch.from_numpy(np.load(self.folder / f"{side}.npy", mmap_mode="c"))
+            for side in ("inputs", "outputs")
+        )
+        return TensorBatches(x, y, batch=batch, epochs=epochs, seed=seed)
+
+    def delete(self) -> None:
+        """Remove the arrays: the trained coder no longer needs them."""
+        shutil.rmtree(self.folder)
+
+
+def _array(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The memory-mapped array in ``file``; a new one unless it has the right shape already."""
+    if file.exists():
+        found = np.lib.format.open_memmap(file, mode="r+")
+        if found.shape == shape:
+            return found
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)

@@ -1,0 +1,90 @@
+"""The verdict on the arms: what each costs the model, against leaving the same latents out.
+
+In: one row a (window, arm) from rewrite.py. Out: one row an arm, every difference paired over
+windows. The statistics of the paper's two versions stand beside ours under their own names. Paper
+§6–7.
+"""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from rewrite_utils import stats
+from rewrite_utils.stats import Estimate
+
+V2_LEAST_BASE_LOSS = 0.1
+"""Nats; v2 leaves out prompts that the untouched model already finds this easy."""
+
+
+def losses_of(
+    table: pd.DataFrame, source: str, count: int = 0, order: str = "all", *, column: str = "loss"
+) -> Float[ndarray, " window"]:
+    """One arm's column, ordered by window.
+
+    Raises KeyError when the arm was not measured.
+    """
+    arm = table[(table["source"] == source) & (table["count"] == count) & (table["order"] == order)]
+    if arm.empty:
+        known = ", ".join(sorted(table["source"].unique()))
+        raise KeyError(
+            f"no arm {source!r} with {count} latents in order {order!r}; sources: {known}"
+        )
+    return arm.sort_values("window")[column].to_numpy()
+
+
+def verdict(
+    table: pd.DataFrame, *, variance: float, seed: int, resamples: int = 2000
+) -> pd.DataFrame:
+    """One row an arm: ΔCE, paired differences to zero and mean ablation of the same latents, CE
+    recovered.
+
+    ``variance`` is E‖y − ȳ‖² of the hooked output, the denominator of FVU. Arms measured on fewer
+    windows are compared on just those.
+    """
+    rows = [
+        _row(table, arm, variance=variance, seed=seed, resamples=resamples)
+        for arm in table[["source", "count", "order"]].drop_duplicates().itertuples(index=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def v1_median(delta: Float[ndarray, " window"], *, seed: int) -> Estimate:
+    """v1's statistic, median |ΔCE|: biased upward, reported as v1's and never as ours."""
+    return stats.bootstrap(np.abs(delta), unit="window", seed=seed, statistic=np.median)
+
+
+def v2_mean(
+    delta: Float[ndarray, " window"], base: Float[ndarray, " window"]
+) -> tuple[float, float]:
+    """v2's statistic, mean ΔCE and its standard error over windows with base loss ≥ 0.1 nat."""
+    kept = delta[base >= V2_LEAST_BASE_LOSS]
+    if len(kept) < 2:
+        return float("nan"), float("nan")
+    return float(kept.mean()), float(kept.std(ddof=1) / np.sqrt(len(kept)))
+
+
+def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int) -> dict:
+    loss = losses_of(table, *arm)
+    n = len(loss)
+    base = losses_of(table, *arm, column="base_loss")
+    coder = losses_of(table, "coder")[:n]
+    delta = loss - base
+    settings = {"seed": seed, "resamples": resamples}
+    row = arm._asdict() | {"windows": n}
+    row |= _named("delta", stats.bootstrap(delta, unit="window", **settings))
+    row |= {"v1_median": v1_median(delta, seed=seed).value}
+    row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
+    row |= {"kl": losses_of(table, *arm, column="kl").mean()}
+    row |= {"fvu": losses_of(table, *arm, column="squared_error").mean() / variance}
+    if arm.count:
+        zero, mean = (losses_of(table, s, arm.count, arm.order)[:n] for s in ("zero", "mean"))
+        row |= _named("minus_mean", stats.bootstrap(loss - mean, unit="window", **settings))
+        row |= _named("minus_zero", stats.bootstrap(loss - zero, unit="window", **settings))
+        row |= {"detectable": stats.detectable(loss - mean)}
+        row |= _named("recovered", stats.recovered(coder, mean, loss, **settings))
+    return row
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -1,0 +1,198 @@
+"""Figures: one colour an arm in the whole series, the plotted data beside every picture.
+
+In: tables from the stages. Out: matplotlib figures, and figures/NN_what.{png,pdf,csv,json}. A
+figure too small to see its effect says so in its title line; the paper's value is a thin dashed
+line.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from rewrite_utils.params import ROOT
+from rewrite_utils.runs import Run
+
+PALETTE = sns.color_palette("colorblind", 10).as_hex()
+COLOURS: dict[str, str] = {
+    "coder": "#222222",
+    "zero": "#999999",
+    "mean": "#666666",
+    "output zero": "#bbbbbb",
+    "output mean": "#bbbbbb",
+    "token table": PALETTE[2],
+    "word list": PALETTE[8],
+    "shuffled explanations": PALETTE[6],
+    "raw+topk": PALETTE[3],
+    "raw": PALETTE[3],
+    "quantile:type7+topk": PALETTE[1],
+    "quantile:type7": PALETTE[1],
+    "quantile:type8": PALETTE[5],
+    "isotonic": PALETTE[9],
+    "centred+isotonic_pooled": PALETTE[0],
+}
+LABELS: dict[str, str] = {
+    "coder": "coder as it is",
+    "zero": "latents at zero (v1's ablation)",
+    "mean": "latents at their mean (v2's ablation)",
+    "output zero": "whole output at zero",
+    "output mean": "whole output at its mean",
+    "token table": "token table (no LLM)",
+    "word list": "word list (no LLM)",
+    "raw+topk": "sentences, raw ratings, top k",
+    "quantile:type7+topk": "sentences, quantile type 7, top k",
+    "quantile:type8": "sentences, quantile type 8",
+    "isotonic": "sentences, isotonic a latent",
+    "centred+isotonic_pooled": "sentences, pooled conditional mean",
+}
+DASHED = {"zero", "mean", "shuffled explanations"}
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,
+}
+
+
+def use_style() -> None:
+    """The look of all figures; once at the head of a notebook."""
+    plt.rcParams.update(STYLE)
+
+
+def colour(source: str) -> str:
+    """The arm's colour everywhere."""
+    return COLOURS.get(source, PALETTE[4])
+
+
+def label(source: str) -> str:
+    """The arm's name in legends."""
+    return LABELS.get(source, source)
+
+
+def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A row of axes."""
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), squeeze=False, layout="constrained"
+    )
+    return figure, list(axes[0])
+
+
+def save_figure(
+    run: Run, name: str, figure: Figure, data: pd.DataFrame, *, unit: str, n: int
+) -> Path:
+    """Write <figures>/<name>.png, .pdf, .csv and .json (run, unit, n, seed); return the picture."""
+    folder = ROOT / run.params.figures
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    about = {"run": run.params.name, "n": n, "unit": unit, "seed": run.params.seed}
+    about |= {"stages": {event["stage"]: event["hash"] for event in run.journal}}
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    return folder / f"{name}.png"
+
+
+def training_curve(axes: Axes, records: pd.DataFrame, *, title: str) -> None:
+    """FVU and share of dead latents against training tokens."""
+    axes.plot(records["tokens"] / 1e3, records["fvu"], color=colour("coder"), label="FVU")
+    axes.plot(
+        records["tokens"] / 1e3, records["dead"], color=PALETTE[3], ls="--", label="dead latents"
+    )
+    axes.set(xlabel="training tokens (thousands)", ylabel="share", ylim=(0, 1.02), title=title)
+    axes.legend()
+
+
+def firing_rates(axes: Axes, rate: Float[ndarray, " latent"], *, title: str) -> None:
+    """How often each latent fires, most frequent first."""
+    axes.plot(np.arange(1, len(rate) + 1), np.sort(rate)[::-1], ".", color=colour("coder"), ms=4)
+    axes.axhline(rate.mean(), lw=0.8, ls=":", color="#666666", label=f"mean {rate.mean():.3f}")
+    axes.set(yscale="log", xlabel="latent, by rank", ylabel="firing rate", title=title)
+    axes.legend()
+
+
+def score_distribution(axes: Axes, scores: pd.DataFrame, *, title: str) -> None:
+    """Histograms of F1 and AUROC over latents, with what chance gives."""
+    bins = np.linspace(0, 1, 11)
+    kept = scores.dropna()
+    axes.hist([kept["f1"], kept["auroc"]], bins=bins, label=["F1", "AUROC"], color=PALETTE[:2])
+    axes.axvline(0.5, ls=":", lw=0.8, color="#666666", label="AUROC of chance")
+    axes.set(xlabel="detection score", ylabel="latents", title=title)
+    axes.legend()
+
+
+def distributions(
+    axes: Axes, named: Mapping[str, Float[ndarray, "window latent"]], *, title: str
+) -> pd.DataFrame:
+    """Survival functions P(activation > a): the atom at zero and the tail in one picture (fig.
+    1)."""
+    tables = []
+    for name, values in named.items():
+        ordered = np.sort(values.ravel())
+        share = 1 - np.arange(1, len(ordered) + 1) / len(ordered)
+        keep = np.unique(np.linspace(0, len(ordered) - 1, 400).astype(int))
+        style = {"color": "#222222", "lw": 2} if name == "true" else {"color": colour(name)}
+        axes.step(ordered[keep], share[keep], label=label(name), where="post", **style)
+        tables.append(
+            pd.DataFrame({"source": name, "activation": ordered[keep], "share": share[keep]})
+        )
+    axes.set(xlabel="activation", ylabel="share of (window, latent) above", title=title)
+    axes.legend(fontsize=7)
+    return pd.concat(tables, ignore_index=True)
+
+
+def fraction_curves(
+    axes: Axes,
+    verdict: pd.DataFrame,
+    sources: Sequence[str],
+    *,
+    order: str,
+    described: int,
+    title: str,
+) -> None:
+    """ΔCE against the fraction of the described latents that is replaced (figure 3)."""
+    for source in sources:
+        arm = verdict[(verdict["source"] == source) & verdict["order"].isin([order, "all"])]
+        arm = arm[arm["count"] > 0].sort_values("count")
+        x = arm["count"] / described
+        style = "--" if source in DASHED else "-"
+        axes.plot(x, arm["delta"], style, marker=".", color=colour(source), label=label(source))
+        axes.fill_between(x, arm["delta_low"], arm["delta_high"], color=colour(source), alpha=0.08)
+    coder = verdict[verdict["source"] == "coder"].iloc[0]
+    axes.axhline(coder["delta"], color=colour("coder"), lw=1, label=label("coder"))
+    axes.set(
+        xlabel=f"fraction of the {described} described latents replaced",
+        ylabel="CE increase (nats)",
+        title=title,
+    )
+
+
+def forest(axes: Axes, rows: pd.DataFrame, *, value: str, xlabel: str, title: str) -> None:
+    """One line an arm: the paired difference with its interval, zero marked."""
+    rows = rows.iloc[::-1].reset_index(drop=True)
+    for place, row in rows.iterrows():
+        ends = [row[f"{value}_low"], row[f"{value}_high"]]
+        axes.plot(ends, [place, place], color=colour(row["source"]), lw=2)
+        axes.plot(row[value], place, "o", color=colour(row["source"]), ms=5)
+    axes.axvline(0, color="#222222", lw=0.8)
+    axes.set(yticks=range(len(rows)), yticklabels=[label(s) for s in rows["source"]])
+    axes.set(xlabel=xlabel, title=title)
+
+
+def power_note(rows: pd.DataFrame, *, n: int) -> str:
+    """What this many windows can see, in words, for the title of a figure."""
+    smallest = rows["detectable"].min()
+    return f"n = {n} windows; smallest effect seen with 80 % power: {smallest:.2f} nat"

@@ -1,0 +1,206 @@
+"""papermill over the whole series of notebooks, strictly: ``python -m rewrite_utils.series
+params/x.yaml``.
+
+Parameter names are checked before anything runs; each executed notebook is kept in runs/<name>/;
+the first failure stops the series and its cell is shown. Ends with a table of what was made or
+reused.
+"""
+
+import argparse
+import sys
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jupytext
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from rewrite_utils.params import ROOT, ParameterError, names
+from rewrite_utils.plan import plan
+from rewrite_utils.runs import Run, open_run
+
+NOTEBOOKS = ROOT / "notebooks"
+TOUR = "00_tour"
+CELL_SECONDS = 6 * 3600
+
+
+class Executed(NamedTuple):
+    """One notebook of the series, as the closing table shows it."""
+
+    notebook: str
+    """Name without ending."""
+    seconds: float
+    """Wall time."""
+    made: int
+    """Stages it made."""
+    reused: int
+    """Stages it found ready."""
+    headline: str
+    """Its headline number with interval, or an empty text."""
+
+
+class SeriesError(RuntimeError):
+    """A notebook of the series failed; the message shows the cell."""
+
+
+def series() -> list[Path]:
+    """The notebooks in the order they run: the tour last, since it walks through the finished
+    run."""
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+    return [path for path in found if path.stem != TOUR] + [
+        path for path in found if path.stem == TOUR
+    ]
+
+
+def choose(only: str) -> list[Path]:
+    """The notebooks that ``only`` names: "05", "05-07", "00,05-07"; all of them when empty.
+
+    Raises ValueError when a part names no notebook.
+    """
+    everything = series()
+    if not only:
+        return everything
+    chosen: set[Path] = set()
+    for part in only.split(","):
+        first, _, last = part.strip().partition("-")
+        inside = [path for path in everything if first <= path.stem[:2] <= (last or first)]
+        if not inside:
+            numbers = ", ".join(sorted(path.stem[:2] for path in everything))
+            raise ValueError(f"--only {part!r} names no notebook; there are {numbers}")
+        chosen |= set(inside)
+    return [path for path in everything if path in chosen]
+
+
+def execute(run: Run, notebook: Path, params_file: Path, overrides: Mapping[str, Any]) -> Executed:
+    """Execute one notebook into the run's folder.
+
+    Raises SeriesError with the failing cell; the half-executed notebook stays in the run's folder.
+    """
+    output = run.folder / f"{notebook.stem}.ipynb"
+    given = {"params_file": str(params_file), "overrides": dict(overrides)}
+    _check_names(notebook, given)
+    events, started = len(run.journal), time.monotonic()
+    try:
+        papermill.execute_notebook(
+            jupytext.read(notebook),
+            str(output),
+            parameters=given,
+            kernel_name="python3",
+            cwd=str(NOTEBOOKS),
+            progress_bar=sys.stderr.isatty(),
+            execution_timeout=CELL_SECONDS,
+        )
+    except PapermillExecutionError as error:
+        raise SeriesError(_failure(notebook, output, error)) from None
+    used = {event["stage"]: event["made"] for event in run.journal[events:]}
+    made = sum(used.values())
+    headline = run.headlines.get(notebook.stem, {}).get("text", "")
+    return Executed(notebook.stem, time.monotonic() - started, made, len(used) - made, headline)
+
+
+def table(done: Sequence[Executed]) -> str:
+    """The closing table: notebook, minutes, stages made or reused, headline."""
+    width = max(len(item.notebook) for item in done)
+    lines = [f"{'notebook':{width}}  minutes  stages           headline"]
+    for item in done:
+        stages = f"{item.made} made, {item.reused} reused"
+        lines += [
+            f"{item.notebook:{width}}  {item.seconds / 60:7.1f}  {stages:15}  {item.headline}"
+        ]
+    total = sum(item.seconds for item in done) / 60
+    return "\n".join([*lines, f"{'all':{width}}  {total:7.1f}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    asked = _parser().parse_args(arguments)
+    try:
+        if asked.parameters:
+            return _say(_all_parameters())
+        overrides = {name: yaml.safe_load(value) for name, value in asked.set}
+        run, chosen = open_run(asked.params_file, overrides), choose(asked.only)
+        if asked.plan:
+            return _say(plan(run.params))
+        done = []
+        for number, notebook in enumerate(chosen, 1):
+            _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
+            done.append(execute(run, notebook, Path(asked.params_file), overrides))
+            _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
+        return _say(f"\n{table(done)}\n\n{_next_steps(run)}")
+    except (ParameterError, SeriesError, ValueError) as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewrite_utils.series",
+        description="Execute the notebooks of the series with one parameter file.",
+        epilog="Stages that exist already are reused; a killed run goes on where it stopped.",
+    )
+    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    parser.add_argument(
+        "--only", default="", metavar="05-07", help="some notebooks: 05, 05-07, 00,09"
+    )
+    parser.add_argument(
+        "-p",
+        dest="set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print the plan and its cost, run nothing"
+    )
+    parser.add_argument("--parameters", action="store_true", help="list every parameter and stop")
+    return parser
+
+
+def _check_names(notebook: Path, given: Mapping[str, Any]) -> None:
+    """papermill would accept a parameter that the notebook does not have, and ignore it."""
+    known = papermill.inspect_notebook(str(notebook.with_suffix(".ipynb")))
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise SeriesError(
+            f"{notebook.name} has no parameter {', '.join(unknown)} in the cell tagged parameters; "
+            f"it has {', '.join(known)}"
+        )
+
+
+def _failure(notebook: Path, output: Path, error: PapermillExecutionError) -> str:
+    source = textwrap.indent(str(error.source).strip(), "    ")
+    return (
+        f"{notebook.stem} failed in cell {error.exec_count}:\n\n{source}\n\n"
+        f"{error.ename}: {error.evalue}\n\n"
+        f"The notebook as far as it got: {output}\nWhat was made so far is kept and will be reused."
+    )
+
+
+def _next_steps(run: Run) -> str:
+    report = ROOT / run.params.figures / "report.md"
+    return (
+        f"Open next: {report}\n"
+        f"           {run.folder / '09_report.ipynb'} (every claim, the paper's number and ours)\n"
+        f"           .venv/bin/jupyter lab notebooks/00_tour.ipynb"
+    )
+
+
+def _all_parameters() -> str:
+    rows = [f"{name} = {default!r}\n    {text}" for name, default, text in names()]
+    return "\n".join(rows)
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

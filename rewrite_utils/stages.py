@@ -1,0 +1,487 @@
+"""The paper's diagram as code: each arrow is a property that makes its stage once, or reuses it.
+
+In: a Run and the name of a site. Out: the artefacts a notebook shows. What a stage reads and hashes
+is said here and nowhere else; how it computes is in the file of its noun. Nothing flows back.
+"""
+
+import functools
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from rewrite_utils import activations, prompts, rewrite
+from rewrite_utils import explain as explaining
+from rewrite_utils import score as scoring
+from rewrite_utils import simulate as simulating
+from rewrite_utils.activations import LatentCache, Windows
+from rewrite_utils.coders import CoderConfig, SparseCoder
+from rewrite_utils.corpus import Corpus, load_corpus
+from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
+from rewrite_utils.formats import load_coder
+from rewrite_utils.harvest import Harvest
+from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.models import Hookpoint, Subject, load_subject, parse_hookpoint, token_texts
+from rewrite_utils.params import LLM, SPLITS, ParameterError, Params, Site
+from rewrite_utils.runs import Run, Stage, require_space
+from rewrite_utils.training import TrainingSettings, train
+
+CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
+SIMULATED = ("calibrate", "evaluate")
+
+
+@functools.cache
+def subject(model: str, dtype: str, revision: str) -> Subject:
+    """The subject model, loaded once a process."""
+    return load_subject(model, dtype=dtype, revision=revision or None)
+
+
+def engine(llm: LLM) -> Engine:
+    """The engine of one LLM section; the caller closes it (``with engine(...) as e:``)."""
+    return open_engine(
+        llm.model,
+        engine=llm.engine,
+        dtype=llm.dtype,
+        max_tokens=llm.context,
+        threads=llm.threads or None,
+        memory_gb=llm.memory_gb,
+    )
+
+
+class SiteStages:
+    """Every stage of one site of a run, in the paper's order; a property makes what it needs
+    first."""
+
+    def __init__(self, run: Run, site: str) -> None:
+        """Raises ParameterError when the run has no site of that name."""
+        if site not in run.params.sites:
+            raise ParameterError(
+                f"no site {site!r} in run {run.params.name!r}; it has {', '.join(run.params.sites)}"
+            )
+        self.run, self.name = run, site
+        self.params: Params = run.params
+        self.settings: Site = run.params.sites[site]
+
+    # ── subject and text ──────────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def subject(self) -> Subject:
+        """The language model under study."""
+        asked = self.params.subject
+        return subject(asked.model, asked.dtype, asked.revision)
+
+    @functools.cached_property
+    def hookpoint(self) -> Hookpoint:
+        """The place in the subject."""
+        return parse_hookpoint(self.settings.hookpoint, n_layers=self.subject.n_layers)
+
+    @functools.cached_property
+    def corpus_stage(self) -> Stage:
+        """Rows of tokens in five splits, the same for all sites."""
+        asked = self.params.corpus
+        content = {"corpus": asked.content(), "tokenizer": self.params.subject.model}
+        return self.run.stage(
+            "00_corpus",
+            lambda folder: self._corpus().write(folder),
+            parameters=content | {"seed": self.params.seed},
+        )
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, loaded."""
+        return Corpus.read(self.corpus_stage.folder)
+
+    def texts(self, ids: ndarray) -> list[str]:
+        """The exact text of each token id."""
+        return token_texts(self.subject.tokenizer, ids.tolist())
+
+    # ── coder and latents ─────────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def coder_stage(self) -> Stage:
+        """The coder: trained on the train rows, or loaded and written down again."""
+        names = ("hookpoint", "coder", "latents", "k", "skip", "tokens", "epochs", "batch", "lr")
+        content = self.settings.model_dump(mode="json", include=set(names))
+        subject_content = self.params.subject.content()
+        return self._stage(
+            "01_coder",
+            self._make_coder,
+            content | {"subject": subject_content, "seed": self.params.seed},
+            [self.corpus_stage],
+        )
+
+    @functools.cached_property
+    def coder(self) -> SparseCoder:
+        """The coder, loaded."""
+        return SparseCoder.load(self.coder_stage.folder)
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The training curve: step, FVU, dead latents; empty for a loaded coder."""
+        return pd.read_parquet(self.coder_stage / "training.parquet")
+
+    @functools.cached_property
+    def latents_stage(self) -> Stage:
+        """Sparse activations of every latent over all rows that are not training rows."""
+        return self._stage("02_latents", self._make_latents, {}, [self.coder_stage])
+
+    @functools.cache
+    def cache(self, split: str) -> LatentCache:
+        """The latent cache of one split."""
+        return LatentCache.read(self.latents_stage / f"{split}.safetensors")
+
+    @functools.cached_property
+    def energy(self) -> Float[ndarray, " latent"]:
+        """Share of the output's variance each latent carries alone, on the explain rows."""
+        return activations.energy(self.cache("explain"), self.coder)
+
+    @functools.cached_property
+    def described(self) -> Int[ndarray, " described"]:
+        """The latents that get a sentence, in order of index.
+
+        Raises ParameterError when fewer fire often enough than were asked for.
+        """
+        alive = self.cache("explain").counts >= self.params.explain.min_firings
+        wanted = self.settings.described or int(alive.sum())
+        if alive.sum() < max(wanted, 1):
+            raise ParameterError(
+                f"sites.{self.name}.described = {wanted}, but only {int(alive.sum())} latents fire "
+                f"at least {self.params.explain.min_firings} times in the explain rows: lower it, "
+                "lower explain.min_firings, or train the coder longer"
+            )
+        ranked = np.argsort(-np.where(alive, self.energy, -1), kind="stable")
+        return np.sort(ranked[:wanted])
+
+    # ── sentences, scores, ratings ────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def explanations_stage(self) -> Stage:
+        """One sentence a described latent."""
+        content = {
+            "explain": self.params.explain.content(),
+            "llm": self.params.explainer.content(),
+            "prompt": prompts.digest("explain"),
+            "described": self.settings.described,
+            "seed": self.params.seed,
+        }
+        return self._stage(
+            "03_explanations", self._make_explanations, content, [self.latents_stage]
+        )
+
+    @functools.cached_property
+    def explanations(self) -> pd.DataFrame:
+        """One row a described latent; ``sentence`` is missing where the explainer failed."""
+        return pd.read_parquet(self.explanations_stage / "explanations.parquet")
+
+    @functools.cached_property
+    def sentences(self) -> dict[int, str]:
+        """The sentence of every latent that has one."""
+        kept = self.explanations.dropna(subset=["sentence"])
+        return dict(zip(kept["latent"].astype(int), kept["sentence"], strict=True))
+
+    @functools.cached_property
+    def scores_stage(self) -> Stage:
+        """Detection judgements on the score rows."""
+        content = {
+            "score": self.params.score.content(),
+            "llm": self.params.explainer.content(),
+            "prompt": prompts.digest("detect"),
+            "seed": self.params.seed,
+        }
+        return self._stage("04_scores", self._make_scores, content, [self.explanations_stage])
+
+    @functools.cached_property
+    def judgements(self) -> pd.DataFrame:
+        """One row a (latent, window): active or not, and the probability of "yes"."""
+        return pd.read_parquet(self.scores_stage / "judgements.parquet")
+
+    @functools.cached_property
+    def scores(self) -> pd.DataFrame:
+        """Detection scores, one row a latent."""
+        return scoring.scores(self.judgements)
+
+    @functools.cached_property
+    def simulation_stage(self) -> Stage:
+        """The simulator's rating of every (window, sentence)."""
+        inputs = [self.explanations_stage]
+        if self.params.simulate.show_score:
+            inputs.append(self.scores_stage)
+        content = {
+            "simulate": self.params.simulate.content(),
+            "windows": [self.settings.calibrate_windows, self.settings.evaluate_windows],
+            "llm": self.params.simulator.content(),
+            "prompt": prompts.digest("simulate"),
+            "seed": self.params.seed,
+        }
+        return self._stage("05_simulation", self._make_simulation, content, inputs)
+
+    @property
+    def simulated(self) -> list[int]:
+        """The latents that were simulated: the columns of the ratings."""
+        return list(self.sentences)
+
+    def windows(self, split: str) -> Windows:
+        """The windows of a split; in evaluate the simulated ones come first, then the controls'."""
+        count = self.settings.calibrate_windows
+        if split == "evaluate":
+            count = max(self.settings.control_windows, self.settings.evaluate_windows)
+        first, last = self.params.rated_positions
+        generator = np.random.default_rng([self.params.seed, SIMULATED.index(split)])
+        n_rows = len(self.cache(split).tokens)
+        return activations.draw_windows(n_rows, count, first=first, last=last, generator=generator)
+
+    def simulated_windows(self, split: str) -> Windows:
+        """The windows of a split that the simulator rates."""
+        rows, ends = self.windows(split)
+        kept = {
+            "calibrate": self.settings.calibrate_windows,
+            "evaluate": self.settings.evaluate_windows,
+        }
+        return Windows(rows[: kept[split]], ends[: kept[split]])
+
+    def ratings(self, split: str) -> simulating.Ratings:
+        """The simulator's ratings of a split's windows, columns as in ``simulated``."""
+        return simulating.read_ratings(self.simulation_stage / split)
+
+    def true(self, split: str) -> Float[ndarray, "window latent"]:
+        """True activations at the simulated windows of the simulated latents."""
+        return self.cache(split).dense(self.simulated_windows(split))[:, self.simulated]
+
+    # ── the rewrite ───────────────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def rewrite_stage(self) -> Stage:
+        """The loss of every arm at every evaluate window."""
+        content = {
+            "rewrite": self.params.rewrite.model_dump(
+                mode="json", exclude={"bootstrap", "headline"}
+            ),
+            "control_windows": self.settings.control_windows,
+            "seed": self.params.seed,
+        }
+        inputs = [self.scores_stage, self.simulation_stage]
+        return self._stage("07_rewrite", self._make_rewrite, content, inputs)
+
+    @functools.cached_property
+    def losses(self) -> pd.DataFrame:
+        """One row a (window, arm)."""
+        return pd.read_parquet(self.rewrite_stage / "losses.parquet")
+
+    @property
+    def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
+        """What puts the simulated latents in order: detection F1, and share of the output."""
+        f1 = self.scores.set_index("latent")["f1"].reindex(self.simulated)
+        return {"top": f1.to_numpy(np.float64), "useful": self.energy[self.simulated]}
+
+    @functools.cached_property
+    def evidence(self) -> Evidence:
+        """Ratings beside the truth at the calibrate windows: what calibrators are fitted on."""
+        target = target_of(self.cache("calibrate"), np.array(self.simulated))
+        return Evidence(self.ratings("calibrate"), self.true("calibrate"), target)
+
+    @functools.cached_property
+    def estimates(self) -> dict[str, rewrite.Estimate]:
+        """Every source of the rewrite: ablations and controls at all evaluate windows, the
+        calibrated ratings at the simulated ones, which come first.
+        """
+        asked, latents = self.params.rewrite, np.array(self.simulated)
+        free = without_llm(
+            self.cache("explain"),
+            self.cache("calibrate"),
+            self.windows("evaluate"),
+            self.cache("evaluate"),
+            latents,
+        )
+        ratings = self.ratings("evaluate")
+        told = {name: self.evidence.calibrated(name, ratings) for name in asked.calibrators}
+        order = derangement(len(latents), self.params.seed)
+        floor = self.evidence.shuffled(order).calibrated(asked.headline, shuffled(ratings, order))
+        return {
+            name: rewrite.Estimate(values, asked.orders)
+            for name, values in (free | told | {"shuffled explanations": floor}).items()
+        }
+
+    # ── builders ──────────────────────────────────────────────────────────────────────────────
+
+    def _stage(self, name: str, build, content: dict[str, Any], inputs: list[Stage]) -> Stage:
+        return self.run.stage(f"{name}.{self.name}", build, parameters=content, inputs=inputs)
+
+    def _corpus(self) -> Corpus:
+        asked = self.params.corpus
+        kept = dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None
+        return load_corpus(
+            asked.sources,
+            self.subject.tokenizer,
+            row_tokens=asked.row_tokens,
+            shares=asked.shares,
+            seed=self.params.seed,
+            bos=self.subject.bos,
+            max_rows=kept,
+            faithful=asked.faithful,
+        )
+
+    def _make_coder(self, folder: Path) -> dict[str, Any]:
+        asked = self.settings
+        if asked.coder:
+            coder = load_coder(asked.coder, hookpoint=asked.hookpoint)
+            coder.save(folder)
+            pd.DataFrame().to_parquet(folder / "training.parquet")
+            return {"loaded": asked.coder}
+        rows = self.corpus.rows("train")
+        harvest = Harvest.collect(
+            self.subject, self.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
+        )
+        batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=self.params.seed)
+        config = CoderConfig(
+            d_in=self.subject.d_model,
+            num_latents=asked.latents,
+            k=asked.k,
+            transcode=self.hookpoint.kind == "mlp",
+            skip_connection=asked.skip,
+            hookpoint=asked.hookpoint,
+        )
+        settings = TrainingSettings(
+            lr=asked.lr or None,
+            warmup_steps=min(TrainingSettings().warmup_steps, len(batches) // 10),
+            seed=self.params.seed,
+        )
+        result = train(config, batches, settings=settings, folder=folder / "checkpoints")
+        result.coder.save(folder)
+        pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
+        harvest.delete()
+        shutil.rmtree(folder / "checkpoints")
+        return {"tokens": harvest.tokens, "steps": len(batches)}
+
+    def _make_latents(self, folder: Path) -> dict[str, Any]:
+        tokens = {split: self.corpus.rows(split) for split in CACHED_SPLITS}
+        entries = sum(rows.numel() for rows in tokens.values()) * self.coder.config.k
+        require_space(folder, needed=24 * entries)
+        for split, rows in tokens.items():
+            if not (folder / f"{split}.safetensors").exists():
+                cache = activations.cache_latents(
+                    self.subject,
+                    self.hookpoint,
+                    self.coder,
+                    rows,
+                    folder=folder / "batches",
+                    name=f"{self.name}, {split}",
+                )
+                cache.write(folder / f"{split}.safetensors")
+        (folder / "batches").rmdir()
+        return {split: list(rows.shape) for split, rows in tokens.items()}
+
+    def _make_explanations(self, folder: Path) -> dict[str, Any]:
+        cache, latents = self.cache("explain"), self.described.tolist()
+        with engine(self.params.explainer) as llm:
+            table = explaining.explain(
+                cache,
+                latents,
+                llm,
+                self.params.explain,
+                token_texts=self.texts,
+                seed=self.params.seed,
+                folder=folder,
+            )
+            usage = llm.usage
+        table.to_parquet(folder / "explanations.parquet")
+        return {"failures": int(table["sentence"].isna().sum()), "usage": usage._asdict()}
+
+    def _make_scores(self, folder: Path) -> dict[str, Any]:
+        cache, sentences = self.cache("score"), self.sentences
+        with engine(self.params.explainer) as llm:
+            table = scoring.judge(
+                cache,
+                sentences,
+                llm,
+                self.params.score,
+                token_texts=self.texts,
+                seed=self.params.seed,
+                folder=folder,
+            )
+            usage = llm.usage
+        table.to_parquet(folder / "judgements.parquet")
+        return {"usage": usage._asdict()}
+
+    def _make_simulation(self, folder: Path) -> dict[str, Any]:
+        descriptions = self._descriptions()
+        texts = {split: self._window_texts(split) for split in SIMULATED}
+        with engine(self.params.simulator) as llm:
+            for split, windows in texts.items():
+                (folder / split).mkdir(exist_ok=True)
+                simulating.simulate(
+                    windows,
+                    descriptions,
+                    llm,
+                    align=self.params.simulate.align,
+                    folder=folder / split,
+                    name=f"{self.name}, {split}",
+                )
+            usage = llm.usage
+        return {"latents": self.simulated, "usage": usage._asdict()}
+
+    def _descriptions(self) -> list[str]:
+        asked = self.params.simulate
+        rate = self.cache("explain").rate
+        f1 = self.scores.set_index("latent")["f1"] if asked.show_score else {}
+        return [
+            simulating.described(
+                sentence,
+                latent=latent,
+                rate=float(rate[latent]) if asked.show_rate else None,
+                score=float(f1[latent]) if asked.show_score else None,
+            )
+            for latent, sentence in self.sentences.items()
+        ]
+
+    def _window_texts(self, split: str) -> list[str]:
+        length = self.params.simulate.window_tokens
+        ids = activations.window_tokens(self.cache(split), self.simulated_windows(split), length)
+        return [simulating.window_text(self.texts(row)) for row in ids]
+
+    def _make_rewrite(self, folder: Path) -> dict[str, Any]:
+        estimates = self.estimates
+        n_simulated = self.settings.evaluate_windows
+        free = {key: e for key, e in estimates.items() if len(e.values) > n_simulated}
+        told = {key: e for key, e in estimates.items() if len(e.values) == n_simulated}
+        everywhere, rated = self.windows("evaluate"), self.simulated_windows("evaluate")
+        table = pd.concat(
+            [self._measure(free, everywhere, "controls"), self._measure(told, rated, "sentences")]
+        ).drop_duplicates(["window", "source", "count", "order"])
+        table.reset_index(drop=True).to_parquet(folder / "losses.parquet")
+        return {"variance": self._output_moments[1]}
+
+    def _measure(
+        self, estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
+    ) -> pd.DataFrame:
+        asked = self.params.rewrite
+        mean = self._output_moments[0]
+        return rewrite.measure(
+            self.subject,
+            self.hookpoint,
+            self.coder,
+            self.cache("evaluate").tokens,
+            windows,
+            described=np.array(self.simulated),
+            estimates=estimates,
+            fractions=asked.fractions,
+            rankings=self.rankings,
+            constants={"output zero": torch.zeros_like(mean), "output mean": mean},
+            seed=self.params.seed,
+            name=f"{self.name}, {what}",
+        )
+
+    @functools.cached_property
+    def _output_moments(self) -> tuple[Tensor, float]:
+        """Mean of the hooked output and E‖y − ȳ‖², over the calibrate rows."""
+        rows = self.corpus.rows("calibrate")
+        parts = [y for _, y in activations.activation_batches(self.subject, self.hookpoint, rows)]
+        outputs = torch.cat(parts).double()
+        mean = outputs.mean(0)
+        return mean.float(), float((outputs - mean).square().sum(-1).mean())
