@@ -1,0 +1,192 @@
+"""The subject model: loading it, naming a place in it, and the exact text of its tokens.
+
+In: an embedded model's name, a hub name or a folder. Out: a Subject, whose TransformerBridge runs
+the model's own weights (logits equal to transformers'). Knows nothing of coders. Paper §2.
+"""
+
+import codecs
+import contextlib
+import dataclasses
+import functools
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import logging as transformers_logging
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rewrite_utils.assets import model_folder
+
+
+class Hookpoint(NamedTuple):
+    """The place of a model that a coder reads and replaces."""
+
+    layer: int
+    """Block index, 0-based."""
+    kind: Literal["mlp", "resid"]
+    """"mlp": the block's MLP, behind its layer norm; "resid": the residual stream after it."""
+
+    @property
+    def name(self) -> str:
+        """The name sparsify gives it: ``layers.6.mlp`` or ``layers.6``."""
+        return f"layers.{self.layer}" + (".mlp" if self.kind == "mlp" else "")
+
+    @property
+    def input_hook(self) -> str:
+        """TransformerLens name of what the coder reads (for "mlp": after the layer norm)."""
+        end = "mlp.hook_in" if self.kind == "mlp" else "hook_resid_post"
+        return f"blocks.{self.layer}.{end}"
+
+    @property
+    def output_hook(self) -> str:
+        """TransformerLens name of what the coder's output replaces."""
+        end = "hook_mlp_out" if self.kind == "mlp" else "hook_resid_post"
+        return f"blocks.{self.layer}.{end}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A loaded model whose insides are studied; its weights are never trained."""
+
+    bridge: TransformerBridge
+    """The model with TransformerLens hooks; wraps the transformers model's own modules."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    name: str
+    """The name it was asked for by."""
+    n_layers: int
+    """Number of blocks."""
+    d_model: int
+    """Width of the residual stream and of every MLP's input and output."""
+    vocab_size: int
+    """Width of the logits (at least the tokenizer's vocabulary)."""
+    bos: int
+    """Token id at position 0 of every row."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.bridge.original_model.parameters()).device
+
+    def hookpoint(self, name: str) -> Hookpoint:
+        """``parse_hookpoint`` for this model."""
+        return parse_hookpoint(name, n_layers=self.n_layers)
+
+
+def parse_hookpoint(name: str, *, n_layers: int) -> Hookpoint:
+    """``layers.N.mlp`` or ``layers.N`` as a Hookpoint; ValueError for any other name or layer."""
+    found = re.fullmatch(r"layers\.(\d+)(\.mlp)?", name)
+    if not found:
+        raise ValueError(
+            f"hookpoint {name!r} is neither 'layers.N.mlp' (an MLP) nor 'layers.N' (the residual)"
+        )
+    layer = int(found[1])
+    if layer >= n_layers:
+        raise ValueError(
+            f"hookpoint {name!r} is not in this model (layers.0 … layers.{n_layers - 1})"
+        )
+    return Hookpoint(layer, "mlp" if found[2] else "resid")
+
+
+def load_subject(
+    name: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+) -> Subject:
+    """Load an embedded model, a hub name or a folder.
+
+    ``revision`` is a hub revision (Pythia's checkpoints: "step1000"). OSError where nothing of
+    that name can be loaded, ValueError for a dtype torch does not have.
+    """
+    number = getattr(torch, dtype, None)
+    if not isinstance(number, torch.dtype) or not number.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
+    folder = model_folder(name)
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, revision=revision or "main", dtype=number, attn_implementation="eager"
+        )
+        return _subject(name, model.to(device).eval(), tokenizer, folder)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Each token's text, spaces and newlines kept; joined, they are the decoded text.
+
+    A character whose bytes lie in several tokens belongs to the token that completes it; bytes
+    that never make a character are U+FFFD. ValueError if the tokenizer is not byte-level.
+    """
+    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    texts = [
+        decoder.decode(added[token].encode() if token in added else _token_bytes(tokenizer, token))
+        for token in map(int, ids)
+    ]
+    if texts:
+        texts[-1] += decoder.decode(b"", final=True)
+    return texts
+
+
+def _subject(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str
+) -> Subject:
+    """Put a loaded model behind the bridge."""
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise ValueError(f"{name!r}: its tokenizer has neither a BOS nor an EOS token")
+    config = model.config
+    bridge = TransformerBridge.boot_transformers(
+        folder, hf_model=model, tokenizer=tokenizer, device=str(model.device), dtype=model.dtype
+    )
+    bridge.eval()
+    model.requires_grad_(False)  # now: for GPT-NeoX the bridge has added split copies of QKV
+    return Subject(
+        bridge=bridge,
+        tokenizer=tokenizer,
+        name=name,
+        n_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
+        vocab_size=config.vocab_size,
+        bos=bos,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no log lines on stderr: nbval compares it. Errors are still raised."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), logging.root.manager.disable
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """The bytes that one token of the vocabulary proper stands for."""
+    letters = tokenizer.convert_ids_to_tokens(token)
+    table = _byte_of_letter()
+    if not isinstance(letters, str) or not set(letters) <= table.keys():
+        raise ValueError(
+            f"token {token} ({letters!r}) is not made of bytes: only byte-level tokenizers "
+            "(GPT-2, GPT-NeoX, Llama 3, SmolLM, Qwen) have exact token texts"
+        )
+    return bytes(table[letter] for letter in letters)
+
+
+@functools.cache
+def _byte_of_letter() -> dict[str, int]:
+    """GPT-2's table: printable bytes are themselves, the other 68 are U+0100 onwards."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + index): byte for index, byte in enumerate(others)
+    }

@@ -1,0 +1,49 @@
+"""The splice: decoded latents in place of an MLP's output or of the residual stream. Paper §6.
+
+Every arm of every figure is the same forward pass with another source (`sources`). `spliced` is
+that pass as a context manager; `patched_losses` and its sisters give its numbers, many at a time.
+"""
+
+from rewrite_utils.splice.context import HookedActivations, hooked, spliced
+from rewrite_utils.splice.patching import (
+    ArmLosses,
+    PatchedLosses,
+    arm_losses,
+    patched_losses,
+    patched_losses_everywhere,
+)
+from rewrite_utils.splice.sources import (
+    GivenLatents,
+    GivenOutput,
+    Site,
+    Source,
+    TrueLatents,
+    Untouched,
+    mean_latents,
+    mix,
+    shuffled_latents,
+    substituted,
+    zero_latents,
+)
+
+__all__ = [
+    "ArmLosses",
+    "GivenLatents",
+    "GivenOutput",
+    "HookedActivations",
+    "PatchedLosses",
+    "Site",
+    "Source",
+    "TrueLatents",
+    "Untouched",
+    "arm_losses",
+    "hooked",
+    "mean_latents",
+    "mix",
+    "patched_losses",
+    "patched_losses_everywhere",
+    "shuffled_latents",
+    "spliced",
+    "substituted",
+    "zero_latents",
+]

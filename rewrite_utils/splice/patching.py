@@ -1,0 +1,298 @@
+"""Next-token losses with one position replaced at a time, many positions and arms in one pass.
+
+In: rows, positions, the outputs to put there. Out: loss and KL of each (position, arm). The clean
+row is run once; each patched token then passes the layers above the splice only, reading the clean
+keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache
+
+from rewrite_utils.coders import SparseCoder
+from rewrite_utils.models import Hookpoint, Subject
+from rewrite_utils.splice.context import hook_names, keep, require_fit
+from rewrite_utils.splice.sources import Site, Source
+
+_TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
+
+
+class PatchedLosses(NamedTuple):
+    """Losses in nats at single patched positions, on the CPU."""
+
+    loss: Float[Tensor, "*site arm"]
+    """−log p(next token) with only this position's output replaced."""
+    base_loss: Float[Tensor, "*site"]
+    """The same in the untouched model."""
+    kl: Float[Tensor, "*site arm"]
+    """KL(untouched ‖ patched) of the next-token distributions."""
+
+
+class ArmLosses(NamedTuple):
+    """Losses of sources at every scored token, tokens in row-major order, on the CPU."""
+
+    losses: PatchedLosses
+    """[site arm], arms in the order of the sources."""
+    squared_error: Float[Tensor, "site arm"]
+    """‖y − ŷ‖² between the module's own output and what replaced it."""
+    rows: Int[Tensor, " site"]
+    """Row of each token: the unit to resample."""
+    positions: Int[Tensor, " site"]
+    """Its position in the row."""
+
+
+class _Clean(NamedTuple):
+    """The untouched pass over some rows, at their scored positions."""
+
+    cache: Cache
+    """Keys and values of every layer."""
+    inputs: Float[Tensor, "batch s d_model"]
+    """Coder input."""
+    outputs: Float[Tensor, "batch s d_model"]
+    """Output of the hooked module."""
+    after: Float[Tensor, "batch s d_model"]
+    """Residual stream behind the hooked block."""
+    log_p: Float[Tensor, "batch s vocab"]
+    """Next-token log-probabilities."""
+
+
+_Replace = Callable[[_Clean, Tensor, Tensor], Float[Tensor, "batch s arm d_model"]]
+"""(clean pass over some rows, their indices [batch], positions [batch s]) → what stands there."""
+
+
+def patched_losses(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, " batch"],
+    outputs: Float[Tensor, "batch arm d_model"],
+    *,
+    tokens: int = _TOKENS,
+) -> PatchedLosses:
+    """One patched position a row, as in the paper: [batch arm], [batch] and [batch arm].
+
+    ``tokens``: patched tokens passed at once. ValueError at the BOS or where no token follows.
+    """
+    mask = torch.zeros(rows.shape, dtype=torch.bool).scatter(1, positions.cpu()[:, None], True)
+    found = _losses(
+        subject,
+        hookpoint,
+        rows,
+        mask,
+        lambda clean, these, where: outputs[these, None],
+        n_arms=outputs.shape[1],
+        tokens=tokens,
+    )
+    return PatchedLosses(*(grid[mask] for grid in found))
+
+
+def patched_losses_everywhere(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    positions: Bool[Tensor, "batch pos"],
+    outputs: Float[Tensor, "batch pos arm d_model"],
+    *,
+    tokens: int = _TOKENS,
+) -> PatchedLosses:
+    """``patched_losses`` at every True position, each alone: [batch pos arm], NaN elsewhere."""
+    return _losses(
+        subject,
+        hookpoint,
+        rows,
+        positions.cpu(),
+        lambda clean, these, where: outputs[these[:, None], where],
+        n_arms=outputs.shape[2],
+        tokens=tokens,
+    )
+
+
+def arm_losses(
+    subject: Subject,
+    coder: SparseCoder | None,
+    hookpoint: Hookpoint,
+    sources: Sequence[Source],
+    rows: Int[Tensor, "batch pos"],
+    positions: Bool[Tensor, "batch pos"],
+    *,
+    tokens: int = _TOKENS,
+) -> ArmLosses:
+    """Every source at every True position, each patched alone; the coder is run on the way.
+
+    The sources' values belong to ``rows``. Raises as ``spliced`` and ``patched_losses`` do.
+    """
+    require_fit(subject, coder, hookpoint)
+    mask = positions.cpu()
+    error = torch.full((*rows.shape, len(sources)), torch.nan)
+
+    def replace(clean: _Clean, these: Tensor, where: Tensor) -> Tensor:
+        inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
+        row = these.repeat_interleave(where.shape[1])
+        site = Site(coder, inputs, outputs, row, where.flatten(), len(rows))
+        arms = torch.stack([source.output(site) for source in sources], dim=1)
+        squares = (arms - outputs[:, None]).square().sum(-1)
+        error[these[:, None], where] = squares.unflatten(0, where.shape).cpu()
+        return arms.unflatten(0, where.shape)
+
+    found = _losses(subject, hookpoint, rows, mask, replace, n_arms=len(sources), tokens=tokens)
+    scored = PatchedLosses(*(grid[mask] for grid in found))
+    return ArmLosses(scored, error[mask], *mask.nonzero(as_tuple=True))
+
+
+@torch.no_grad()
+def _losses(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    replace: _Replace,
+    *,
+    n_arms: int,
+    tokens: int,
+) -> PatchedLosses:
+    """The common core, as grids [batch pos …] that are NaN outside the mask."""
+    subject.hookpoint(hookpoint.name)
+    _require_scorable(mask)
+    loss, kl = (torch.full((*rows.shape, n_arms), torch.nan) for _ in range(2))
+    base = torch.full(rows.shape, torch.nan)
+    for these, where in _rectangles(mask, n_arms, tokens):
+        part = rows[these].to(subject.device)
+        clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
+        outputs = replace(clean, these, where).to(clean.after)
+        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens)
+        at = these[:, None], where
+        loss[at], base[at], kl[at] = (x.cpu() for x in found)
+    return PatchedLosses(loss, base, kl)
+
+
+def _require_scorable(mask: Bool[Tensor, "batch pos"]) -> None:
+    if mask[:, 0].any():
+        raise ValueError("position 0 is the BOS: it is never patched or scored")
+    if mask[:, -1].any():
+        raise ValueError(
+            f"position {mask.shape[1] - 1} is the last of its row: no token follows that could be "
+            "scored; pass longer rows"
+        )
+
+
+def _rectangles(
+    mask: Bool[Tensor, "batch pos"], n_arms: int, tokens: int
+) -> Iterator[tuple[Int[Tensor, " rows"], Int[Tensor, "rows s"]]]:
+    """Rows to run together (as many scored positions each, which makes no padding) and where."""
+    counts = mask.sum(1)
+    for count in counts.unique().tolist():
+        same = (counts == count).nonzero()[:, 0]
+        step = min(count * n_arms, mask.shape[1], tokens)
+        at_once = max(1, min(tokens // max(step, 1), 8 * tokens // mask.shape[1]))
+        for these in same.split(at_once) if step else ():
+            yield these, mask[these].nonzero()[:, 1].view(len(these), count)
+
+
+def _clean_pass(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    where: Int[Tensor, "batch s"],
+) -> _Clean:
+    """Run the untouched model up to the last scored position; logits at scored positions only."""
+    kept: dict[str, Tensor] = {}
+    batch = torch.arange(len(rows), device=rows.device)[:, None]
+    after = f"blocks.{hookpoint.layer}.hook_resid_post"
+    hooks = [(name, keep(kept, name)) for name in dict.fromkeys([*hook_names(hookpoint), after])]
+    hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[batch, where]))
+    with subject.bridge.hooks(fwd_hooks=hooks):
+        logits, cache = subject.bridge(
+            rows[:, : int(where.max()) + 1], return_type="logits_and_cache", use_cache=True
+        )
+    if any(layer.is_sliding for layer in cache.layers):
+        raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
+    names = hookpoint.input_hook, hookpoint.output_hook, after
+    read = (kept[name][batch, where].float() for name in names)
+    return _Clean(cache, *read, logits.float().log_softmax(-1))
+
+
+def _patched_pass(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    clean: _Clean,
+    rows: Int[Tensor, "batch pos"],
+    where: Int[Tensor, "batch s"],
+    outputs: Float[Tensor, "batch s arm d_model"],
+    tokens: int,
+) -> PatchedLosses:
+    """Pass every (position, arm) through the layers above the splice, some at a time."""
+    n_sites, n_arms = outputs.shape[1:3]
+    residual = clean.after[:, :, None] + (outputs - clean.outputs[:, :, None])
+    residual, where = residual.flatten(1, 2), where.to(rows.device)
+    site = torch.arange(n_sites, device=rows.device).repeat_interleave(n_arms)
+    target = rows.gather(1, where + 1)[..., None]
+    step = max(1, min(len(site), rows.shape[1], tokens // len(rows)))
+    loss, kl = [], []
+    for start in range(0, len(site), step):
+        part = slice(start, start + step)
+        at = where[:, site[part]]
+        log_q = _continue(subject, hookpoint.layer, clean.cache, residual[:, part], at)
+        log_p = clean.log_p[:, site[part]]
+        loss.append(-log_q.gather(2, target[:, site[part]])[..., 0])
+        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    shape = (n_sites, n_arms)
+    loss, kl = (torch.cat(parts, dim=1).unflatten(1, shape) for parts in (loss, kl))
+    return PatchedLosses(loss, -clean.log_p.gather(2, target)[..., 0], kl)
+
+
+def _continue(
+    subject: Subject,
+    layer: int,
+    cache: Cache,
+    residual: Float[Tensor, "batch query d_model"],
+    at: Int[Tensor, "batch query"],
+) -> Float[Tensor, "batch query vocab"]:
+    """Next-token log-probabilities of tokens with this residual stream behind block ``layer``.
+
+    Each query sees the cached keys before its own position, and itself.
+    """
+    dtype = cache.layers[0].keys.dtype
+    n_past, n_queries = cache.get_seq_length(), at.shape[1]
+    past = torch.arange(n_past, device=at.device) < at[..., None]
+    itself = torch.eye(n_queries, dtype=torch.bool, device=at.device).expand(len(at), -1, -1)
+    seen = torch.cat([past, itself], dim=-1)[:, None]
+    unseen = torch.finfo(dtype).min
+    mask = torch.zeros(seen.shape, dtype=dtype, device=at.device).masked_fill_(~seen, unseen)
+    residual = residual.to(dtype)
+    with _resuming_after(subject, layer, residual):
+        logits = subject.bridge(
+            residual, past_key_values=_fork(cache), position_ids=at, attention_mask=mask
+        )
+    return logits.float().log_softmax(-1)
+
+
+@contextlib.contextmanager
+def _resuming_after(
+    subject: Subject, layer: int, residual: Float[Tensor, "batch query d_model"]
+) -> Iterator[None]:
+    """While open, the blocks up to ``layer`` are not run and hand on ``residual``.
+
+    (TransformerLens' ``start_at_layer`` gives the same logits but still runs the blocks below.)
+    """
+    skipped = [subject.bridge.blocks[index] for index in range(layer + 1)]
+    try:
+        for block in skipped:
+            # Through vars(): the bridge's own __setattr__ would set it on the wrapped module.
+            vars(block)["forward"] = lambda *args, **kwargs: residual
+        yield
+    finally:
+        for block in skipped:
+            vars(block).pop("forward", None)
+
+
+def _fork(cache: Cache) -> Cache:
+    """A cache that starts with the same tensors; what is added to it leaves the original alone."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(layer) for layer in cache.layers]
+    return fork
