@@ -7,7 +7,7 @@ nothing is sampled or parsed there. Knows nothing of latents; the engines are in
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -106,6 +106,7 @@ class EngineDied(EngineError):
     """The engine's process ended while it was needed."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A language model that answers prompts; close it when done, or use it in ``with``."""
 
@@ -153,7 +154,7 @@ class Engine(Protocol):
         """Release the model; may be called twice."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Engine": ...
 
     def __exit__(self, *error: object) -> None: ...
 

@@ -7,7 +7,7 @@ prompts is computed. Slices keep the loss of a kill small and let a progress bar
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -114,7 +114,7 @@ class BaseEngine(ABC):
     def close(self) -> None:
         """Release the model."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BaseEngine":
         return self
 
     def __exit__(self, *error: object) -> None:

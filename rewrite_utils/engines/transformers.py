@@ -8,7 +8,7 @@ shared and the own part, so the last token stands at the same place in every row
 import contextlib
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -63,7 +63,7 @@ class TransformersEngine(BaseEngine):
     @classmethod
     def load(
         cls, model: str, *, dtype: str, max_tokens: int, threads: int | None, memory_gb: float
-    ) -> Self:
+    ) -> "TransformersEngine":
         """Read the model's folder; on a GPU if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         weights: Model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))

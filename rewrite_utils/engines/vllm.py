@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -57,7 +57,7 @@ class VLLMEngine(BaseEngine):
     @classmethod
     def load(
         cls, model: str, *, dtype: str, max_tokens: int, threads: int | None, memory_gb: float
-    ) -> Self:
+    ) -> "VLLMEngine":
         """Start the child and wait until it holds the model."""
         cuda = torch.cuda.is_available()
         settings = {
