@@ -8,7 +8,7 @@ Paper: §2 (coders) and its Table of coder quality.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,7 +29,7 @@ class CoderConfig(BaseModel):
     d_in: int = Field(gt=0)
     """Width of the activations it reads."""
     d_out: int = Field(0, ge=0)
-    """Width of the activations it writes; 0: as `d_in`."""
+    """Width of the activations it writes; left out: as `d_in`."""
     num_latents: int = Field(gt=0)
     """Width of the coder."""
     k: int = Field(gt=0)
@@ -45,24 +45,24 @@ class CoderConfig(BaseModel):
     bias_convention: BiasConvention = "current"
     """`pre-2025-02`: the transcoder was trained on x − b_dec, and must be evaluated so."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _same_width(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "d_out": values.get("d_out") or values.get("d_in", 0)}
+
     @model_validator(mode="after")
     def _consistent(self) -> "CoderConfig":
         if self.k > self.num_latents:
             raise ValueError(
                 f"k = {self.k} is more than the coder's {self.num_latents} latents; lower k"
             )
-        if not self.transcode and (self.skip_connection or self.output_width != self.d_in):
+        if not self.transcode and (self.skip_connection or self.d_out != self.d_in):
             raise ValueError("an SAE has no skip connection and d_out = d_in; set transcode = True")
         if self.transcode and self.normalize_decoder:
             raise ValueError("normalize_decoder is for SAEs: a transcoder's decoder starts at 0")
-        if self.shifts_input and self.output_width != self.d_in:
+        if self.shifts_input and self.d_out != self.d_in:
             raise ValueError("bias_convention 'pre-2025-02' needs d_out = d_in")
         return self
-
-    @property
-    def output_width(self) -> int:
-        """Width of what the coder writes."""
-        return self.d_out or self.d_in
 
     @property
     def shifts_input(self) -> bool:
@@ -92,7 +92,7 @@ class SparseCoder(nn.Module):
         bound = config.d_in**-0.5
         W_enc = torch.empty(config.num_latents, config.d_in)
         W_enc.uniform_(-bound, bound, generator=generator)
-        d_out = config.output_width
+        d_out = config.d_out
         W_dec = torch.zeros(config.num_latents, d_out) if config.transcode else W_enc.clone()
         self.W_enc = nn.Parameter(W_enc)
         self.b_enc = nn.Parameter(torch.zeros(config.num_latents))
@@ -187,9 +187,11 @@ def fvu(
     return (y - y_hat).square().sum() / (total_variance(y) if variance is None else variance)
 
 
-def total_variance(y: Float[Tensor, "batch d_out"]) -> Float[Tensor, ""]:
-    """`Σ|y − ȳ|²` over the batch: the denominator of FVU."""
-    return (y - y.mean(0)).square().sum()
+def total_variance(
+    y: Float[Tensor, "batch d_out"], *, mean: Float[Tensor, " d_out"] | None = None
+) -> Float[Tensor, ""]:
+    """`Σ|y − ȳ|²` over the batch, the denominator of FVU; `mean`: ȳ of a larger population."""
+    return (y - (y.mean(0) if mean is None else mean)).square().sum()
 
 
 class FVU:
@@ -285,8 +287,8 @@ def require_hookpoint(config: CoderConfig, hookpoint: str) -> None:
 def require_widths(config: CoderConfig, x: Tensor, y: Tensor) -> None:
     """Raise ValueError if activations do not fit the coder."""
     widths = (x.shape[-1], y.shape[-1])
-    if widths != (config.d_in, config.output_width):
+    if widths != (config.d_in, config.d_out):
         raise ValueError(
-            f"the coder maps width {config.d_in} to {config.output_width}, but the activations are "
+            f"the coder maps width {config.d_in} to {config.d_out}, but the activations are "
             f"{widths[0]} and {widths[1]} wide; they are of another model or hookpoint"
         )

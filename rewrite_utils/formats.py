@@ -87,7 +87,7 @@ def write_sparsify(coder: SparseCoder, folder: Path) -> None:
         "skip_connection": config.skip_connection,
         "transcode": config.transcode,
         "d_in": config.d_in,
-        "d_out": config.output_width,
+        "d_out": config.d_out,
         "hookpoint": config.hookpoint,
     }
     folder.mkdir(parents=True, exist_ok=True)
