@@ -1,0 +1,103 @@
+# Every command of the repository. `make` lists them; `make reproduce` is the one to start with.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce test plan notebooks lab lint lock clean
+
+PARAMS ?= params/embedded.yaml
+ONLY ?=
+# The series walks through 01 … 09 and shows the whole in 00, so the tests do too.
+NOTEBOOKS := $(filter-out notebooks/00_%,$(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))) \
+             $(wildcard notebooks/00_*.ipynb)
+PYTHON_FILES := rewrite_utils tests requirements $(wildcard benchmarks) $(wildcard notebooks/*.py)
+LOCK := requirements/lock-cpu.txt
+TORCH := torch==2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# One stamp for one content of lock and pyproject.toml: a second `make env` does nothing.
+STAMP := .venv/made-$(shell cat $(LOCK) pyproject.toml | cksum | tr -c '0-9\n' '-')
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	echo "  PARAMS=params/x.yaml chooses the parameters (now $(PARAMS)), ONLY=05-07 the notebooks"
+
+env: $(STAMP) ## create .venv with the pinned packages (once)
+
+$(STAMP):
+	@fits() { command -v "$$1" >/dev/null && "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+	if ! fits $(BIN)/python; then
+	  python=
+	  for name in python3.11 python3.12 python3.13 python3 python; do
+	    if fits $$name; then python=$$name; break; fi
+	  done
+	  if [ -z "$$python" ]; then
+	    echo "env: no Python 3.11 or newer on the PATH (python3 is: $$(python3 --version 2>&1 || true)); install python3.11" >&2; exit 1
+	  fi
+	  if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then
+	    echo "env: $$python has no ensurepip; on Debian or Ubuntu: apt install $$($$python -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1
+	  fi
+	  echo "env: creating .venv with $$($$python --version)"
+	  rm -rf .venv
+	  $$python -m venv .venv
+	fi
+	rm -f .venv/made-*
+	echo "env: installing $(TORCH)"
+	$(PIP) install "$(TORCH)"
+	echo "env: installing the $$(wc -l < $(LOCK) | tr -d ' ') packages of $(LOCK)"
+	$(PIP) install --no-deps --requirement $(LOCK)
+	echo "env: installing this package, editable"
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	echo "env: checking that all of it is there"
+	$(BIN)/python requirements/check.py $(LOCK)
+	touch $@
+
+reproduce: env ## run the whole series of notebooks on PARAMS, live, and print its table
+	@echo "reproduce: embedded models and text"
+	$(BIN)/python -m rewrite_utils.assets
+	echo "reproduce: the notebooks, on $(PARAMS)"
+	$(BIN)/python -m rewrite_utils.series $(PARAMS) $(if $(ONLY),--only $(ONLY))
+
+test: env ## ruff, types, pytest and nbval: what continuous integration runs
+	@echo "test: ruff"
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	echo "test: types"
+	$(BIN)/basedpyright
+	echo "test: embedded models and text"
+	$(BIN)/python -m rewrite_utils.assets
+	echo "test: pytest"
+	$(BIN)/python -m pytest -m "" --jaxtyping-packages=rewrite_utils,beartype.beartype tests
+	if [ -n "$(strip $(NOTEBOOKS))" ]; then
+	  echo "test: nbval, $(words $(NOTEBOOKS)) notebooks"
+	  $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 $(NOTEBOOKS)
+	fi
+	echo
+	echo "All green. Open next: README.md, or make lab (notebooks/00_tour.ipynb)"
+
+plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hours; runs nothing
+	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan
+
+notebooks: env ## execute the committed notebooks again at their own parameters (ONLY=05-07)
+	@$(BIN)/python -m rewrite_utils.assets
+	$(BIN)/python -m rewrite_utils.refresh $(if $(ONLY),--only $(ONLY))
+
+lab: env ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks/00_tour.ipynb
+
+lint: env ## mend what ruff can mend
+	@$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+
+# Keeps the pins that are there; torch is installed before the lock and must not be in it. uv needs to
+# see the CPU build of torch: UV_FIND_LINKS=<folder with its wheel>.
+lock: ## compile the lock again after a change of pyproject.toml (needs uv)
+	@uv pip compile pyproject.toml --extra simulator-cpu --extra dev --extra ray \
+	  --python-version 3.11 --no-emit-package torch --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --no-header --output-file $(LOCK) > /dev/null
+
+clean: ## remove caches and build leftovers; runs/ and .venv stay
+	@rm -rf build .pytest_cache .ruff_cache *.egg-info .hypothesis
+	find rewrite_utils tests notebooks benchmarks -type d \
+	  \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
