@@ -55,7 +55,7 @@ def _latent_knots(column: np.ndarray, true: np.ndarray) -> Knots:
     values, counts = distinct(column)
     active = np.flatnonzero(true)
     where = np.searchsorted(values, column[active].astype(np.float32))
-    sums = np.bincount(where, weights=true[active], minlength=len(values))
+    sums = np.bincount(where, weights=true[active], minlength=len(values)).astype(np.float64)
     return isotonic_knots(values, counts.astype(np.float64), sums)
 
 

@@ -162,7 +162,12 @@ class QuantileTransform(Transform):
 
 @dataclass(frozen=True)
 class Quantile(Calibrator):
-    """Quantile normalisation; the paper does not name its estimator (numpy's default is type 7)."""
+    """Quantile normalisation; the paper does not name its estimator (numpy's default is type 7).
+
+    With one type on both sides and F_true from the same windows as F_pred, types 4–9 are one and the
+    same transform (rank k to order statistic k): the estimator matters only with a larger ``target``
+    sample, as in v1, or with two different types.
+    """
 
     source: str = "median_unbiased"
     """Estimator of F_pred: a method name of numpy.quantile, or type1 … type9."""

@@ -8,7 +8,6 @@ may leave [0, 9].
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -90,7 +89,7 @@ class Step(Calibrator):
     def changed(self, sample: Sample) -> Sample:
         """The sample with the changed ratings."""
 
-    def prepared(self, samples: Iterable[Sample]) -> Self:
+    def prepared(self, samples: Iterable[Sample]) -> "Step":
         """With the inner calibrator prepared on changed ratings."""
         return replace(self, inner=self.inner.prepared(Mapped(samples, self.changed)))
 
@@ -115,7 +114,7 @@ class Centred(Step):
 
 @dataclass(frozen=True)
 class Standardised(Step):
-    """Give each latent's ratings mean 0 and deviation 1, so that pooling compares like with like."""
+    """Give each latent's ratings mean 0 and deviation 1: pooling then compares like with like."""
 
     @property
     def whole_windows(self) -> bool:

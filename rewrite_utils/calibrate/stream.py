@@ -7,7 +7,7 @@ CSC). Out: calibrated activations in ``out``. Memory: a few blocks, whatever the
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,10 +17,11 @@ from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Sampl
 from rewrite_utils.calibrate.steps import Centred
 from rewrite_utils.calibrate.target import Target
 
-Windows = slice | Int[np.ndarray, " some"] | Bool[np.ndarray, " window"]
+Windows = slice | Int[np.ndarray, " _"] | Bool[np.ndarray, " _"]
 ALL = slice(None)
 
 
+@runtime_checkable
 class Columns(Protocol):
     """A [window latent] array giving columns by ``[:, start:stop]``: zarr, NumPy, SciPy CSC."""
 

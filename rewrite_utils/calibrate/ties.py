@@ -7,18 +7,21 @@ them. A float16's bits, with the negatives mirrored, order like the numbers: the
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer, UInt16
 
 SIGN = np.uint16(0x8000)
 
 
-def keys(values: Float[np.ndarray, "*any"]) -> Int[np.ndarray, "*any"]:
-    """The rank of float16 numbers among all of them (0 … 65535); −0 counts as +0."""
-    bits = (values + np.float16(0)).view(np.uint16)
-    return np.where(bits & SIGN, ~bits, bits | SIGN).astype(np.int64)
+def keys(values: Float[np.ndarray, "*any"]) -> UInt16[np.ndarray, "*any"]:
+    """The rank of float16 numbers among all of them, as uint16; −0 counts as +0."""
+    bits = values.view(np.uint16)
+    if not (bits >= SIGN).any():
+        return bits | SIGN
+    ranks = np.where(bits & SIGN, ~bits, bits | SIGN)
+    return ranks + (ranks == SIGN - 1)
 
 
-def values_of(ranks: Int[np.ndarray, " key"]) -> Float[np.ndarray, " key"]:
+def values_of(ranks: Integer[np.ndarray, " key"]) -> Float[np.ndarray, " key"]:
     """The float16 numbers with these ``keys``, as float32."""
     bits = ranks.astype(np.uint16)
     return np.where(bits & SIGN, bits ^ SIGN, ~bits).view(np.float16).astype(np.float32)
@@ -32,8 +35,8 @@ def distinct(
         values, counts = np.unique(column, return_counts=True)
         return values.astype(np.float32), counts
     ranks = keys(column)
-    low = ranks.min()
-    counts = np.bincount(ranks - low)
+    low = int(ranks.min())
+    counts = np.bincount(ranks - np.uint16(low))
     present = np.flatnonzero(counts)
     return values_of(present + low), counts[present]
 
@@ -45,7 +48,7 @@ def evaluate(
     if column.dtype != np.float16 or column.size == 0:
         return curve(column)
     ranks = keys(column)
-    low, high = ranks.min(), ranks.max()
+    low, high = int(ranks.min()), int(ranks.max())
     if high - low > 4 * column.size:
         return curve(column.astype(np.float32))
-    return curve(values_of(np.arange(low, high + 1)))[ranks - low]
+    return curve(values_of(np.arange(low, high + 1)))[ranks - np.uint16(low)]
