@@ -7,7 +7,7 @@ all fields that determine a result, and none of those that only decide how fast 
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,7 +74,7 @@ class Corpus(Section):
         return {split: getattr(self, split) for split in SPLITS}
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _whole(self) -> "Corpus":
         total = sum(self.shares.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(
@@ -119,7 +119,7 @@ class Site(Section):
     them."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "Site":
         if self.k > self.latents:
             raise ValueError(
                 f"k = {self.k} is more than the coder's {self.latents} latents; lower k"
@@ -252,7 +252,7 @@ class Params(Section):
     rewrite: Rewrite = Rewrite()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "Params":
         last = self.simulate.last_position or self.corpus.row_tokens - 2
         if not self.simulate.first_position <= last <= self.corpus.row_tokens - 2:
             raise ValueError(

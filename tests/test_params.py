@@ -1,0 +1,175 @@
+"""Parameters: misspelt names and impossible values are one clear error; the hash sees no speed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rewrite_utils.params import LLM, ROOT, ParameterError, Params, Section, load, names, parse
+
+SITES = {"early": {"hookpoint": "layers.0.mlp", "latents": 16, "k": 2}}
+RAW = {"name": "test", "sites": SITES}
+YAMLS = sorted((ROOT / "params").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump(RAW))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named", "meant"),
+    [
+        ({"sede": 1}, "'sede'", "'seed'"),
+        ({"corpus": {"row_token": 64}}, "'corpus.row_token'", "'corpus.row_tokens'"),
+        ({"simulator": {"modle": "x"}}, "'simulator.modle'", "'simulator.model'"),
+        ({"sites": {"a": {"hookpoint": "layers.0", "latent": 4}}}, "'sites.a.latent'", "latents'"),
+        (
+            {"sites": SITES | {"b": {"hookpoint": "layers.0", "lattents": 4}}},
+            "'sites.b.lattents'",
+            "'sites.b.latents'",
+        ),
+    ],
+)
+def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
+    with pytest.raises(ParameterError) as error:
+        parse(RAW | wrong)
+    assert f"no parameter {named}" in str(error.value)
+    assert "did you mean" in str(error.value) and meant in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"sites": {"a": {"hookpoint": "layers.0", "latents": 4, "k": 5}}}, "k = 5 is more than"),
+        (
+            {"sites": {"a": {"hookpoint": "layers.0", "latents": 4, "described": 9}}},
+            "described = 9 is more than the 4",
+        ),
+        ({"corpus": {"train": 0.9}}, "add up to 1.2000, not 1"),
+        ({"corpus": {"row_tokens": 10}}, "corpus.row_tokens = 10"),
+        ({"simulate": {"last_position": 127}}, "33 … 127 do not fit a row of 128"),
+        ({"simulate": {"first_position": 20}}, "a window of 32 tokens cannot end at position 20"),
+        ({"rewrite": {"headline": "raw"}}, "'raw' is not in rewrite.calibrators"),
+        ({"rewrite": {"orders": ["best"]}}, "rewrite.orders.0 = 'best'"),
+        ({"explain": {"temperature": -1}}, "explain.temperature = -1"),
+        ({"subject": {"dtype": "float8"}}, "subject.dtype = 'float8'"),
+        ({"seed": "many"}, "seed = 'many'"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
+    with pytest.raises(ParameterError) as error:
+        parse(RAW | wrong)
+    assert says in str(error.value)
+
+
+def test_a_missing_parameter_is_named():
+    with pytest.raises(ParameterError, match=r"'sites.early.hookpoint' is missing"):
+        parse({"name": "test", "sites": {"early": {}}})
+    with pytest.raises(ParameterError, match="'name' is missing"):
+        parse({"sites": SITES})
+
+
+def test_parameters_cannot_be_changed_afterwards():
+    params = parse(RAW)
+    with pytest.raises(ValueError, match="frozen"):
+        params.seed = 1
+    with pytest.raises(ValueError, match="frozen"):
+        params.sites["early"].k = 1
+
+
+def test_content_leaves_out_what_only_decides_the_speed():
+    slow = LLM(engine="transformers", threads=1, memory_gb=1.0)
+    fast = LLM(engine="vllm", threads=2, memory_gb=4.0)
+    assert slow != fast and slow.content() == fast.content()
+    assert set(LLM.model_fields) - set(slow.content()) == LLM.SPEED_ONLY
+
+
+@pytest.mark.parametrize(
+    ("field", "other"), [("model", "other"), ("dtype", "float32"), ("context", 4096)]
+)
+def test_content_keeps_what_decides_the_result(field, other):
+    assert LLM().content() != LLM(**{field: other}).content()
+
+
+def test_every_speed_only_name_is_a_field():
+    for section in Section.__subclasses__():
+        assert set(section.model_fields) >= section.SPEED_ONLY
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_file_in_params_loads_under_its_own_name(path):
+    assert load(path).name == path.stem
+
+
+@pytest.mark.parametrize("stem", ["pythia-160m", "smollm2-135m"])
+def test_every_number_of_the_papers_settings_has_a_source(stem):
+    lines = (ROOT / "params" / f"{stem}.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if ": " in line.split("#")[0].strip() + " "]
+    set_ones = [line for line in values if line.split("#")[0].split(":", 1)[1].strip()]
+    unsaid = [
+        line
+        for line in set_ones
+        if not any(mark in line for mark in ("(v1", "(v2", "(known", "(inferred", "(ours"))
+        and not line.startswith("name:")
+    ]
+    assert len(set_ones) > 40 and unsaid == []
+
+
+def test_overrides_by_dotted_name(file):
+    given = {"sites.early.k": 4, "corpus.max_rows": 7, "simulator.dtype": "float32", "seed": 3}
+    params = load(file, given)
+    assert (params.sites["early"].k, params.corpus.max_rows) == (4, 7)
+    assert (params.simulator.dtype, params.seed) == ("float32", 3)
+    assert load(file).sites["early"].k == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sites.early.kk", "sites.early.k"),
+        ("sites.late.k", "sites.early.k"),
+        ("corpus.maxrows", "corpus.max_rows"),
+        ("sede", "seed"),
+        ("corpus", None),
+    ],
+)
+def test_a_misspelt_override_is_refused(file, name, meant):
+    with pytest.raises(ParameterError, match=f"no parameter '{name}'") as error:
+        load(file, {name: 1})
+    assert meant is None or f"did you mean '{meant}'" in str(error.value)
+
+
+def test_an_override_with_an_impossible_value_is_refused(file):
+    with pytest.raises(ParameterError, match="k = 99 is more than the coder's 16 latents"):
+        load(file, {"sites.early.k": 99})
+
+
+def test_a_file_that_is_not_there_names_those_that_are():
+    with pytest.raises(ParameterError, match=r"no parameter file 'pithia'; .*pythia-160m"):
+        load("pithia")
+
+
+def test_a_bare_name_means_the_file_in_params():
+    assert load("pythia-160m") == load(ROOT / "params" / "pythia-160m.yaml")
+
+
+@pytest.mark.parametrize(("text", "says"), [("a: [", "not readable YAML"), ("- 1", "holds a list")])
+def test_a_file_that_holds_no_parameters_is_refused(tmp_path, text, says):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ParameterError, match=says):
+        load(tmp_path / "bad.yaml")
+
+
+def test_every_parameter_is_explained():
+    listed = list(names())
+    assert [name for name, _, text in listed if not text.strip()] == []
+    assert {"seed", "corpus.row_tokens", "sites.<site>.hookpoint"} <= {name for name, *_ in listed}
+
+
+def test_defaults_are_valid():
+    params = parse(RAW)
+    assert isinstance(params, Params)
+    assert params.rated_positions == (33, 126)
