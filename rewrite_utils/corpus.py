@@ -251,10 +251,10 @@ def cut(tokens: Iterator[list[int]], *, row_tokens: int, bos: int, limit: int | 
     enough = float("inf") if limit is None else limit * width
     stream, starts = array("i"), []
     for ids in tokens:
-        if len(stream) >= enough:
-            break
         starts.append(len(stream))
         stream.extend(ids)
+        if len(stream) >= enough:
+            break
     kept = int(min(len(stream), enough)) // width * width
     body = torch.tensor(np.asarray(stream[:kept]), dtype=torch.int64).view(-1, width)
     rows = torch.cat([torch.full((len(body), 1), bos), body], dim=1)
