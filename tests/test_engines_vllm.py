@@ -217,11 +217,13 @@ print(engine.pid, flush=True)
 {leave}
 """
     here = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{here}"}
+    path = f"{tmp_path}{os.pathsep}{here}"
+    environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
     )
     assert gone(int(done.stdout)), done.stderr
+    assert not list(tmp_path.glob("*.log"))
 
 
 def test_the_childs_environment_stays_the_childs(opened: Callable[..., VLLMEngine]) -> None:

@@ -189,7 +189,7 @@ def start(
     os.close(descriptor)
     there.close()
     with contextlib.suppress(BrokenPipeError):
-        here.send({**settings, "parent": os.getpid()})
+        here.send({**settings, "parent": os.getpid(), "log": name})
     return process, here, Path(name)
 
 

@@ -28,12 +28,15 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
     settings = connection.recv()
-    threading.Thread(target=_leave_with, args=(settings.pop("parent"),), daemon=True).start()
+    log = Path(settings.pop("log"))
+    family = settings.pop("parent"), log
+    threading.Thread(target=_leave_with, args=family, daemon=True).start()
     llm = load(**settings)
     connection.send((0, None))
     while (request := _next(connection)) is not None:
         ticket, name, arguments = request
         connection.send((ticket, REQUESTS[name](llm, **arguments)))
+    log.unlink(missing_ok=True)
     # vLLM sometimes aborts in its own clean-up, with the work done; skip that.
     os._exit(0)
 
@@ -166,10 +169,11 @@ def _next(connection: Connection) -> Any:
         return None
 
 
-def _leave_with(parent: int) -> None:
+def _leave_with(parent: int, log: Path) -> None:
     """A killed parent cannot say goodbye; do not go on computing for nobody."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    log.unlink(missing_ok=True)
     os._exit(1)
 
 
