@@ -66,7 +66,7 @@ def table(planned: Sequence[Cost], machine: Machine) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def count(number: float) -> str:
+def count(number: float | int) -> str:
     """12,345 · 12.3M · 4.56B; empty for none."""
     if not number:
         return ""
@@ -76,7 +76,7 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def size(bytes_: float) -> str:
+def size(bytes_: float | int) -> str:
     """Bytes in MB, GB or TB; empty below 10 kB."""
     if bytes_ < 1e4:
         return ""
