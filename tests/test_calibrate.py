@@ -137,6 +137,13 @@ def test_pooled_equals_per_latent_when_latents_differ_only_in_size():
             np.testing.assert_allclose(pooled(ratings), own(ratings), rtol=1e-4, atol=1e-5)
 
 
+def test_pooled_does_not_depend_on_the_units_of_a_latent():
+    predicted, true = draw()
+    sizes = np.array([1, 10, 100, 0.1, 3], np.float32)
+    one, other = (cal.IsotonicPooled().fit(predicted, t)(predicted) for t in (true, true * sizes))
+    np.testing.assert_allclose(one * sizes, other, rtol=1e-4)
+
+
 def test_shrunk_has_both_limits_and_silent_latents_get_the_pooled_curve():
     predicted, true = draw()
     own, pooled = (cal.calibrator(n).fit(predicted, true) for n in ("isotonic", "isotonic_pooled"))
