@@ -73,6 +73,11 @@ class Subject:
         """Where the weights are."""
         return next(self.bridge.original_model.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.bridge.original_model.parameters()).dtype
+
     def hookpoint(self, name: str) -> Hookpoint:
         """``parse_hookpoint`` for this model."""
         return parse_hookpoint(name, n_layers=self.n_layers)
@@ -110,7 +115,8 @@ def load_subject(
         model = AutoModelForCausalLM.from_pretrained(
             folder, revision=revision or "main", dtype=number, attn_implementation="eager"
         )
-        return _subject(name, model.to(device).eval(), tokenizer, folder)
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+        return _subject(name, model.eval(), tokenizer, folder)
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
@@ -135,7 +141,7 @@ def _subject(
 ) -> Subject:
     """Put a loaded model behind the bridge."""
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if bos is None:
+    if not isinstance(bos, int):
         raise ValueError(f"{name!r}: its tokenizer has neither a BOS nor an EOS token")
     config = model.config
     bridge = TransformerBridge.boot_transformers(

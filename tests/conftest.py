@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from splice_cases import HOOKPOINTS, LATENTS, coder_for
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -13,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rewrite_utils.models import Subject, load_subject
+from rewrite_utils.coders import SparseCoder
+from rewrite_utils.models import Hookpoint, Subject, load_subject
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and much longer when shared
@@ -97,3 +99,21 @@ def rows() -> torch.Tensor:
     tokens = torch.randint(1, VOCABULARY, (4, 12), generator=generator)
     tokens[:, 0] = 0
     return tokens
+
+
+@pytest.fixture(params=HOOKPOINTS, ids=lambda hookpoint: hookpoint.name)
+def hookpoint(request: pytest.FixtureRequest) -> Hookpoint:
+    """First and last MLP, a residual stream in the middle and the last one."""
+    return request.param
+
+
+@pytest.fixture
+def coder(hookpoint: Hookpoint) -> SparseCoder:
+    """A random coder of that hookpoint."""
+    return coder_for(hookpoint)
+
+
+@pytest.fixture
+def values(rows: torch.Tensor) -> torch.Tensor:
+    """Simulated activations: one vector of latents a row."""
+    return torch.rand(len(rows), LATENTS, generator=torch.Generator().manual_seed(5))

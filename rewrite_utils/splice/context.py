@@ -19,6 +19,9 @@ from rewrite_utils.splice.sources import Site, Source
 Positions = Literal["last", "all"] | Bool[Tensor, "batch pos"]
 """Where to splice: each row's last token, every token but the BOS, or exactly the True ones."""
 
+Hook = tuple[str, Callable[..., Tensor | None]]
+"""A TransformerLens hook: the name of its place, and what is called with (value, hook) there."""
+
 
 class HookedActivations(NamedTuple):
     """What goes into the hooked module and what comes out."""
@@ -70,9 +73,9 @@ def spliced(
         new[mask] = source.output(site).to(value.dtype)
         return new
 
-    hooks = [(hookpoint.output_hook, replace)]
+    hooks: list[Hook] = [(hookpoint.output_hook, replace)]
     if hookpoint.kind == "mlp":
-        hooks.insert(0, (hookpoint.input_hook, keep(kept, hookpoint.input_hook)))
+        hooks.append((hookpoint.input_hook, keep(kept, hookpoint.input_hook)))
     with subject.bridge.hooks(fwd_hooks=hooks):
         yield
 

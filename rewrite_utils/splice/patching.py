@@ -17,7 +17,7 @@ from transformers import Cache
 
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject
-from rewrite_utils.splice.context import hook_names, keep, require_fit
+from rewrite_utils.splice.context import Hook, keep, require_fit
 from rewrite_utils.splice.sources import Site, Source
 
 _TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
@@ -204,7 +204,8 @@ def _clean_pass(
     kept: dict[str, Tensor] = {}
     batch = torch.arange(len(rows), device=rows.device)[:, None]
     after = f"blocks.{hookpoint.layer}.hook_resid_post"
-    hooks = [(name, keep(kept, name)) for name in dict.fromkeys([*hook_names(hookpoint), after])]
+    names = hookpoint.input_hook, hookpoint.output_hook, after
+    hooks: list[Hook] = [(name, keep(kept, name)) for name in dict.fromkeys(names)]
     hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[batch, where]))
     with subject.bridge.hooks(fwd_hooks=hooks):
         logits, cache = subject.bridge(
@@ -212,9 +213,8 @@ def _clean_pass(
         )
     if any(layer.is_sliding for layer in cache.layers):
         raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
-    names = hookpoint.input_hook, hookpoint.output_hook, after
-    read = (kept[name][batch, where].float() for name in names)
-    return _Clean(cache, *read, logits.float().log_softmax(-1))
+    inputs, outputs, stream = (kept[name][batch, where].float() for name in names)
+    return _Clean(cache, inputs, outputs, stream, logits.float().log_softmax(-1))
 
 
 def _patched_pass(
@@ -257,7 +257,7 @@ def _continue(
 
     Each query sees the cached keys before its own position, and itself.
     """
-    dtype = cache.layers[0].keys.dtype
+    dtype = subject.dtype
     n_past, n_queries = cache.get_seq_length(), at.shape[1]
     past = torch.arange(n_past, device=at.device) < at[..., None]
     itself = torch.eye(n_queries, dtype=torch.bool, device=at.device).expand(len(at), -1, -1)
