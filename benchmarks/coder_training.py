@@ -1,0 +1,221 @@
+"""Coder training, ours against eai-sparsify: the same coder on the same cached activations.
+
+    python benchmarks/coder_training.py --latents 16384 --steps 60
+
+Both start from the same weights and see the same batches, in fp32, on one core by default. Speed:
+one process trains both in turns of a few steps, so that a busy machine slows both. Peak memory:
+each alone in a fresh process. Also: the share of this machine's measured matmul rate that the
+step's dense products reach. Prints one JSON object.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import sparsify
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils.coders import CoderConfig, SparseCoder, fvu
+from rewrite_utils.training import TensorBatches, TrainingSettings
+from rewrite_utils.training.loop import _Run
+
+TURN = 4  # steps one of the two makes before it is the other's turn
+WARM_UP = 4  # first steps, not timed
+
+
+class Ours:
+    """Our training loop, a step at a time."""
+
+    def __init__(self, config: CoderConfig, batches: TensorBatches, rate: float) -> None:
+        settings = TrainingSettings(lr=rate, warmup_steps=0, record_every=10**9)
+        self.run = _Run(config, batches, settings)
+        self.run.centre()
+
+    def step(self, step: int) -> None:
+        self.run.advance()
+
+    def outputs(self, x: Tensor) -> Tensor:
+        return self.run.coder(x)
+
+
+class Sparsify:
+    """eai-sparsify's module, loss and Adam, stepped as its Trainer does (without clipping)."""
+
+    def __init__(self, config: CoderConfig, batches: TensorBatches, rate: float) -> None:
+        cfg = sparsify.SparseCoderConfig(
+            num_latents=config.num_latents,
+            k=config.k,
+            transcode=True,
+            skip_connection=config.skip_connection,
+        )
+        self.coder, self.batches, self.rate = sparsify.SparseCoder(config.d_in, cfg), batches, rate
+        start = SparseCoder(config, generator=torch.Generator().manual_seed(0))
+        self.coder.encoder.weight.data.copy_(start.W_enc.data)
+        pairs = [batches[step] for step in range(8)]
+        x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+        self.coder.encoder.bias.data = -x.mean(0) @ self.coder.encoder.weight.data.T
+        self.coder.b_dec.data = y.mean(0)
+        self.optimizer = torch.optim.Adam(self.coder.parameters(), lr=rate)
+        self.silent = torch.zeros(config.num_latents, dtype=torch.long)
+
+    def step(self, step: int) -> None:
+        x, y = self.batches[step]
+        out = self.coder(x=x, y=y)
+        fired = torch.zeros_like(self.silent, dtype=torch.bool)
+        fired[out.latent_indices.flatten()] = True
+        float(out.fvu.detach())
+        out.fvu.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * (1 - step / len(self.batches))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.silent += len(x)
+        self.silent[fired] = 0
+
+    def outputs(self, x: Tensor) -> Tensor:
+        return self.coder(x).sae_out
+
+
+KINDS = {"ours": Ours, "sparsify": Sparsify}
+
+
+class Times(NamedTuple):
+    wall: list[float]
+    cpu: list[float]
+
+
+def timed(trainer: Ours | Sparsify, steps: range, times: Times) -> None:
+    for step in steps:
+        wall, cpu = time.perf_counter(), time.process_time()
+        trainer.step(step)
+        if step >= WARM_UP:
+            times.wall.append(time.perf_counter() - wall)
+            times.cpu.append(time.process_time() - cpu)
+
+
+def activations(path: Path | None, d: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Cached (x, y), or a made-up sparse task of the same size."""
+    if path is not None:
+        x, y = torch.load(path, mmap=True)
+        return x[:tokens].clone(), y[:tokens].clone()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, d, generator=generator)
+    hidden = torch.relu(x @ torch.randn(d, 1024, generator=generator) / d**0.5 - 2)
+    return x, hidden @ torch.randn(1024, d, generator=generator)
+
+
+def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
+    """Best measured fp32 rate of a square matrix product, in FLOP per CPU second."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    out = torch.empty(size, size)
+
+    def seconds() -> float:
+        start = time.process_time()
+        torch.mm(a, b, out=out)
+        return time.process_time() - start
+
+    return 2 * size**3 / min(seconds() for _ in range(repeats))
+
+
+def dense_flops(config: CoderConfig, batch: int) -> int:
+    """Products no exact method avoids: the encoder forward; the skip forward and its gradient."""
+    skip = 4 * config.d_in * config.d_out if config.skip_connection else 0
+    return batch * (2 * config.d_in * config.num_latents + skip)
+
+
+def setup(
+    arguments: argparse.Namespace,
+) -> tuple[CoderConfig, TensorBatches, tuple[Tensor, Tensor]]:
+    held_out = 2048
+    tokens = arguments.steps * arguments.batch + held_out
+    x, y = activations(arguments.activations, arguments.d, tokens)
+    config = CoderConfig(
+        d_in=x.shape[1], num_latents=arguments.latents, k=arguments.k, skip_connection=True
+    )
+    batches = TensorBatches(x[held_out:], y[held_out:], batch=arguments.batch)
+    return config, batches, (x[:held_out], y[:held_out])
+
+
+def peak_memory(arguments: argparse.Namespace, kind: str) -> float:
+    """Peak resident memory in MB of one trainer alone, above what it started with."""
+    command = [sys.executable, *sys.argv, "--alone", kind]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(out.splitlines()[-1])
+
+
+def alone(arguments: argparse.Namespace) -> float:
+    config, batches, _ = setup(arguments)
+    before = resident("VmRSS")
+    trainer = KINDS[arguments.alone](config, batches, arguments.lr)
+    for step in range(5):
+        trainer.step(step)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """Resident memory in MB, now (VmRSS) or at most (VmHWM); ru_maxrss would count the parent's."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1024
+
+
+def compare(arguments: argparse.Namespace) -> dict:
+    config, batches, (x, y) = setup(arguments)
+    trainers = {name: kind(config, batches, arguments.lr) for name, kind in KINDS.items()}
+    times = {name: Times([], []) for name in KINDS}
+    rate = 0.0
+    for start in tqdm(range(0, len(batches), TURN), desc="turns"):
+        rate = max(rate, matmul_rate())
+        steps = range(start, min(start + TURN, len(batches)))
+        for name, trainer in trainers.items():
+            timed(trainer, steps, times[name])
+    result: dict = {"matmul GFLOP/CPU s": rate / 1e9}
+    for name, trainer in trainers.items():
+        wall, cpu = (torch.tensor(part).double() for part in times[name])
+        with torch.no_grad():
+            error = float(fvu(y, trainer.outputs(x)))
+        result[name] = {
+            "tokens/s": arguments.batch / float(wall.median()),
+            "tokens/s (best step)": arguments.batch / float(wall.min()),
+            "tokens/CPU s": arguments.batch / float(cpu.median()),
+            "share of matmul rate": dense_flops(config, arguments.batch)
+            / float(cpu.median())
+            / rate,
+            "held-out FVU": error,
+            "peak MB": peak_memory(arguments, name),
+        }
+    for key in ("tokens/s", "tokens/s (best step)", "tokens/CPU s", "peak MB"):
+        result[f"ratio, {key}"] = result["ours"][key] / result["sparsify"][key]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--d", type=int, default=768, help="width of made-up activations")
+    parser.add_argument("--latents", type=int, default=16384)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2048, help="tokens a step")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--activations", type=Path, help="file of a saved (x, y) pair")
+    parser.add_argument("--alone", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = alone(arguments) if arguments.alone else compare(arguments)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
