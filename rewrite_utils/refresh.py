@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -38,7 +37,7 @@ class RefreshError(RuntimeError):
     """A notebook could not be refreshed; the committed one is as it was."""
 
 
-def refresh(source: Path, *, limit: float = LIMIT) -> None:
+def refresh(source: Path, *, limit: int = LIMIT) -> None:
     """Execute ``source`` (.py) in a process of its own and write the .ipynb beside it.
 
     Raises RefreshError when a cell fails or ``limit`` seconds are over.
@@ -49,7 +48,7 @@ def refresh(source: Path, *, limit: float = LIMIT) -> None:
     process.start()
     sender.close()
     try:
-        complaint = receiver.recv() if receiver.poll(limit) else f"took more than {limit:.0f} s"
+        complaint = receiver.recv() if receiver.poll(limit) else f"took more than {limit} s"
     except EOFError:
         complaint = "its process ended without a word (out of memory?)"
     finally:
@@ -59,12 +58,12 @@ def refresh(source: Path, *, limit: float = LIMIT) -> None:
         raise RefreshError(f"{source.name} is not refreshed: {complaint}")
 
 
-def execute(source: Path, *, limit: float = LIMIT) -> NotebookNode:
+def execute(source: Path, *, limit: int = LIMIT) -> NotebookNode:
     """The executed, stripped notebook of ``source``; CellExecutionError where a cell fails."""
     notebook = jupytext.read(source)
     NotebookClient(
         notebook,
-        timeout=int(limit),
+        timeout=limit,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
@@ -77,7 +76,7 @@ def sync(source: Path) -> None:
     """Bring the .ipynb's cells up to ``source`` without executing; unchanged cells keep results."""
     target, notebook = source.with_suffix(".ipynb"), jupytext.read(source)
     if target.exists():
-        notebook = combine_inputs_with_outputs(notebook, nbformat.read(target, as_version=4))
+        _keep_results(notebook, nbformat.read(target, as_version=4))
     write(stripped(notebook, name=source.stem), target)
 
 
@@ -102,6 +101,16 @@ def write(notebook: NotebookNode, target: Path) -> None:
     temporary.replace(target)
 
 
+def _keep_results(notebook: NotebookNode, old: NotebookNode) -> None:
+    """Give each code cell the results of the old cell with exactly its source, each used once."""
+    results = [cell for cell in old.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        found = next((one for one in results if one.source == cell.source), None)
+        if cell.cell_type == "code" and found is not None:
+            cell.outputs, cell.execution_count = found.outputs, found.execution_count
+            results.remove(found)
+
+
 def _is_bar(output: NotebookNode) -> bool:
     """A progress bar: tqdm's on stderr, or a widget without a static face."""
     if output.output_type == "stream":
@@ -116,7 +125,7 @@ def _plain(output: NotebookNode) -> NotebookNode:
     return output
 
 
-def _child(source: Path, limit: float, sender) -> None:
+def _child(source: Path, limit: int, sender) -> None:
     """In the child process: execute, write, and send None or what went wrong."""
     try:
         write(execute(source, limit=limit), source.with_suffix(".ipynb"))
