@@ -15,7 +15,7 @@ PYTHON_FILES := rewrite_utils tests requirements $(wildcard benchmarks) $(wildca
 LOCK := requirements/lock-cpu.txt
 TORCH := torch==2.13.0
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # One stamp for one content of lock and pyproject.toml: a second `make env` does nothing.
 STAMP := .venv/made-$(shell cat $(LOCK) pyproject.toml | cksum | tr -c '0-9\n' '-')
 
