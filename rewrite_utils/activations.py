@@ -236,8 +236,8 @@ def draw_windows(
     places = n_rows * (last - first + 1)
     if count > places:
         raise ValueError(
-            f"{count} windows asked for, but {n_rows} rows have only {places} positions {first} … {last}: "
-            "lower the number of windows or give the split a larger share"
+            f"{count} windows asked for, but {n_rows} rows have only {places} positions "
+            f"{first} … {last}: lower the number of windows or give the split a larger share"
         )
     rounds = -(-count // n_rows)
     rows = np.concatenate([generator.permutation(n_rows) for _ in range(rounds)])[:count]

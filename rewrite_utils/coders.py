@@ -242,7 +242,7 @@ class CoderCheck(NamedTuple):
 @torch.no_grad()
 def check_coder(
     coder: SparseCoder,
-    pairs: Iterable[tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_out"]]],
+    pairs: Iterable[tuple[Float[Tensor, "_ d_in"], Float[Tensor, "_ d_out"]]],
     *,
     hookpoint: str,
     limit: float | None = 1.0,

@@ -63,9 +63,9 @@ class Question(NamedTuple):
     """Everything it is shown."""
 
 
-def sentence(record: Explanation, evidence: str) -> str | None:
-    """What the simulator reads: the explanation, with ``evidence`` (pieces, tokens) in brackets."""
-    listed = {"none": "", "pieces": record.pieces, "tokens": record.tokens}[evidence]
+def sentence(record: Explanation, kind: str) -> str | None:
+    """What the simulator reads: the explanation, with its ``kind`` of evidence in brackets."""
+    listed = {"none": "", "pieces": record.pieces, "tokens": record.tokens}[kind]
     if record.explanation is None or not listed:
         return record.explanation
     return f"{record.explanation} ({listed})"
@@ -149,26 +149,12 @@ def explain(
 ) -> pd.DataFrame:
     """One Explanation a latent, in batches that a killed run does not repeat."""
     records: list[Explanation] = []
-    listed = _listed(cache, settings.words, token_texts)
     bar = tqdm(total=len(latents), desc="explanations", unit="latent")
     for start in range(0, len(latents), batch):
         part = latents[start : start + batch]
         file = folder / f"batch-{start:06d}.json"
         if not file.exists():
-            questions = {
-                latent: Question(
-                    listed[latent],
-                    shown(
-                        cache,
-                        latent,
-                        settings,
-                        token_texts=token_texts,
-                        strongest=listed[latent],
-                        generator=np.random.default_rng([seed, latent]),
-                    ),
-                )
-                for latent in part
-            }
+            questions = evidence(cache, part, settings, token_texts=token_texts, seed=seed)
             write_json(file, [e._asdict() for e in _ask(engine, questions, settings, seed=seed)])
         records += [Explanation(**record) for record in json.loads(file.read_text())]
         bar.update(len(part))
@@ -178,6 +164,30 @@ def explain(
         file.unlink()
     table = pd.DataFrame(records, columns=list(Explanation._fields))
     return table.assign(sentence=[sentence(record, settings.evidence) for record in records])
+
+
+def evidence(
+    cache: LatentCache,
+    latents: Sequence[int],
+    settings: Explain,
+    *,
+    token_texts: Callable[[ndarray], list[str]],
+    seed: int,
+) -> dict[int, Question]:
+    """What the explainer is shown about each latent."""
+    listed = _listed(cache, settings.words, token_texts)
+    found = {}
+    for latent in latents:
+        text = shown(
+            cache,
+            latent,
+            settings,
+            token_texts=token_texts,
+            strongest=listed[latent],
+            generator=np.random.default_rng([seed, latent]),
+        )
+        found[latent] = Question(listed[latent], text)
+    return found
 
 
 def prompt(tokenizer: PreTrainedTokenizerBase, windows: str) -> Prompt:

@@ -6,7 +6,7 @@ line.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -155,29 +155,85 @@ def distributions(
 
 
 def fraction_curves(
-    axes: Axes,
-    verdict: pd.DataFrame,
-    sources: Sequence[str],
-    *,
-    order: str,
-    described: int,
-    title: str,
+    axes: Axes, verdict: pd.DataFrame, *, order: str, described: int, title: str
 ) -> None:
-    """ΔCE against the fraction of the described latents that is replaced (figure 3)."""
-    for source in sources:
-        arm = verdict[(verdict["source"] == source) & verdict["order"].isin([order, "all"])]
-        arm = arm[arm["count"] > 0].sort_values("count")
-        x = arm["count"] / described
-        style = "--" if source in DASHED else "-"
+    """ΔCE of every source against the fraction of the described latents replaced (figure 3)."""
+    arms = verdict[(verdict["count"] > 0) & verdict["order"].isin([order, "all"])]
+    for source, arm in arms.groupby("source", sort=False):
+        arm = arm.sort_values("count")
+        x, style = arm["count"] / described, "--" if source in DASHED else "-"
         axes.plot(x, arm["delta"], style, marker=".", color=colour(source), label=label(source))
-        axes.fill_between(x, arm["delta_low"], arm["delta_high"], color=colour(source), alpha=0.08)
+        axes.fill_between(x, arm["delta_low"], arm["delta_high"], color=colour(source), alpha=0.06)
     coder = verdict[verdict["source"] == "coder"].iloc[0]
     axes.axhline(coder["delta"], color=colour("coder"), lw=1, label=label("coder"))
     axes.set(
-        xlabel=f"fraction of the {described} described latents replaced",
+        xlabel=f"share of the {described} described latents replaced",
         ylabel="CE increase (nats)",
         title=title,
     )
+    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def rating_histogram(
+    axes: Axes,
+    expected: Float[ndarray, "window latent"],
+    true: Float[ndarray, "window latent"],
+    *,
+    title: str,
+) -> pd.DataFrame:
+    """Densities of E where the latent fires and where it is silent."""
+    bins, tables = np.linspace(0, 9, 37), []
+    for name, which, shade in (("silent", true == 0, PALETTE[7]), ("fires", true > 0, PALETTE[1])):
+        rated = expected[which].astype(np.float64)
+        if len(rated):
+            density, _ = np.histogram(rated, bins, density=True)
+            axes.stairs(
+                density, bins, fill=True, alpha=0.5, color=shade, label=f"{name} (n = {len(rated)})"
+            )
+            tables.append(pd.DataFrame({"latent": name, "rating": bins[:-1], "density": density}))
+    axes.set(xlabel="rating E (0–9)", ylabel="density", title=title)
+    axes.legend()
+    return pd.concat(tables, ignore_index=True)
+
+
+def sensitivity_specificity(axes: Axes, rates: pd.DataFrame, *, title: str, bins: int = 4) -> None:
+    """Both rates against detection F1, means of equally filled bins of latents (figure 4)."""
+    for source, table in rates.groupby("source", sort=False):
+        ranked = table.sort_values("f1")
+        parts = np.array_split(np.arange(len(ranked)), min(bins, len(ranked)))
+        for rate, style in (("specificity", "-"), ("sensitivity", ":")):
+            x = [ranked["f1"].iloc[part].mean() for part in parts]
+            y = [ranked[rate].iloc[part].mean() for part in parts]
+            named = f"{label(source)}: {rate}" if rate == "specificity" else None
+            axes.plot(x, y, style, marker=".", color=colour(source), label=named)
+    axes.axhline(0.8, color="#666666", lw=0.7, ls="--", label="paper: specificity before ≈ 80 %")
+    axes.set(xlabel="detection F1 of the sentence", ylabel="rate", ylim=(-0.02, 1.02))
+    axes.set_title(f"{title} (dotted: sensitivity; n = {rates['latent'].nunique()} latents)")
+    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def pipeline() -> Figure:
+    """The experiment as a drawing (figure 2): what each stage reads and who does it."""
+    steps = [
+        ("MLP", "of the subject"),
+        ("coder", "top-k latents"),
+        ("explainer", "one sentence\na latent"),
+        ("simulator", "sentence + text\n→ rating 0–9"),
+        ("calibration", "rating\n→ activation"),
+        ("decoder", "back into\nthe model"),
+    ]
+    figure, axes = plt.subplots(figsize=(11, 1.9), layout="constrained")
+    for place, (name, what) in enumerate(steps):
+        shade = PALETTE[0] if name in ("explainer", "simulator") else "#555555"
+        box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": shade, "lw": 1.6}
+        axes.text(2 * place, 0.55, name, ha="center", va="center", fontsize=11, bbox=box)
+        axes.text(2 * place, -0.45, what, ha="center", va="center", fontsize=8.5, color="#444444")
+        if place:
+            arrow = {"arrowstyle": "->", "color": "#555555", "lw": 1.4}
+            axes.annotate("", (2 * place - 0.68, 0.55), (2 * place - 1.32, 0.55), arrowprops=arrow)
+    axes.set(xlim=(-1, 11), ylim=(-1, 1.2))
+    axes.axis("off")
+    return figure
 
 
 def forest(axes: Axes, rows: pd.DataFrame, *, value: str, xlabel: str, title: str) -> None:
@@ -190,9 +246,3 @@ def forest(axes: Axes, rows: pd.DataFrame, *, value: str, xlabel: str, title: st
     axes.axvline(0, color="#222222", lw=0.8)
     axes.set(yticks=range(len(rows)), yticklabels=[label(s) for s in rows["source"]])
     axes.set(xlabel=xlabel, title=title)
-
-
-def power_note(rows: pd.DataFrame, *, n: int) -> str:
-    """What this many windows can see, in words, for the title of a figure."""
-    smallest = rows["detectable"].min()
-    return f"n = {n} windows; smallest effect seen with 80 % power: {smallest:.2f} nat"

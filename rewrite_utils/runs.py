@@ -146,7 +146,8 @@ def require_space(folder: Path, *, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{folder} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f} GB free; make room or lower the sizes"
+            f"{folder} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f} GB free: "
+            "make room or lower the sizes"
         )
 
 

@@ -57,36 +57,47 @@ def described(
     return "; ".join([sentence.strip(), *notes])
 
 
+class Window(NamedTuple):
+    """A window as the simulator reads it."""
+
+    text: str
+    """The tokens' text, the last one between « and »."""
+    token: str
+    """The last token once more, alone: a small simulator finds it far better so."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Window":
+        """From the exact texts of the window's tokens."""
+        last = texts[-1]
+        return cls("".join(texts[:-1]) + f"«{last}»", last.strip() or repr(last))
+
+
 class Layout:
     """The prompt with the window in the shared part and the sentence last."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, align: int) -> None:
+        """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
         self._tokenizer = tokenizer
         self._align = align
         head, _, rest = prompts.rendered(tokenizer, "simulate").partition("{pad}")
-        before, _, rest = rest.partition("{window}")
-        between, _, after = rest.partition("{explanation}")
-        self._head, self._before, self._between, self._after = head, before, between, after
+        self._window, _, rest = rest.partition("\nDescription: ")
+        self._after = "\nDescription: " + rest
+        self._head = self._encode(head)
         self._filler = self._encode("\n")
 
-    def shared(self, window: str) -> tuple[int, ...]:
-        """Everything up to the sentence, filled with newlines to a multiple of ``align`` tokens."""
-        head = self._encode(self._head)
-        text = self._encode(self._before + window)
-        missing = -(len(head) + len(text)) % self._align
-        return (*head, *(self._filler * missing), *text)
+    def shared(self, window: Window) -> tuple[int, ...]:
+        """Everything up to the description; the filling stands before the window."""
+        filled = self._window.replace("{window}", window.text).replace("{token}", window.token)
+        text = self._encode(filled)
+        missing = -(len(self._head) + len(text)) % self._align
+        return (*self._head, *(self._filler * missing), *text)
 
     def own(self, description: str) -> tuple[int, ...]:
-        """The sentence and the forced beginning of the answer."""
-        return self._encode(self._between + description + self._after)
+        """The description and the forced beginning of the answer."""
+        return self._encode(self._after.replace("{explanation}", description))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
-
-
-def window_text(texts: Sequence[str]) -> str:
-    """The window with its last token between « and »."""
-    return "".join(texts[:-1]) + f"«{texts[-1]}»"
 
 
 def expected_rating(
@@ -105,7 +116,7 @@ def expected_rating(
 
 
 def simulate(
-    windows: Sequence[str],
+    windows: Sequence[Window],
     descriptions: Sequence[str],
     engine: Engine,
     *,
@@ -125,7 +136,7 @@ def simulate(
     bar = tqdm(total=pairs, desc=f"simulation of {name}", unit="prediction", smoothing=0.05)
     for number, (file, block) in enumerate(_blocks(windows, folder)):
         if not file.exists() and (limit is None or number < limit):
-            _save(file, _rate(engine, [layout.shared(text) for text in block], own))
+            _save(file, _rate(engine, [layout.shared(window) for window in block], own))
             bar.set_postfix(engine.usage.summary())
         bar.update(len(block) * len(own))
     bar.close()
@@ -146,7 +157,7 @@ def _rate(
     )
 
 
-def _blocks(windows: Sequence[str], folder: Path) -> Iterator[tuple[Path, Sequence[str]]]:
+def _blocks(windows: Sequence[Window], folder: Path) -> Iterator[tuple[Path, Sequence[Window]]]:
     for start in range(0, len(windows), WINDOWS_A_BLOCK):
         yield folder / f"block-{start:06d}.npz", windows[start : start + WINDOWS_A_BLOCK]
 
@@ -157,7 +168,7 @@ def _save(file: Path, ratings: Ratings) -> None:
     temporary.replace(file)
 
 
-def _gather(windows: Sequence[str], folder: Path) -> None:
+def _gather(windows: Sequence[Window], folder: Path) -> None:
     """Once every block is there, one zarr group chunked by latent takes their place."""
     files = [file for file, _ in _blocks(windows, folder)]
     if not all(file.exists() for file in files):

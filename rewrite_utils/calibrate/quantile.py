@@ -164,9 +164,9 @@ class QuantileTransform(Transform):
 class Quantile(Calibrator):
     """Quantile normalisation; the paper does not name its estimator (numpy's default is type 7).
 
-    With one type on both sides and F_true from the same windows as F_pred, types 4–9 are one and the
-    same transform (rank k to order statistic k): the estimator matters only with a larger ``target``
-    sample, as in v1, or with two different types.
+    With one type on both sides and F_true from the same windows as F_pred, types 4–9 are one and
+    the same transform (rank k to order statistic k): the estimator matters only with a larger
+    ``target`` sample, as in v1, or with two different types.
     """
 
     source: str = "median_unbiased"

@@ -5,8 +5,7 @@ is said here and nowhere else; how it computes is in the file of its noun. Nothi
 """
 
 import functools
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,23 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from rewrite_utils import activations, prompts, rewrite
+from rewrite_utils import activations, measure, prompts, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.coders import CoderConfig, SparseCoder
-from rewrite_utils.corpus import Corpus, load_corpus
+from rewrite_utils.coders import SparseCoder
+from rewrite_utils.corpus import Corpus
 from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
-from rewrite_utils.formats import load_coder
-from rewrite_utils.harvest import Harvest
-from rewrite_utils.llm import Engine, open_engine
 from rewrite_utils.models import Hookpoint, Subject, load_subject, parse_hookpoint, token_texts
-from rewrite_utils.params import LLM, SPLITS, ParameterError, Params, Site
-from rewrite_utils.runs import Run, Stage, require_space
-from rewrite_utils.training import TrainingSettings, train
+from rewrite_utils.params import ParameterError, Params, Site
+from rewrite_utils.runs import Run, Stage
+from rewrite_utils.stages import builders
+from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED
 
-CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
-SIMULATED = ("calibrate", "evaluate")
+__all__ = ["CACHED_SPLITS", "SIMULATED", "SiteStages", "open_sites"]
+
+Build = Callable[["SiteStages", Path], dict[str, Any]]
 
 
 @functools.cache
@@ -43,21 +41,13 @@ def subject(model: str, dtype: str, revision: str) -> Subject:
     return load_subject(model, dtype=dtype, revision=revision or None)
 
 
-def engine(llm: LLM) -> Engine:
-    """The engine of one LLM section; the caller closes it (``with engine(...) as e:``)."""
-    return open_engine(
-        llm.model,
-        engine=llm.engine,
-        dtype=llm.dtype,
-        max_tokens=llm.context,
-        threads=llm.threads or None,
-        memory_gb=llm.memory_gb,
-    )
+def open_sites(run: Run) -> dict[str, "SiteStages"]:
+    """Every site of a run, by name, in the order of its parameter file."""
+    return {name: SiteStages(run, name) for name in run.params.sites}
 
 
 class SiteStages:
-    """Every stage of one site of a run, in the paper's order; a property makes what it needs
-    first."""
+    """Every stage of one site, in the paper's order; a property makes what it needs first."""
 
     def __init__(self, run: Run, site: str) -> None:
         """Raises ParameterError when the run has no site of that name."""
@@ -68,6 +58,7 @@ class SiteStages:
         self.run, self.name = run, site
         self.params: Params = run.params
         self.settings: Site = run.params.sites[site]
+        self._caches: dict[str, LatentCache] = {}
 
     # ── subject and text ──────────────────────────────────────────────────────────────────────
 
@@ -89,7 +80,7 @@ class SiteStages:
         content = {"corpus": asked.content(), "tokenizer": self.params.subject.model}
         return self.run.stage(
             "00_corpus",
-            lambda folder: self._corpus().write(folder),
+            functools.partial(builders.make_corpus, self),
             parameters=content | {"seed": self.params.seed},
         )
 
@@ -112,7 +103,7 @@ class SiteStages:
         subject_content = self.params.subject.content()
         return self._stage(
             "01_coder",
-            self._make_coder,
+            builders.make_coder,
             content | {"subject": subject_content, "seed": self.params.seed},
             [self.corpus_stage],
         )
@@ -128,14 +119,26 @@ class SiteStages:
         return pd.read_parquet(self.coder_stage / "training.parquet")
 
     @functools.cached_property
+    def quality_stage(self) -> Stage:
+        """Loss and FVU with the coder, its latents at their mean or at zero, the output gone."""
+        return self._stage("01_quality", builders.make_quality, {}, [self.latents_stage])
+
+    @functools.cached_property
+    def quality(self) -> pd.DataFrame:
+        """One row an arm: ΔCE with its interval over rows, FVU."""
+        return pd.read_parquet(self.quality_stage / "quality.parquet")
+
+    @functools.cached_property
     def latents_stage(self) -> Stage:
         """Sparse activations of every latent over all rows that are not training rows."""
-        return self._stage("02_latents", self._make_latents, {}, [self.coder_stage])
+        return self._stage("02_latents", builders.make_latents, {}, [self.coder_stage])
 
-    @functools.cache
     def cache(self, split: str) -> LatentCache:
         """The latent cache of one split."""
-        return LatentCache.read(self.latents_stage / f"{split}.safetensors")
+        if split not in self._caches:
+            file = self.latents_stage / f"{split}.safetensors"
+            self._caches[split] = LatentCache.read(file)
+        return self._caches[split]
 
     @functools.cached_property
     def energy(self) -> Float[ndarray, " latent"]:
@@ -172,7 +175,7 @@ class SiteStages:
             "seed": self.params.seed,
         }
         return self._stage(
-            "03_explanations", self._make_explanations, content, [self.latents_stage]
+            "03_explanations", builders.make_explanations, content, [self.latents_stage]
         )
 
     @functools.cached_property
@@ -195,7 +198,7 @@ class SiteStages:
             "prompt": prompts.digest("detect"),
             "seed": self.params.seed,
         }
-        return self._stage("04_scores", self._make_scores, content, [self.explanations_stage])
+        return self._stage("04_scores", builders.make_scores, content, [self.explanations_stage])
 
     @functools.cached_property
     def judgements(self) -> pd.DataFrame:
@@ -220,7 +223,7 @@ class SiteStages:
             "prompt": prompts.digest("simulate"),
             "seed": self.params.seed,
         }
-        return self._stage("05_simulation", self._make_simulation, content, inputs)
+        return self._stage("05_simulation", builders.make_simulation, content, inputs)
 
     @property
     def simulated(self) -> list[int]:
@@ -267,12 +270,39 @@ class SiteStages:
             "seed": self.params.seed,
         }
         inputs = [self.scores_stage, self.simulation_stage]
-        return self._stage("07_rewrite", self._make_rewrite, content, inputs)
+        return self._stage("07_rewrite", builders.make_rewrite, content, inputs)
 
     @functools.cached_property
     def losses(self) -> pd.DataFrame:
         """One row a (window, arm)."""
         return pd.read_parquet(self.rewrite_stage / "losses.parquet")
+
+    @functools.cached_property
+    def verdict(self) -> pd.DataFrame:
+        """One row an arm: what it costs, paired against ablation of the same latents."""
+        return measure.verdict(
+            self.losses,
+            variance=self.rewrite_stage.manifest["facts"]["variance"],
+            seed=self.params.seed,
+            resamples=self.params.rewrite.bootstrap,
+        )
+
+    def verdict_of(self, source: str, count: int) -> pd.Series:
+        """The verdict on one source with its first ``count`` latents by score replaced."""
+        table = self.verdict
+        rows = table[(table["source"] == source) & (table["count"] == count)]
+        return rows[rows["order"].isin(["all", "top"])].iloc[0]
+
+    def shown(self) -> str:
+        """The evidence about the first described latent as its prompt shows it."""
+        latent = int(self.described[0])
+        return explaining.evidence(
+            self.cache("explain"),
+            [latent],
+            self.params.explain,
+            token_texts=self.texts,
+            seed=self.params.seed,
+        )[latent].text
 
     @property
     def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
@@ -308,177 +338,16 @@ class SiteStages:
             for name, values in (free | told | {"shuffled explanations": floor}).items()
         }
 
-    # ── builders ──────────────────────────────────────────────────────────────────────────────
+    # ── below ────────────────────────────────────────────────────────────────────────────────────
 
-    def _stage(self, name: str, build, content: dict[str, Any], inputs: list[Stage]) -> Stage:
-        return self.run.stage(f"{name}.{self.name}", build, parameters=content, inputs=inputs)
-
-    def _corpus(self) -> Corpus:
-        asked = self.params.corpus
-        kept = dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None
-        return load_corpus(
-            asked.sources,
-            self.subject.tokenizer,
-            row_tokens=asked.row_tokens,
-            shares=asked.shares,
-            seed=self.params.seed,
-            bos=self.subject.bos,
-            max_rows=kept,
-            faithful=asked.faithful,
-        )
-
-    def _make_coder(self, folder: Path) -> dict[str, Any]:
-        asked = self.settings
-        if asked.coder:
-            coder = load_coder(asked.coder, hookpoint=asked.hookpoint)
-            coder.save(folder)
-            pd.DataFrame().to_parquet(folder / "training.parquet")
-            return {"loaded": asked.coder}
-        rows = self.corpus.rows("train")
-        harvest = Harvest.collect(
-            self.subject, self.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
-        )
-        batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=self.params.seed)
-        config = CoderConfig(
-            d_in=self.subject.d_model,
-            num_latents=asked.latents,
-            k=asked.k,
-            transcode=self.hookpoint.kind == "mlp",
-            skip_connection=asked.skip,
-            hookpoint=asked.hookpoint,
-        )
-        settings = TrainingSettings(
-            lr=asked.lr or None,
-            warmup_steps=min(TrainingSettings().warmup_steps, len(batches) // 10),
-            seed=self.params.seed,
-        )
-        result = train(config, batches, settings=settings, folder=folder / "checkpoints")
-        result.coder.save(folder)
-        pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
-        harvest.delete()
-        shutil.rmtree(folder / "checkpoints")
-        return {"tokens": harvest.tokens, "steps": len(batches)}
-
-    def _make_latents(self, folder: Path) -> dict[str, Any]:
-        tokens = {split: self.corpus.rows(split) for split in CACHED_SPLITS}
-        entries = sum(rows.numel() for rows in tokens.values()) * self.coder.config.k
-        require_space(folder, needed=24 * entries)
-        for split, rows in tokens.items():
-            if not (folder / f"{split}.safetensors").exists():
-                cache = activations.cache_latents(
-                    self.subject,
-                    self.hookpoint,
-                    self.coder,
-                    rows,
-                    folder=folder / "batches",
-                    name=f"{self.name}, {split}",
-                )
-                cache.write(folder / f"{split}.safetensors")
-        (folder / "batches").rmdir()
-        return {split: list(rows.shape) for split, rows in tokens.items()}
-
-    def _make_explanations(self, folder: Path) -> dict[str, Any]:
-        cache, latents = self.cache("explain"), self.described.tolist()
-        with engine(self.params.explainer) as llm:
-            table = explaining.explain(
-                cache,
-                latents,
-                llm,
-                self.params.explain,
-                token_texts=self.texts,
-                seed=self.params.seed,
-                folder=folder,
-            )
-            usage = llm.usage
-        table.to_parquet(folder / "explanations.parquet")
-        return {"failures": int(table["sentence"].isna().sum()), "usage": usage._asdict()}
-
-    def _make_scores(self, folder: Path) -> dict[str, Any]:
-        cache, sentences = self.cache("score"), self.sentences
-        with engine(self.params.explainer) as llm:
-            table = scoring.judge(
-                cache,
-                sentences,
-                llm,
-                self.params.score,
-                token_texts=self.texts,
-                seed=self.params.seed,
-                folder=folder,
-            )
-            usage = llm.usage
-        table.to_parquet(folder / "judgements.parquet")
-        return {"usage": usage._asdict()}
-
-    def _make_simulation(self, folder: Path) -> dict[str, Any]:
-        descriptions = self._descriptions()
-        texts = {split: self._window_texts(split) for split in SIMULATED}
-        with engine(self.params.simulator) as llm:
-            for split, windows in texts.items():
-                (folder / split).mkdir(exist_ok=True)
-                simulating.simulate(
-                    windows,
-                    descriptions,
-                    llm,
-                    align=self.params.simulate.align,
-                    folder=folder / split,
-                    name=f"{self.name}, {split}",
-                )
-            usage = llm.usage
-        return {"latents": self.simulated, "usage": usage._asdict()}
-
-    def _descriptions(self) -> list[str]:
-        asked = self.params.simulate
-        rate = self.cache("explain").rate
-        f1 = self.scores.set_index("latent")["f1"] if asked.show_score else {}
-        return [
-            simulating.described(
-                sentence,
-                latent=latent,
-                rate=float(rate[latent]) if asked.show_rate else None,
-                score=float(f1[latent]) if asked.show_score else None,
-            )
-            for latent, sentence in self.sentences.items()
-        ]
-
-    def _window_texts(self, split: str) -> list[str]:
-        length = self.params.simulate.window_tokens
-        ids = activations.window_tokens(self.cache(split), self.simulated_windows(split), length)
-        return [simulating.window_text(self.texts(row)) for row in ids]
-
-    def _make_rewrite(self, folder: Path) -> dict[str, Any]:
-        estimates = self.estimates
-        n_simulated = self.settings.evaluate_windows
-        free = {key: e for key, e in estimates.items() if len(e.values) > n_simulated}
-        told = {key: e for key, e in estimates.items() if len(e.values) == n_simulated}
-        everywhere, rated = self.windows("evaluate"), self.simulated_windows("evaluate")
-        table = pd.concat(
-            [self._measure(free, everywhere, "controls"), self._measure(told, rated, "sentences")]
-        ).drop_duplicates(["window", "source", "count", "order"])
-        table.reset_index(drop=True).to_parquet(folder / "losses.parquet")
-        return {"variance": self._output_moments[1]}
-
-    def _measure(
-        self, estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
-    ) -> pd.DataFrame:
-        asked = self.params.rewrite
-        mean = self._output_moments[0]
-        return rewrite.measure(
-            self.subject,
-            self.hookpoint,
-            self.coder,
-            self.cache("evaluate").tokens,
-            windows,
-            described=np.array(self.simulated),
-            estimates=estimates,
-            fractions=asked.fractions,
-            rankings=self.rankings,
-            constants={"output zero": torch.zeros_like(mean), "output mean": mean},
-            seed=self.params.seed,
-            name=f"{self.name}, {what}",
-        )
+    def _stage(
+        self, name: str, build: Build, content: dict[str, Any], inputs: list[Stage]
+    ) -> Stage:
+        made = functools.partial(build, self)
+        return self.run.stage(f"{name}.{self.name}", made, parameters=content, inputs=inputs)
 
     @functools.cached_property
-    def _output_moments(self) -> tuple[Tensor, float]:
+    def output_moments(self) -> tuple[Tensor, float]:
         """Mean of the hooked output and E‖y − ȳ‖², over the calibrate rows."""
         rows = self.corpus.rows("calibrate")
         parts = [y for _, y in activations.activation_batches(self.subject, self.hookpoint, rows)]

@@ -1,0 +1,94 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Tour
+#
+# **Can the inside of a language model be rewritten in plain English?**
+#
+# This notebook follows one latent through the whole experiment: the layer it belongs to, what it
+# fires on, the sentence an LLM wrote about it, what a second LLM predicts from that sentence, and
+# what the prediction does to the model.
+
+# %% [markdown]
+# **Expect.** One MLP of a small language model, replaced piece by piece: by a sparse coder, by
+# sentences about the coder's latents, by nothing at all. The question is whether sentences are
+# better than nothing.
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+params_file: str = "params/smoke.yaml"  # the configuration that every notebook of a run shares
+overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
+
+# %%
+from rewrite_utils import plots, report
+from rewrite_utils.runs import open_run
+from rewrite_utils.stages import open_sites
+
+run = open_run(params_file, overrides)
+sites = open_sites(run)
+site = next(iter(sites.values()))
+plots.use_style()
+
+# %% [markdown]
+# ## The experiment, drawn (the paper's figure 2)
+
+# %%
+figure = plots.pipeline()
+report.keep(
+    run,
+    "00_pipeline",
+    figure,
+    report.stage_table(run),
+    unit="stage",
+    n=len(report.stage_table(run)),
+)
+
+# %% [markdown]
+# ## The layer
+#
+# What the model loses when this MLP's output is replaced: by the coder, by its mean, by nothing.
+
+# %%
+report.frame(site.quality)
+
+# %% [markdown]
+# ## One latent
+
+# %%
+latent = int(site.rankings["useful"].argmax())
+report.latent_windows({"this latent": site}, latents=1, windows=5, places=[latent])
+
+# %% [markdown]
+# ## Its sentence
+
+# %%
+site.sentences[site.simulated[latent]]
+
+# %% [markdown]
+# ## What the simulator makes of it
+#
+# True activation as background, the calibrated prediction as underline, on the last tokens of the
+# windows where either is largest.
+
+# %%
+report.predicted_windows(site, place=latent, windows=6)
+
+# %% [markdown]
+# ## What the rewrite does to the model
+
+# %%
+report.headline(run, "00_tour", report.rewrite_headline(run, sites))
+
+# %% [markdown]
+# *What could be wrong.* One latent, chosen because it carries much, is no sample. The notebooks
+# 01–09 count.
+#
+# Next: [01 · The coder](01_coder.ipynb).

@@ -1,0 +1,77 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Explanations
+#
+# **What does each latent respond to, in one sentence?**
+#
+# An LLM sees windows from all rank deciles of a latent's activation, the active tokens marked,
+# and writes one sentence. From here on the encoder is not used.
+
+# %% [markdown]
+# **Expect.** The paper's explainer is Llama-3.1-70B with 40 windows a latent. Ours has 1.5B
+# parameters and sees fewer: its sentences are coarse, so they carry their evidence, the latent's
+# strongest tokens, in brackets.
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+params_file: str = "params/smoke.yaml"  # the configuration that every notebook of a run shares
+overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
+
+# %%
+from rewrite_utils import plots, prompts, report
+from rewrite_utils.runs import open_run
+from rewrite_utils.stages import open_sites
+
+run = open_run(params_file, overrides)
+sites = open_sites(run)
+plots.use_style()
+
+# %% [markdown]
+# ## What the explainer is told
+#
+# The instructions, as they stand in `rewrite_utils/prompts/explain.txt`, then one latent's
+# evidence.
+
+# %%
+print(prompts.turns("explain")[0].text)
+
+# %%
+print(next(iter(sites.values())).shown())
+
+# %% [markdown]
+# ## The sentences
+
+# %%
+report.sentences(sites, most=12)
+
+# %% [markdown]
+# ## What they cost, and how often none came
+
+# %%
+report.frame(
+    report.llm_costs(
+        {name: site.explanations_stage for name, site in sites.items()}, what="explanation"
+    )
+)
+
+# %% [markdown]
+# ## Result
+
+# %%
+report.headline(run, "03_explanations", report.explanation_headline(sites))
+
+# %% [markdown]
+# *What could be wrong.* A sentence can be fluent and wrong: only the scores (04) and the rewrite
+# (07) say whether it holds. The words in brackets are counted, not written by the LLM;
+# `explain.evidence` turns them off.
+#
+# Next: [04 · Scores](04_scores.ipynb).

@@ -1,0 +1,85 @@
+"""What the notebooks show: tables, windows of latents, headline numbers, the paper's claims.
+
+In: the stages of a run's sites. Out: pandas tables and HTML that render the same in JupyterLab, on
+the repository's page and in an export. Computes no new results beyond statistics of the stages.
+"""
+
+from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.headlines import (
+    calibration_headline,
+    coder_headline,
+    explanation_headline,
+    firing_headline,
+    headline,
+    headlines,
+    rewrite_headline,
+    score_headline,
+    simulation_headline,
+    specificity_headline,
+)
+from rewrite_utils.report.show import (
+    best_and_worst,
+    frame,
+    keep,
+    latent_windows,
+    one_prediction,
+    predicted_windows,
+    sentences,
+    stacked,
+    table,
+)
+from rewrite_utils.report.tables import (
+    activations_by_source,
+    correlation_table,
+    final_arms,
+    latent_losses,
+    llm_costs,
+    panel_title,
+    power,
+    rates,
+    rates_by_source,
+    rating_quality,
+    sensitivity_specificity,
+    stage_table,
+    verdict_table,
+    windows,
+)
+
+__all__ = [
+    "activations_by_source",
+    "best_and_worst",
+    "calibration_headline",
+    "claims",
+    "coder_headline",
+    "correlation_table",
+    "explanation_headline",
+    "final_arms",
+    "firing_headline",
+    "frame",
+    "headline",
+    "headlines",
+    "keep",
+    "latent_losses",
+    "latent_windows",
+    "llm_costs",
+    "one_prediction",
+    "panel_title",
+    "power",
+    "predicted_windows",
+    "rates",
+    "rates_by_source",
+    "rating_quality",
+    "report_headline",
+    "rewrite_headline",
+    "score_headline",
+    "sensitivity_specificity",
+    "sentences",
+    "simulation_headline",
+    "specificity_headline",
+    "stacked",
+    "stage_table",
+    "table",
+    "verdict_table",
+    "windows",
+    "write",
+]

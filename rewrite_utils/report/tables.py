@@ -1,0 +1,259 @@
+"""Numbers of a run as tables, with the unit they were counted over."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+from sklearn.metrics import roc_auc_score
+
+from rewrite_utils import calibrate, stats
+from rewrite_utils.report.show import stacked
+from rewrite_utils.runs import Run, Stage
+from rewrite_utils.stages import SiteStages
+
+
+def rates(site: SiteStages) -> pd.DataFrame:
+    """Firing rate, mean, maximum and share of the output of every latent, on the explain rows."""
+    cache = site.cache("explain")
+    return pd.DataFrame(
+        {
+            "latent": np.arange(cache.n_latents),
+            "rate": cache.rate,
+            "mean": cache.mean,
+            "maximum": cache.maximum,
+            "energy": site.energy,
+        }
+    )
+
+
+def llm_costs(stages: Mapping[str, Stage], *, what: str) -> pd.DataFrame:
+    """What each site's LLM stage took, in all and for one ``what``."""
+    rows = []
+    for name, stage in stages.items():
+        facts = stage.manifest["facts"]
+        usage, units = facts["usage"], max(facts["units"], 1)
+        computed = usage["prompt_tokens"] - usage["cached_tokens"] + usage["generated_tokens"]
+        rows.append(
+            {
+                "site": name,
+                f"{what}s": facts["units"],
+                "failures": facts.get("failures", 0),
+                "seconds in the LLM": usage["seconds"],
+                f"seconds a {what}": usage["seconds"] / units,
+                f"tokens computed a {what}": computed / units,
+                "share of prompt tokens from the cache": usage["cached_tokens"]
+                / max(usage["prompt_tokens"], 1),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """How ratings tell active from silent, on calibrate and evaluate windows."""
+    rows = []
+    for name, site in sites.items():
+        for split in ("calibrate", "evaluate"):
+            expected = site.ratings(split).expected.astype(np.float64)
+            true = site.true(split)
+            active = true > 0
+            rows.append(
+                {
+                    "site": name,
+                    "windows": split,
+                    "n pairs": active.size,
+                    "active": int(active.sum()),
+                    "mean E, active": _mean(expected[active]),
+                    "mean E, silent": _mean(expected[~active]),
+                    "AUROC": _auroc(active, expected),
+                    "AUROC, centred per window": _auroc(active, calibrate.center(expected)),
+                    "mean AUROC a latent": mean_auroc(true, expected),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def latent_aurocs(
+    true: Float[ndarray, "window latent"], expected: Float[ndarray, "window latent"]
+) -> Float[ndarray, " latent"]:
+    """AUROC of each latent that fires in some windows and not in others."""
+    pairs = zip(true.T > 0, expected.T, strict=True)
+    return np.array([roc_auc_score(a, e) for a, e in pairs if a.any() and not a.all()])
+
+
+def mean_auroc(
+    true: Float[ndarray, "window latent"], expected: Float[ndarray, "window latent"]
+) -> float:
+    """Mean of ``latent_aurocs``; NaN where there are none."""
+    return _mean(latent_aurocs(true, expected))
+
+
+def activations_by_source(site: SiteStages) -> dict[str, Float[ndarray, "window latent"]]:
+    """True and calibrated activations at the simulated evaluate windows."""
+    told = {name: site.estimates[name].values for name in site.params.rewrite.calibrators}
+    return {"true": site.true("evaluate"), **told}
+
+
+def correlation_table(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Correlation of each calibration with the truth on evaluate windows, over latents."""
+    rows = []
+    for name, site in sites.items():
+        true = site.true("evaluate")
+        for source in site.params.rewrite.calibrators:
+            found = calibrate.correlations(true, site.estimates[source].values)
+            rho = found.rho[np.isfinite(found.rho)]
+            rows.append(
+                {
+                    "site": name,
+                    "calibration": source,
+                    "latents that fire": len(rho),
+                    "median ρ": float(np.median(rho)) if len(rho) else float("nan"),
+                    "latents with ρ > ½": int((rho > 0.5).sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def latent_losses(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Squared error against mean ablation's, a window, in units of total variance, with
+    intervals."""
+    rows = []
+    for name, site in sites.items():
+        true, n = site.true("evaluate"), site.settings.evaluate_windows
+        mean = site.estimates["mean"].values[0]
+        latents = np.array(site.simulated)
+        weights = np.square(np.linalg.norm(site.coder.W_dec.detach().numpy()[latents], axis=1))
+        for source, estimate in site.estimates.items():
+            if source in ("zero", "mean"):
+                continue
+            found = calibrate.losses(true, estimate.values[:n], mean, weights=weights)
+            interval = stats.bootstrap(found.difference, unit="window", seed=site.params.seed)
+            rows.append(
+                {
+                    "site": name,
+                    "source": source,
+                    "windows": n,
+                    "difference": interval.value,
+                    "difference_low": interval.low,
+                    "difference_high": interval.high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def final_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """The verdict's arms that replace every described latent."""
+    kept = {name: site.verdict for name, site in sites.items()}
+    whole = stacked({name: v[(v["order"] == "all") & (v["count"] > 0)] for name, v in kept.items()})
+    return whole[whole["source"] != "mean"].reset_index(drop=True)
+
+
+def verdict_table(final: pd.DataFrame) -> pd.DataFrame:
+    """The forest's numbers, and v1's and v2's statistics under their names."""
+    named = final.rename(
+        columns={
+            "minus_mean": "CE − mean ablation",
+            "delta": "ΔCE",
+            "v1_median": "v1: median |ΔCE|",
+        }
+    )
+    low, high = final["minus_mean_low"], final["minus_mean_high"]
+    named["95 %"] = [f"[{a:+.3f}, {b:+.3f}]" for a, b in zip(low, high, strict=True)]
+    pairs = zip(final["v2_mean"], final["v2_se"], strict=True)
+    named["v2: mean ΔCE ± SE"] = [f"{m:.3f} ± {s:.3f}" for m, s in pairs]
+    columns = ["site", "source", "windows", "ΔCE", "CE − mean ablation", "95 %", "recovered"]
+    return named[[*columns, "kl", "fvu", "v1: median |ΔCE|", "v2: mean ΔCE ± SE"]]
+
+
+def panel_title(site: SiteStages) -> str:
+    """Site, hookpoint, windows."""
+    n, free = site.settings.evaluate_windows, len(site.windows("evaluate").rows)
+    return f"{site.name}: {site.hookpoint.name}\nn = {n} windows (sentences), {free} (no LLM)"
+
+
+def power(site: SiteStages) -> str:
+    """The smallest difference the headline arm could show, beside the range there is."""
+    row = headline_row(site)
+    coder, mean = site.verdict_of("coder", 0), site.verdict_of("mean", len(site.simulated))
+    room = mean["delta"] - coder["delta"]
+    return (
+        f"{len(site.simulated)} of {site.coder.config.num_latents} latents, "
+        f"n = {row['windows']} windows; range {room:.2f}, "
+        f"smallest visible {row['detectable']:.2f} nat"
+    )
+
+
+def headline_row(site: SiteStages) -> pd.Series:
+    """The verdict of the arm declared before the run, every described latent replaced."""
+    return site.verdict_of(site.params.rewrite.headline, len(site.simulated))
+
+
+def windows(sites: Mapping[str, SiteStages]) -> int:
+    """Simulated evaluate windows of all sites."""
+    return sum(site.settings.evaluate_windows for site in sites.values())
+
+
+def sensitivity_specificity(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Both rates of every (latent, calibration) on evaluate windows, with its detection score."""
+    rows = []
+    for name, site in sites.items():
+        true = site.true("evaluate")
+        f1 = site.scores.set_index("latent")["f1"].reindex(site.simulated).to_numpy()
+        threshold = _half_when_active(site)
+        for source in site.params.rewrite.calibrators:
+            said = site.estimates[source].values > threshold
+            active = true > 0
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "site": name,
+                        "source": source,
+                        "latent": site.simulated,
+                        "f1": f1,
+                        "sensitivity": _share(said & active, active),
+                        "specificity": _share(~said & ~active, ~active),
+                        "active": active.sum(0),
+                        "windows": len(true),
+                    }
+                )
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def rates_by_source(rates: pd.DataFrame) -> pd.DataFrame:
+    """Mean sensitivity and specificity over latents, and false alarms a window."""
+    grouped = rates.groupby(["site", "source"], sort=False)
+    table = grouped.agg(
+        latents=("latent", "nunique"),
+        sensitivity=("sensitivity", "mean"),
+        specificity=("specificity", "mean"),
+    ).reset_index()
+    return table.assign(**{"false alarms a token": table["latents"] * (1 - table["specificity"])})
+
+
+def stage_table(run: Run) -> pd.DataFrame:
+    """The stages of the run in the order they were first used."""
+    events = pd.DataFrame(run.journal)
+    return events.drop_duplicates("stage")[["stage", "hash"]].reset_index(drop=True)
+
+
+def _half_when_active(site: SiteStages) -> Float[ndarray, " latent"]:
+    """Half of each simulated latent's mean activation when it fires, on the calibrate rows."""
+    cache, latents = site.cache("calibrate"), np.array(site.simulated)
+    return 0.5 * cache.mean[latents] / np.maximum(cache.rate[latents], 1e-9)
+
+
+def _share(hits: ndarray, cases: ndarray) -> Float[ndarray, " latent"]:
+    total = cases.sum(0)
+    return np.where(total > 0, hits.sum(0) / np.maximum(total, 1), np.nan)
+
+
+def _mean(values: ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _auroc(active: ndarray, expected: ndarray) -> float:
+    if active.all() or not active.any():
+        return float("nan")
+    return float(roc_auc_score(active.ravel(), expected.ravel()))

@@ -1,0 +1,254 @@
+"""How each stage of a site is made: reads what is there, computes, writes into the stage's folder.
+
+One function a stage, called by ``Run.stage`` with the folder; what it returns are facts for the
+manifest. What a stage hashes and reads is said in site.py.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rewrite_utils import activations, quality, rewrite
+from rewrite_utils import explain as explaining
+from rewrite_utils import score as scoring
+from rewrite_utils import simulate as simulating
+from rewrite_utils.activations import Windows
+from rewrite_utils.coders import CoderConfig, SparseCoder
+from rewrite_utils.corpus import load_corpus
+from rewrite_utils.formats import load_coder
+from rewrite_utils.harvest import Harvest
+from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.params import LLM, SPLITS
+from rewrite_utils.runs import require_space
+from rewrite_utils.training import TrainingSettings, train
+
+if TYPE_CHECKING:
+    from rewrite_utils.stages.site import SiteStages
+
+CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
+SIMULATED = ("calibrate", "evaluate")
+
+
+def engine(llm: LLM) -> Engine:
+    """The engine of one LLM section; the caller closes it (``with engine(...) as e:``)."""
+    return open_engine(
+        llm.model,
+        engine=llm.engine,
+        dtype=llm.dtype,
+        max_tokens=llm.context,
+        threads=llm.threads or None,
+        memory_gb=llm.memory_gb,
+    )
+
+
+def make_corpus(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Tokenise, split and cut the text."""
+    asked = site.params.corpus
+    kept = dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None
+    corpus = load_corpus(
+        asked.sources,
+        site.subject.tokenizer,
+        row_tokens=asked.row_tokens,
+        shares=asked.shares,
+        seed=site.params.seed,
+        bos=site.subject.bos,
+        max_rows=kept,
+        faithful=asked.faithful,
+    )
+    corpus.write(folder)
+    return {split: len(corpus.rows(split)) for split in corpus.splits}
+
+
+def make_coder(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Train the site's coder on the train rows, or load the one it names."""
+    asked = site.settings
+    if asked.coder:
+        coder = load_coder(asked.coder, hookpoint=asked.hookpoint)
+        coder.save(folder)
+        pd.DataFrame().to_parquet(folder / "training.parquet")
+        return {"loaded": asked.coder}
+    coder, facts = _train(site, folder)
+    coder.save(folder)
+    return facts
+
+
+def _train(site: "SiteStages", folder: Path) -> tuple[SparseCoder, dict[str, Any]]:
+    """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
+    asked, rows = site.settings, site.corpus.rows("train")
+    harvest = Harvest.collect(
+        site.subject, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
+    )
+    batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
+    config = CoderConfig(
+        d_in=site.subject.d_model,
+        num_latents=asked.latents,
+        k=asked.k,
+        transcode=site.hookpoint.kind == "mlp",
+        skip_connection=asked.skip,
+        hookpoint=asked.hookpoint,
+    )
+    settings = TrainingSettings(
+        lr=asked.lr or None,
+        warmup_steps=min(TrainingSettings().warmup_steps, len(batches) // 10),
+        seed=site.params.seed,
+    )
+    result = train(config, batches, settings=settings, folder=folder / "checkpoints")
+    pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
+    harvest.delete()
+    shutil.rmtree(folder / "checkpoints")
+    return result.coder, {"tokens": harvest.tokens, "steps": len(batches)}
+
+
+def make_quality(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Loss and FVU of the coder and of the ablations."""
+    mean, variance = site.output_moments
+    table = quality.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("evaluate").tokens,
+        latent_means=site.cache("calibrate").mean,
+        output_mean=mean,
+        variance=variance,
+        seed=site.params.seed,
+    )
+    table.to_parquet(folder / "quality.parquet")
+    return {}
+
+
+def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Cache the sparse activations of all rows that are not training rows."""
+    tokens = {split: site.corpus.rows(split) for split in CACHED_SPLITS}
+    entries = sum(rows.numel() for rows in tokens.values()) * site.coder.config.k
+    require_space(folder, needed=24 * entries)
+    for split, rows in tokens.items():
+        if not (folder / f"{split}.safetensors").exists():
+            cache = activations.cache_latents(
+                site.subject,
+                site.hookpoint,
+                site.coder,
+                rows,
+                folder=folder / "batches",
+                name=f"{site.name}, {split}",
+            )
+            cache.write(folder / f"{split}.safetensors")
+    (folder / "batches").rmdir()
+    return {split: list(rows.shape) for split, rows in tokens.items()}
+
+
+def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """One sentence a described latent."""
+    cache, latents = site.cache("explain"), site.described.tolist()
+    with engine(site.params.explainer) as llm:
+        table = explaining.explain(
+            cache,
+            latents,
+            llm,
+            site.params.explain,
+            token_texts=site.texts,
+            seed=site.params.seed,
+            folder=folder,
+        )
+        usage = llm.usage
+    table.to_parquet(folder / "explanations.parquet")
+    failures = int(table["sentence"].isna().sum())
+    return {"units": len(table), "failures": failures, "usage": usage._asdict()}
+
+
+def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Detection judgements of every sentence."""
+    cache, sentences = site.cache("score"), site.sentences
+    with engine(site.params.explainer) as llm:
+        table = scoring.judge(
+            cache,
+            sentences,
+            llm,
+            site.params.score,
+            token_texts=site.texts,
+            seed=site.params.seed,
+            folder=folder,
+        )
+        usage = llm.usage
+    table.to_parquet(folder / "judgements.parquet")
+    return {"units": len(sentences), "usage": usage._asdict()}
+
+
+def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """The simulator's ratings of the calibrate and the evaluate windows."""
+    descriptions = _descriptions(site)
+    texts = {split: _window_texts(site, split) for split in SIMULATED}
+    with engine(site.params.simulator) as llm:
+        for split, windows in texts.items():
+            (folder / split).mkdir(exist_ok=True)
+            simulating.simulate(
+                windows,
+                descriptions,
+                llm,
+                align=site.params.simulate.align,
+                folder=folder / split,
+                name=f"{site.name}, {split}",
+            )
+        usage = llm.usage
+    pairs = len(descriptions) * sum(len(windows) for windows in texts.values())
+    return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
+
+
+def _descriptions(site: "SiteStages") -> list[str]:
+    asked = site.params.simulate
+    rate = site.cache("explain").rate
+    f1 = site.scores.set_index("latent")["f1"] if asked.show_score else {}
+    return [
+        simulating.described(
+            sentence,
+            latent=latent,
+            rate=float(rate[latent]) if asked.show_rate else None,
+            score=float(f1[latent]) if asked.show_score else None,
+        )
+        for latent, sentence in site.sentences.items()
+    ]
+
+
+def _window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
+    length = site.params.simulate.window_tokens
+    ids = activations.window_tokens(site.cache(split), site.simulated_windows(split), length)
+    return [simulating.Window.of(site.texts(row)) for row in ids]
+
+
+def make_rewrite(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Losses of every arm: controls at all evaluate windows, sentences at the simulated."""
+    estimates = site.estimates
+    n_simulated = site.settings.evaluate_windows
+    free = {key: e for key, e in estimates.items() if len(e.values) > n_simulated}
+    told = {key: e for key, e in estimates.items() if len(e.values) == n_simulated}
+    everywhere, rated = site.windows("evaluate"), site.simulated_windows("evaluate")
+    table = pd.concat(
+        [_measure(site, free, everywhere, "controls"), _measure(site, told, rated, "sentences")]
+    ).drop_duplicates(["window", "source", "count", "order"])
+    table.reset_index(drop=True).to_parquet(folder / "losses.parquet")
+    return {"variance": site.output_moments[1]}
+
+
+def _measure(
+    self, estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
+) -> pd.DataFrame:
+    asked = site.params.rewrite
+    mean = site.output_moments[0]
+    return rewrite.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("evaluate").tokens,
+        windows,
+        described=np.array(site.simulated),
+        estimates=estimates,
+        fractions=asked.fractions,
+        rankings=site.rankings,
+        constants={"output zero": torch.zeros_like(mean), "output mean": mean},
+        seed=site.params.seed,
+        name=f"{site.name}, {what}",
+    )
