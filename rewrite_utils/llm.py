@@ -89,6 +89,10 @@ class Usage(NamedTuple):
             self.seconds + other.seconds,
         )
 
+    def since(self, before: "Usage") -> "Usage":
+        """What was done after ``before`` was read."""
+        return Usage(*(now - then for now, then in zip(self, before, strict=True)))
+
     def summary(self) -> dict[str, str]:
         """For a progress bar: prompts/s, computed tokens/s, cached share."""
         return {

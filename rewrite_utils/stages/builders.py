@@ -4,6 +4,7 @@ One function a stage, called by ``Run.stage`` with the folder; what it returns a
 manifest. What a stage hashes and reads is said in site.py.
 """
 
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +35,9 @@ CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
 
 
+@functools.cache
 def engine(llm: LLM) -> Engine:
-    """The engine of one LLM section; the caller closes it (``with engine(...) as e:``)."""
+    """The engine of one LLM section, opened once a process: all sites of a notebook share it."""
     return open_engine(
         llm.model,
         engine=llm.engine,
@@ -144,17 +146,18 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
 def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """One sentence a described latent."""
     cache, latents = site.cache("explain"), site.described.tolist()
-    with engine(site.params.explainer) as llm:
-        table = explaining.explain(
-            cache,
-            latents,
-            llm,
-            site.params.explain,
-            token_texts=site.texts,
-            seed=site.params.seed,
-            folder=folder,
-        )
-        usage = llm.usage
+    llm = engine(site.params.explainer)
+    before = llm.usage
+    table = explaining.explain(
+        cache,
+        latents,
+        llm,
+        site.params.explain,
+        token_texts=site.texts,
+        seed=site.params.seed,
+        folder=folder,
+    )
+    usage = llm.usage.since(before)
     table.to_parquet(folder / "explanations.parquet")
     failures = int(table["sentence"].isna().sum())
     return {"units": len(table), "failures": failures, "usage": usage._asdict()}
@@ -163,17 +166,18 @@ def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
 def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """Detection judgements of every sentence."""
     cache, sentences = site.cache("score"), site.sentences
-    with engine(site.params.explainer) as llm:
-        table = scoring.judge(
-            cache,
-            sentences,
-            llm,
-            site.params.score,
-            token_texts=site.texts,
-            seed=site.params.seed,
-            folder=folder,
-        )
-        usage = llm.usage
+    llm = engine(site.params.explainer)
+    before = llm.usage
+    table = scoring.judge(
+        cache,
+        sentences,
+        llm,
+        site.params.score,
+        token_texts=site.texts,
+        seed=site.params.seed,
+        folder=folder,
+    )
+    usage = llm.usage.since(before)
     table.to_parquet(folder / "judgements.parquet")
     return {"units": len(sentences), "usage": usage._asdict()}
 
@@ -182,18 +186,19 @@ def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """The simulator's ratings of the calibrate and the evaluate windows."""
     descriptions = _descriptions(site)
     texts = {split: _window_texts(site, split) for split in SIMULATED}
-    with engine(site.params.simulator) as llm:
-        for split, windows in texts.items():
-            (folder / split).mkdir(exist_ok=True)
-            simulating.simulate(
-                windows,
-                descriptions,
-                llm,
-                align=site.params.simulate.align,
-                folder=folder / split,
-                name=f"{site.name}, {split}",
-            )
-        usage = llm.usage
+    llm = engine(site.params.simulator)
+    before = llm.usage
+    for split, windows in texts.items():
+        (folder / split).mkdir(exist_ok=True)
+        simulating.simulate(
+            windows,
+            descriptions,
+            llm,
+            align=site.params.simulate.align,
+            folder=folder / split,
+            name=f"{site.name}, {split}",
+        )
+    usage = llm.usage.since(before)
     pairs = len(descriptions) * sum(len(windows) for windows in texts.values())
     return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
 
@@ -234,7 +239,7 @@ def make_rewrite(site: "SiteStages", folder: Path) -> dict[str, Any]:
 
 
 def _measure(
-    self, estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
+    site: "SiteStages", estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
 ) -> pd.DataFrame:
     asked = site.params.rewrite
     mean = site.output_moments[0]
