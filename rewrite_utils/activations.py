@@ -274,7 +274,7 @@ def activation_batches(
 @torch.no_grad()
 def _encode(
     subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, rows: Int[Tensor, "row pos"]
-) -> tuple[Float[Tensor, "row pos k"], Int[Tensor, "row pos k"]]:
+) -> tuple[Float[Tensor, "row pos-1 k"], Int[Tensor, "row pos-1 k"]]:
     inputs = hooked(subject, rows, hookpoint).inputs[:, 1:]
     latents = coder.encode(inputs.flatten(0, 1).float())
     shape = (*inputs.shape[:2], -1)
