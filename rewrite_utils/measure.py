@@ -66,24 +66,30 @@ def v2_mean(
 
 def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int) -> dict:
     loss = losses_of(table, *arm)
-    n = len(loss)
     base = losses_of(table, *arm, column="base_loss")
-    coder = losses_of(table, "coder")[:n]
     delta = loss - base
     settings = {"seed": seed, "resamples": resamples}
-    row = arm._asdict() | {"windows": n}
+    row = arm._asdict() | {"windows": len(loss)}
     row |= _named("delta", stats.bootstrap(delta, unit="window", **settings))
     row |= {"v1_median": v1_median(delta, seed=seed).value}
     row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
     row |= {"kl": losses_of(table, *arm, column="kl").mean()}
     row |= {"fvu": losses_of(table, *arm, column="squared_error").mean() / variance}
     if arm.count:
-        zero, mean = (losses_of(table, s, arm.count, arm.order)[:n] for s in ("zero", "mean"))
+        same = _windows_of(table, arm)
+        coder = losses_of(same, "coder")
+        zero, mean = (losses_of(same, s, arm.count, arm.order) for s in ("zero", "mean"))
         row |= _named("minus_mean", stats.bootstrap(loss - mean, unit="window", **settings))
         row |= _named("minus_zero", stats.bootstrap(loss - zero, unit="window", **settings))
         row |= {"detectable": stats.detectable(loss - mean)}
         row |= _named("recovered", stats.recovered(coder, mean, loss, **settings))
     return row
+
+
+def _windows_of(table: pd.DataFrame, arm) -> pd.DataFrame:
+    """The rows of all arms at the windows at which ``arm`` was measured."""
+    measured = (table[["source", "count", "order"]] == list(arm)).all(axis=1)
+    return table[table["window"].isin(table["window"][measured])]
 
 
 def _named(name: str, estimate: Estimate) -> dict[str, float]:
