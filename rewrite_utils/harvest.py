@@ -49,8 +49,8 @@ class Harvest:
         rows = rows[: max(1, tokens // a_row)]
         shape = len(rows) * a_row, subject.d_model
         require_space(folder, needed=8 * shape[0] * shape[1])
-        inputs, outputs = (_array(folder / f"{side}.npy", shape) for side in ("inputs", "outputs"))
         progress = folder / "progress.json"
+        inputs, outputs = _arrays(folder, shape, progress)
         done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
         bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
         for start in range(done, len(rows), batch):
@@ -79,10 +79,14 @@ class Harvest:
         shutil.rmtree(self.folder)
 
 
-def _array(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The memory-mapped array in ``file``; a new one unless it has the right shape already."""
-    if file.exists():
-        found = np.lib.format.open_memmap(file, mode="r+")
-        if found.shape == shape:
-            return found
-    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+def _arrays(folder: Path, shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
+    """The memory-mapped inputs and outputs; new ones, without progress, unless both have ``shape``
+    already.
+    """
+    files = [folder / f"{side}.npy" for side in ("inputs", "outputs")]
+    if all(file.exists() and np.load(file, mmap_mode="r").shape == shape for file in files):
+        return [np.lib.format.open_memmap(file, mode="r+") for file in files]
+    progress.unlink(missing_ok=True)
+    return [
+        np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape) for file in files
+    ]
