@@ -163,7 +163,7 @@ class Explain(Section):
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
     """Tokens above this share of the window's own maximum are delimited."""
-    words: int = Field(6, ge=0)
+    words: int = Field(5, ge=0)
     """Strongest tokens, by mean activation on the explain rows, that the explainer is told."""
     evidence: Literal["none", "pieces", "tokens"] = "tokens"
     """What the simulator sees in brackets behind the sentence: nothing, the tokens the explainer
@@ -222,11 +222,11 @@ class Rewrite(Section):
         "quantile:type7+topk",
         "quantile:type8",
         "isotonic",
-        "centred+isotonic_pooled",
+        "centred+standardised+isotonic_pooled",
     )
     """Calibrations whose rewrites are measured; a name that ends in +topk keeps
     only the k largest latents afterwards, as the paper does."""
-    headline: str = "centred+isotonic_pooled"
+    headline: str = "centred+standardised+isotonic_pooled"
     """The calibrator that the verdict is about, declared before the run."""
     bootstrap: int = Field(2000, ge=100)
     """Resamples of the windows behind every interval."""

@@ -37,7 +37,7 @@ COLOURS: dict[str, str] = {
     "quantile:type7": PALETTE[1],
     "quantile:type8": PALETTE[5],
     "isotonic": PALETTE[9],
-    "centred+isotonic_pooled": PALETTE[0],
+    "centred+standardised+isotonic_pooled": PALETTE[0],
 }
 LABELS: dict[str, str] = {
     "coder": "coder as it is",
@@ -51,7 +51,7 @@ LABELS: dict[str, str] = {
     "quantile:type7+topk": "sentences, quantile type 7, top k",
     "quantile:type8": "sentences, quantile type 8",
     "isotonic": "sentences, isotonic a latent",
-    "centred+isotonic_pooled": "sentences, pooled conditional mean",
+    "centred+standardised+isotonic_pooled": "sentences, pooled conditional mean",
 }
 DASHED = {"zero", "mean", "shuffled explanations"}
 STYLE = {

@@ -1,0 +1,88 @@
+"""HTML that an untrusted notebook keeps, with everything from models and data escaped."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from rewrite_utils.display import Html, table, tokens, visible
+
+ATTACK = '<script>alert("x")</script>'
+FORBIDDEN = re.compile(r"<(style|script|svg)|var\(|color-mix\(|\son\w+=|javascript:", re.IGNORECASE)
+
+
+class Shown(HTMLParser):
+    """The text that a browser shows, the tags it sees, and their attributes."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text, self.tags, self.attributes = "", [], []
+        self.feed(markup)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def markup_of(piece: Html) -> str:
+    return piece._repr_mimebundle_()["text/html"]
+
+
+def window() -> Html:
+    texts = ["A\n", ATTACK, " b", '" onclick="x']
+    return tokens(texts, [0.0, 1.5, 3.0, 9.0], [3.0, -1.0, 1.5, 0.0], maximum=3.0)
+
+
+def sentence_table() -> Html:
+    rows = [("early", 3, ATTACK), ("late & co", 4, window())]
+    return table(rows, ["site", "latent", "<b>sentence</b>"])
+
+
+@pytest.mark.parametrize("make", [window, sentence_table])
+def test_nothing_that_jupyterlab_strips_and_nothing_live(make):
+    piece = make()
+    assert not FORBIDDEN.search(markup_of(piece).replace(html.escape('" onclick="x'), ""))
+    allowed = {"div", "span", "table", "tr", "th", "td"}
+    assert set(Shown(markup_of(piece)).tags) <= allowed
+
+
+def test_a_script_in_a_token_is_shown_as_text():
+    shown = Shown(markup_of(window()))
+    assert ATTACK in shown.text and "script" not in shown.tags
+    assert shown.text == "A⏎" + ATTACK + ' b" onclick="x'
+
+
+def test_a_script_in_a_sentence_is_shown_as_text():
+    shown = Shown(markup_of(sentence_table()))
+    assert shown.text.count(ATTACK) == 2 and "late & co" in shown.text
+    assert "<b>sentence</b>" in shown.text and "b" not in shown.tags
+
+
+def test_every_newline_is_drawn():
+    assert visible("a\n\n b") == "a⏎⏎ b"
+
+
+def test_background_is_the_truth_and_underline_the_prediction_on_one_scale():
+    spans = [a for a in Shown(markup_of(window())).attributes if "title" in a]
+    shades = [re.findall(r"rgba\([^)]*, (\d\.\d\d)\)", span["style"]) for span in spans]
+    assert shades == [["0.00", "1.00"], ["0.50", "0.00"], ["1.00", "0.50"], ["1.00", "0.00"]]
+    assert spans[1]["title"] == "true 1.50, predicted -1.00"
+
+
+def test_without_predictions_there_is_no_underline():
+    markup = markup_of(tokens(["a"], [1.0], maximum=2.0))
+    assert "border" not in markup and "predicted" not in markup and "0.50" in markup
+
+
+def test_a_latent_that_never_fires_is_drawn_white():
+    assert "0.00" in markup_of(tokens(["a"], [1.0], maximum=0.0))
+
+
+def test_there_is_a_text_face_for_places_without_html():
+    assert repr(table([("a", 1), ("b", 2)], ["x", "y"])) == "a | 1\nb | 2"
+    both = Html("<p>1</p>", "one") + Html("<p>2</p>", "two")
+    assert both._repr_mimebundle_() == {"text/html": "<p>1</p><p>2</p>", "text/plain": "one\ntwo"}

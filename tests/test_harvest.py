@@ -1,0 +1,131 @@
+"""The coder's training data: exact, without the BOS, and the same bytes after a kill."""
+
+import numpy as np
+import pytest
+import torch
+
+from rewrite_utils import harvest as harvesting
+from rewrite_utils.harvest import Harvest
+from rewrite_utils.models import Hookpoint
+from rewrite_utils.splice import hooked
+
+A_ROW = 11
+SIDES = ("inputs", "outputs")
+
+
+@pytest.fixture
+def many(rows) -> torch.Tensor:
+    """40 different rows: enough for two checkpoints at one row a batch."""
+    generator = torch.Generator().manual_seed(2)
+    shuffled = [rows[:, 1:][:, torch.randperm(A_ROW, generator=generator)] for _ in range(10)]
+    body = torch.cat(shuffled)
+    return torch.cat([torch.zeros(40, 1, dtype=torch.int64), body], dim=1)
+
+
+def collect(subject, hookpoint, rows, folder, *, tokens=10**6, batch=1) -> Harvest:
+    return Harvest.collect(subject, hookpoint, rows, tokens=tokens, folder=folder, batch=batch)
+
+
+def arrays(folder) -> list[np.ndarray]:
+    return [np.load(folder / f"{side}.npy") for side in SIDES]
+
+
+def bytes_of(folder) -> list[bytes]:
+    return [(folder / f"{side}.npy").read_bytes() for side in SIDES]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Counted:
+    """``hooked``, counting its calls, killed after some."""
+
+    def __init__(self, after: int | None = None) -> None:
+        self.calls, self.after = 0, after
+
+    def __call__(self, *arguments):
+        if self.calls == self.after:
+            raise Killed
+        self.calls += 1
+        return hooked(*arguments)
+
+
+def test_it_holds_what_the_hookpoint_reads_and_writes_without_the_bos(
+    subject, hookpoint, rows, tmp_path
+):
+    found = collect(subject, hookpoint, rows, tmp_path, batch=3)
+    acts = hooked(subject, rows, hookpoint)
+    assert found.tokens == 4 * A_ROW
+    for array, expected in zip(arrays(tmp_path), acts, strict=True):
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, expected[:, 1:].flatten(0, 1), atol=1e-5)
+
+
+def test_only_as_many_whole_rows_as_the_tokens_need(subject, rows, tmp_path):
+    place = Hookpoint(0, "mlp")
+    assert collect(subject, place, rows, tmp_path / "two", tokens=3 * A_ROW - 1).tokens == 2 * A_ROW
+    assert collect(subject, place, rows, tmp_path / "one", tokens=5).tokens == A_ROW
+    assert len(arrays(tmp_path / "two")[0]) == 2 * A_ROW
+
+
+def test_a_killed_harvest_goes_on_behind_its_checkpoint_and_gives_the_same_bytes(
+    subject, many, tmp_path, monkeypatch
+):
+    place = Hookpoint(1, "resid")
+    collect(subject, place, many, tmp_path / "whole")
+    monkeypatch.setattr(harvesting, "hooked", Counted(after=37))
+    with pytest.raises(Killed):
+        collect(subject, place, many, tmp_path / "killed")
+    rest = Counted()
+    monkeypatch.setattr(harvesting, "hooked", rest)
+    collect(subject, place, many, tmp_path / "killed")
+    assert rest.calls == 40 - 32
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_progress_of_other_rows_is_not_believed(subject, many, tmp_path, monkeypatch):
+    place = Hookpoint(0, "mlp")
+    monkeypatch.setattr(harvesting, "hooked", Counted(after=20))
+    with pytest.raises(Killed):
+        collect(subject, place, many, tmp_path / "killed")
+    monkeypatch.setattr(harvesting, "hooked", hooked)
+    collect(subject, place, many[:30], tmp_path / "killed")
+    collect(subject, place, many[:30], tmp_path / "whole")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_progress_without_its_array_is_not_believed(subject, many, tmp_path, monkeypatch):
+    place = Hookpoint(0, "mlp")
+    monkeypatch.setattr(harvesting, "hooked", Counted(after=20))
+    with pytest.raises(Killed):
+        collect(subject, place, many, tmp_path / "killed")
+    (tmp_path / "killed" / "outputs.npy").unlink()
+    monkeypatch.setattr(harvesting, "hooked", hooked)
+    collect(subject, place, many, tmp_path / "killed")
+    collect(subject, place, many, tmp_path / "whole")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_the_batches_of_every_epoch_hold_all_tokens_in_pairs(subject, rows, tmp_path):
+    place = Hookpoint(0, "mlp")
+    found = collect(subject, place, rows, tmp_path)
+    batches = found.batches(batch=A_ROW, epochs=2, seed=3)
+    assert len(batches) == 8
+    x, y = (torch.from_numpy(array) for array in arrays(tmp_path))
+    epochs = []
+    for epoch in range(2):
+        steps = [batches[step] for step in range(4 * epoch, 4 * epoch + 4)]
+        got = torch.cat([step[0] for step in steps]), torch.cat([step[1] for step in steps])
+        order = torch.cdist(got[0], x, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        # Equal tokens at equal places have equal inputs, so compare by content, sorted.
+        assert torch.equal(got[1], y[order])
+        assert torch.equal(got[0].sort(0).values, x.sort(0).values)
+        epochs.append(got[0])
+    assert not torch.equal(*epochs)
+
+
+def test_deleting_removes_the_arrays(subject, rows, tmp_path):
+    found = collect(subject, Hookpoint(0, "mlp"), rows, tmp_path / "harvest")
+    found.delete()
+    assert not (tmp_path / "harvest").exists()

@@ -1,0 +1,99 @@
+"""Intervals: they cover, they say what they are, and they refuse what is no sample."""
+
+import numpy as np
+import pytest
+
+from rewrite_utils.stats import Estimate, bootstrap, detectable, recovered
+
+
+def test_a_95_percent_interval_covers_the_true_mean_about_that_often():
+    draws = np.random.default_rng(0).normal(2.0, 3.0, size=(250, 40))
+    found = [bootstrap(row, unit="window", seed=1, resamples=400) for row in draws]
+    covered = np.mean([estimate.low <= 2.0 <= estimate.high for estimate in found])
+    assert 0.90 <= covered <= 0.98
+    width = np.mean([estimate.high - estimate.low for estimate in found])
+    assert width == pytest.approx(2 * 1.96 * 3 / 40**0.5, rel=0.1)
+
+
+def test_bca_leans_where_the_data_lean():
+    """Of skewed data the percentile interval is too low at both ends; BCa shifts it up."""
+    sample = np.random.default_rng(3).exponential(size=25)
+    found = bootstrap(sample, unit="window", seed=0)
+    assert found.method == "BCa"
+    assert found.high - found.value > 1.15 * (found.value - found.low)
+
+
+def test_the_estimate_holds_the_statistic_its_n_and_its_unit():
+    sample = np.array([1.0, 2.0, 4.0, 9.0])
+    mean = bootstrap(sample, unit="latent", seed=0)
+    assert (mean.value, mean.n, mean.unit) == (4.0, 4, "latent")
+    assert bootstrap(sample, unit="row", seed=0, statistic=np.median).value == 3.0
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    sample = np.random.default_rng(1).normal(size=30)
+    one, same, other = (bootstrap(sample, unit="window", seed=s, resamples=200) for s in (1, 1, 2))
+    assert one == same and (one.low, one.high) != (other.low, other.high)
+
+
+def test_constant_data_have_no_width_and_say_so():
+    found = bootstrap(np.full(7, 0.25), unit="window", seed=0)
+    assert found == Estimate(0.25, 0.25, 0.25, 7, "window", "constant")
+
+
+def test_where_bca_is_undefined_the_percentile_interval_is_named():
+    mostly = np.array([0.0] * 20 + [1.0])  # leaving one out never moves this median
+    found = bootstrap(mostly, unit="window", seed=0, statistic=np.median)
+    assert found.method == "percentile" and found.low == found.high == 0
+
+
+@pytest.mark.parametrize("sample", [[], [1.0], [1.0, np.nan, 2.0]])
+def test_what_is_no_sample_is_an_error(sample):
+    with pytest.raises(ValueError, match=r"two or more numbers.* windows or NaN"):
+        bootstrap(np.array(sample), unit="window", seed=0)
+
+
+def test_an_interval_beside_zero_excludes_it():
+    assert Estimate(2, 1, 3, 9, "window").excludes_zero
+    assert Estimate(-2, -3, -1, 9, "window").excludes_zero
+    assert not Estimate(1, -1, 3, 9, "window").excludes_zero
+    assert not Estimate(1, 0, 3, 9, "window").excludes_zero
+
+
+def test_an_estimate_reads_as_a_number_with_interval_n_and_unit():
+    assert (
+        str(Estimate(0.1, -0.05, 0.25, 40, "window")) == "+0.100 [-0.050, +0.250] (n = 40 windows)"
+    )
+
+
+def test_recovered_is_a_ratio_of_means_not_a_mean_of_ratios():
+    coder, ablated = np.array([1.0, 1.0, 2.0]), np.array([3.0, 2.0, 2.5])
+    arm = np.array([2.0, 2.0, 1.5])
+    found = recovered(coder, ablated, arm, seed=0, resamples=500)
+    assert found.value == pytest.approx((1 + 0 + 1) / (2 + 1 + 0.5))
+    assert found.low <= found.value <= found.high and found.n == 3
+    assert recovered(coder, ablated, coder, seed=0).value == 1
+    assert recovered(coder, ablated, ablated, seed=0).high == 0
+
+
+def test_recovered_resamples_windows_in_pairs():
+    """An arm that recovers half in every window does so in every resample."""
+    coder, ablated = np.random.default_rng(0).random((2, 30)) + np.array([[0.0], [2.0]])
+    found = recovered(coder, ablated, (coder + ablated) / 2, seed=1)
+    np.testing.assert_allclose(found[:3], 0.5)
+
+
+def test_detectable_is_2_8_standard_errors():
+    assert detectable(np.array([0.0, 2.0, 0.0, 2.0])) == pytest.approx(2.8 * (4 / 3) ** 0.5 / 2)
+    sample = np.random.default_rng(0).normal(size=10_000)
+    assert detectable(sample) == pytest.approx(0.028, rel=0.03)
+
+
+def test_an_effect_of_detectable_size_is_seen_four_times_in_five():
+    generator = np.random.default_rng(5)
+    effect = 2.8 / 50**0.5
+    seen = [
+        bootstrap(generator.normal(effect, 1, 50), unit="window", seed=0, resamples=300)
+        for _ in range(200)
+    ]
+    assert 0.70 <= np.mean([estimate.low > 0 for estimate in seen]) <= 0.90
