@@ -40,22 +40,24 @@ plots.use_style()
 # %% [markdown]
 # ## Loss against the fraction rewritten (the paper's figure 3)
 #
-# Best-scored latents first. The shaded bands are 95 % bootstrap intervals over windows.
+# Latents with the best scores first, and in an order drawn anew for each window. Differences to the
+# coder are paired; the shaded bands are 95 % bootstrap intervals over windows.
 
 # %%
 verdicts = {name: site.verdict for name, site in sites.items()}
-figure, axes = plots.panels(len(sites), width=5.4, height=4.6)
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
+places = [(site, order) for site in sites.values() for order in site.params.rewrite.orders]
+figure, axes = plots.panels(len(places), width=5.2, height=3.8)
+for axis, (site, order) in zip(axes, places, strict=True):
     plots.fraction_curves(
         axis,
-        verdicts[name],
-        order="top",
+        verdicts[site.name],
+        order=order,
         described=len(site.simulated),
-        title=report.panel_title(site),
+        title=report.panel_title(site, order),
     )
-report.keep(
-    run, "07_fractions", figure, report.stacked(verdicts), unit="window", n=report.windows(sites)
-)
+plots.shared_legend(figure)
+fractions = report.stacked(verdicts)
+report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.windows(sites))
 
 # %% [markdown]
 # ## The verdict: against mean ablation of the same latents

@@ -43,6 +43,7 @@ rates = report.sensitivity_specificity(sites)
 figure, axes = plots.panels(len(sites), width=5.2)
 for axis, name in zip(axes, sites, strict=True):
     plots.sensitivity_specificity(axis, rates[rates["site"] == name], title=name)
+plots.shared_legend(figure)
 report.keep(
     run, "08_sensitivity_specificity", figure, rates, unit="latent", n=rates["latent"].nunique()
 )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy import ndarray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ from rewrite_utils.runs import write_json
 
 REPLY = re.compile(r"^(?P<pieces>[^\n]*)\n\s*EXPLANATION:[ \t]*(?P<explanation>\S[^\n]*)")
 EMPTY = re.compile(r"^[\W_]*$")
+Activations = Float[ndarray, " pos"] | Sequence[float]
 
 
 class Explanation(NamedTuple):
@@ -85,14 +87,14 @@ def choose_windows(
     return Windows(windows.rows[chosen], windows.ends[chosen])
 
 
-def marked(texts: Sequence[str], values: Sequence[float], *, threshold: float) -> str:
+def marked(texts: Sequence[str], values: Activations, *, threshold: float) -> str:
     """The window as text, tokens above ``threshold`` × its maximum between « and »."""
     limit = threshold * max(values)
     return "".join(f"«{t}»" if v > limit else t for t, v in zip(texts, values, strict=True))
 
 
 def strengths(
-    texts: Sequence[str], values: Sequence[float], *, threshold: float, maximum: float
+    texts: Sequence[str], values: Activations, *, threshold: float, maximum: float
 ) -> str:
     """The marked tokens with their strengths, 0–10 of the latent's ``maximum``: ``sea: 10; lake:
     4``."""

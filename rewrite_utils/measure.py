@@ -71,6 +71,7 @@ def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int
     settings = {"seed": seed, "resamples": resamples}
     row = arm._asdict() | {"windows": len(loss)}
     row |= _named("delta", stats.bootstrap(delta, unit="window", **settings))
+    row |= _named("over_coder", stats.bootstrap(loss - coder, unit="window", **settings))
     row |= {"v1_median": v1_median(delta, seed=seed).value}
     row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
     row |= {"kl": losses_of(table, *arm, column="kl").mean()}

@@ -52,6 +52,7 @@ LABELS: dict[str, str] = {
     "quantile:type8": "sentences, quantile type 8",
     "isotonic": "sentences, isotonic a latent",
     "centred+standardised+isotonic_pooled": "sentences, pooled conditional mean",
+    "shuffled explanations": "sentences of other latents (floor)",
 }
 DASHED = {"zero", "mean", "shuffled explanations"}
 STYLE = {
@@ -83,12 +84,16 @@ def label(source: str) -> str:
     return LABELS.get(source, source)
 
 
-def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A row of axes."""
+def panels(
+    count: int, *, columns: int = 2, width: float = 4.6, height: float = 3.4
+) -> tuple[Figure, list[Axes]]:
+    """``count`` axes, ``columns`` in a row."""
+    rows = -(-count // columns)
+    size = (width * min(count, columns), height * rows)
     figure, axes = plt.subplots(
-        1, count, figsize=(width * count, height), squeeze=False, layout="constrained"
+        rows, min(count, columns), figsize=size, squeeze=False, layout="constrained"
     )
-    return figure, list(axes[0])
+    return figure, list(axes.flat)
 
 
 def save_figure(
@@ -154,24 +159,38 @@ def distributions(
     return pd.concat(tables, ignore_index=True)
 
 
+PAPER_RANGE = 0.29
+"""Nats between the coder as it is and all its latents at zero, at one position (v1, Pythia)."""
+
+
 def fraction_curves(
     axes: Axes, verdict: pd.DataFrame, *, order: str, described: int, title: str
 ) -> None:
-    """ΔCE of every source against the fraction of the described latents replaced (figure 3)."""
+    """What every source costs over the coder, against the share of latents replaced (figure 3)."""
     arms = verdict[(verdict["count"] > 0) & verdict["order"].isin([order, "all"])]
     for source, arm in arms.groupby("source", sort=False):
         arm = arm.sort_values("count")
         x, style = arm["count"] / described, "--" if source in DASHED else "-"
-        axes.plot(x, arm["delta"], style, marker=".", color=colour(source), label=label(source))
-        axes.fill_between(x, arm["delta_low"], arm["delta_high"], color=colour(source), alpha=0.06)
-    coder = verdict[verdict["source"] == "coder"].iloc[0]
-    axes.axhline(coder["delta"], color=colour("coder"), lw=1, label=label("coder"))
+        shade = colour(source)
+        axes.plot(x, arm["over_coder"], style, marker=".", color=shade, label=label(source))
+        axes.fill_between(
+            x, arm["over_coder_low"], arm["over_coder_high"], color=shade, alpha=0.08, lw=0
+        )
+    axes.axhline(0, color=colour("coder"), lw=1, label=label("coder"))
+    axes.axhline(
+        PAPER_RANGE, color="#666666", lw=0.7, ls="--", label="paper: all latents at zero, Pythia"
+    )
     axes.set(
         xlabel=f"share of the {described} described latents replaced",
-        ylabel="CE increase (nats)",
+        ylabel="CE − CE of the coder (nats)",
         title=title,
     )
-    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def shared_legend(figure: Figure, *, columns: int = 3) -> None:
+    """One legend below all panels."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def rating_histogram(
@@ -209,7 +228,6 @@ def sensitivity_specificity(axes: Axes, rates: pd.DataFrame, *, title: str, bins
     axes.axhline(0.8, color="#666666", lw=0.7, ls="--", label="paper: specificity before ≈ 80 %")
     axes.set(xlabel="detection F1 of the sentence", ylabel="rate", ylim=(-0.02, 1.02))
     axes.set_title(f"{title} (dotted: sensitivity; n = {rates['latent'].nunique()} latents)")
-    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def pipeline() -> Figure:

@@ -166,10 +166,12 @@ def verdict_table(final: pd.DataFrame) -> pd.DataFrame:
     return named[[*columns, "kl", "fvu", "v1: median |ΔCE|", "v2: mean ΔCE ± SE"]]
 
 
-def panel_title(site: SiteStages) -> str:
-    """Site, hookpoint, windows."""
-    n, free = site.settings.evaluate_windows, len(site.windows("evaluate").rows)
-    return f"{site.name}: {site.hookpoint.name}\nn = {n} windows (sentences), {free} (no LLM)"
+def panel_title(site: SiteStages, order: str) -> str:
+    """Site, hookpoint, which latents go first, windows."""
+    first = {"top": "best scores first", "random": "random order", "useful": "useful first"}
+    return (
+        f"{site.name} ({site.hookpoint.name}), {first[order]}, n = {site.settings.evaluate_windows}"
+    )
 
 
 def power(site: SiteStages) -> str:

@@ -279,9 +279,21 @@ class SiteStages:
 
     @functools.cached_property
     def verdict(self) -> pd.DataFrame:
-        """One row an arm: what it costs, paired against ablation of the same latents."""
+        """One row an arm: what it costs, paired against ablation of the same latents.
+
+        On the simulated windows only, the controls too: all arms have seen the same text.
+        """
+        return self._judged(self.losses[self.losses["window"] < self.settings.evaluate_windows])
+
+    @functools.cached_property
+    def control_verdict(self) -> pd.DataFrame:
+        """The same for the arms that need no LLM, on all evaluate windows."""
+        free = ["coder", "zero", "mean", "token table", "word list", "output zero", "output mean"]
+        return self._judged(self.losses[self.losses["source"].isin(free)])
+
+    def _judged(self, losses: pd.DataFrame) -> pd.DataFrame:
         return measure.verdict(
-            self.losses,
+            losses,
             variance=self.rewrite_stage.manifest["facts"]["variance"],
             seed=self.params.seed,
             resamples=self.params.rewrite.bootstrap,

@@ -1,0 +1,86 @@
+"""The wording of the prompts: turns, placeholders, and what a model is finally shown."""
+
+import re
+
+import pytest
+from latent_cases import chatting_tokenizer
+
+from rewrite_utils import prompts
+
+HOLES = {
+    "explain": ["{windows}"],
+    "detect": ["{explanation}", "{windows}"],
+    "simulate": ["{pad}", "{window}", "{token}", "{explanation}"],
+}
+BEGUN = {"explain": "PIECES:", "detect": "Answers: ", "simulate": "Rating: "}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_every_file_is_a_test_here(name):
+    assert {file.stem for file in prompts.FOLDER.glob("*.txt")} == set(HOLES)
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_turns_alternate_and_end_with_the_answer_begun(name):
+    roles = [turn.role for turn in prompts.turns(name)]
+    assert roles[0] == "system"
+    assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
+    assert prompts.turns(name)[-1].text == BEGUN[name]
+    assert all(turn.text for turn in prompts.turns(name))
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_mistake_a_placeholder_stands_once_in_the_question_and_never_in_the_few_shots(name):
+    """The original left the score's placeholder in its few-shots and never filled it."""
+    *before, question, _ = prompts.turns(name)
+    assert re.findall(r"\{\w*\}", question.text) == HOLES[name]
+    assert not any(re.search(r"[{}]", turn.text) for turn in before)
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_rendered_is_the_conversation_in_order_with_the_answer_begun(name):
+    text = prompts.rendered(chatting_tokenizer(), name)
+    *asked, answer = prompts.turns(name)
+    said = "".join(f"<|{turn.role}|>{turn.text}<|end|>\n" for turn in asked)
+    assert text == said + "<|assistant|>" + answer.text
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_the_answer_goes_on_in_the_form_of_the_few_shots(name):
+    *answers, begun = [t.text for t in prompts.turns(name) if t.role == "assistant"]
+    assert all(answer.startswith(begun) for answer in answers)
+
+
+def test_few_shot_answers_of_detection_have_a_digit_for_each_excerpt():
+    shots = prompts.turns("detect")[1:-2]
+    for question, answer in zip(shots[::2], shots[1::2], strict=True):
+        excerpts = re.findall(r"^\d+\. ", question.text, re.MULTILINE)
+        assert re.fullmatch(r"Answers: [01]+", answer.text)
+        assert len(answer.text.removeprefix("Answers: ")) == len(excerpts) == 5
+
+
+def test_few_shots_of_the_explainer_mark_what_they_list():
+    """Byte for byte as ``marked`` and ``strengths`` write it, and as ``parse_reply`` reads it."""
+    shots = prompts.turns("explain")[1:-2]
+    for question, answer in zip(shots[::2], shots[1::2], strict=True):
+        marks = [m.strip() for m in re.findall(r"«(.*?)»", question.text)]
+        listed = re.findall(r"^ (.+): (?:10|\d)$", question.text, re.MULTILINE)
+        assert marks == listed
+        assert re.fullmatch(r"PIECES: [^\n]+\nEXPLANATION: \w[^\n]*", answer.text)
+
+
+def test_the_digest_follows_the_wording(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "FOLDER", tmp_path)
+    (tmp_path / "one.txt").write_text("### system\nBe brief.\n### user\nHello\n")
+    before = prompts.digest("one")
+    assert before == prompts.digest("one")
+    (tmp_path / "one.txt").write_text("### system\nBe brief!\n### user\nHello\n")
+    assert prompts.digest("one") != before
+
+
+def test_turns_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "FOLDER", tmp_path)
+    text = "### system\nTwo\nlines\n### user\n\n a # b\n\n### assistant\nIt: "
+    (tmp_path / "one.txt").write_text(text)
+    found = prompts.turns("one")
+    assert found == [("system", "Two\nlines"), ("user", " a # b"), ("assistant", "It: ")]
