@@ -61,7 +61,7 @@ def derangement(n: int, seed: int) -> Int[ndarray, " latent"]:
 
 def target_of(cache: LatentCache, latents: Int[ndarray, " latent"]) -> Target:
     """All true activations of some latents on a split, for the target side of a calibration."""
-    firings = [cache.of(latent).values for latent in latents]
+    firings = [cache.of(latent).values for latent in latents.tolist()]
     column = np.repeat(np.arange(len(latents)), [len(values) for values in firings])
     value = np.concatenate(firings)
     return Target.from_pairs(column, value, latents=len(latents), total=cache.n_tokens)

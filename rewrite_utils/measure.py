@@ -67,6 +67,8 @@ def v2_mean(
 def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int) -> dict:
     loss = losses_of(table, *arm)
     base = losses_of(table, *arm, column="base_loss")
+    same = _windows_of(table, arm)
+    coder = losses_of(same, "coder")
     delta = loss - base
     settings = {"seed": seed, "resamples": resamples}
     row = arm._asdict() | {"windows": len(loss)}
@@ -77,8 +79,6 @@ def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int
     row |= {"kl": losses_of(table, *arm, column="kl").mean()}
     row |= {"fvu": losses_of(table, *arm, column="squared_error").mean() / variance}
     if arm.count:
-        same = _windows_of(table, arm)
-        coder = losses_of(same, "coder")
         zero, mean = (losses_of(same, s, arm.count, arm.order) for s in ("zero", "mean"))
         row |= _named("minus_mean", stats.bootstrap(loss - mean, unit="window", **settings))
         row |= _named("minus_zero", stats.bootstrap(loss - zero, unit="window", **settings))

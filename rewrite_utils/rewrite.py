@@ -84,7 +84,7 @@ def masks(
                 described, count / described, "random", windows=n_windows, generator=generator
             )
         else:
-            ranking = torch.from_numpy(rankings[order])
+            ranking = torch.tensor(rankings[order])
             mask = substitute(described, count / described, order, ranking=ranking)
             mask = mask.expand(n_windows, -1)
         found[count, order] = mask
