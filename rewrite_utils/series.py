@@ -93,6 +93,7 @@ def execute(run: Run, notebook: Path, params_file: Path, overrides: Mapping[str,
             cwd=str(NOTEBOOKS),
             progress_bar=sys.stderr.isatty(),
             execution_timeout=CELL_SECONDS,
+            extra_arguments=["--log-level=ERROR"],  # a warning about its own loopback sockets
         )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None

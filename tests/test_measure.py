@@ -93,6 +93,15 @@ def test_windows_are_paired_by_their_number_not_by_their_place(table):
     assert told["recovered"] == pytest.approx(0.6 / 1.2)
 
 
+def test_every_arm_is_compared_with_the_coder_at_its_own_windows(table):
+    told = row_of(table, "told", 2, "all")
+    assert told["over_coder"] == pytest.approx((0.3 + 0.1 + 0.5) / 3)
+    assert row_of(table, "coder", 0, "all")["over_coder"] == 0
+    assert row_of(table, "output zero", 0, "all")["over_coder"] == pytest.approx(
+        (0.9 - 0.1 + 1.9 + 4.5) / 4
+    )
+
+
 def test_mean_ablation_differs_from_itself_by_nothing_and_recovers_nothing(table):
     mean = row_of(table, "mean", 2, "all")
     assert mean["minus_mean"] == mean["minus_mean_high"] == mean["recovered"] == 0

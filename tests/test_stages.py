@@ -99,28 +99,7 @@ class World(NamedTuple):
 def write_text(folder: Path) -> str:
     """A folder as data sets are read from: 150 documents of random words."""
     generator = np.random.default_rng(0)
-    words = [
-        "the",
-        "thin",
-        "man",
-        "in",
-        "a",
-        "red",
-        "hat",
-        "sat",
-        "in",
-        "the",
-        "rain",
-        "and",
-        "ate",
-        "7",
-        "figs,",
-        "then",
-        "12",
-        "more;",
-        "at",
-        "noon",
-    ]
+    words = ["the", "thin", "man", "in", "a", "red", "hat,", "sat", "rain;", "7", "figs", "then"]
     lines = [" ".join(generator.choice(words, 60)) for _ in range(150)]
     folder.mkdir()
     rows = [json.dumps({"text": f"{number} {line}"}) for number, line in enumerate(lines)]
@@ -205,7 +184,7 @@ def test_the_coder_is_trained_for_its_hookpoint(site):
     config = site.coder.config
     assert config.hookpoint == site.hookpoint.name == SITES[site.name]
     assert (config.transcode, config.num_latents, config.k) == (site.name == "mlp", 12, 3)
-    assert len(site.training) and site.training["fvu"].iloc[-1] < site.training["fvu"].iloc[0]
+    assert site.training["tokens"].iloc[-1] == 46 * 64 and site.training["fvu"].iloc[-1] < 0.95
     assert not (site.coder_stage.folder / "harvest").exists()
 
 
@@ -341,15 +320,23 @@ def test_a_source_is_spliced_in_with_its_own_estimates(site):
     np.testing.assert_allclose(table.sort_values("window")["squared_error"], expected, rtol=1e-3)
 
 
-def test_the_verdict_is_finite_and_the_coder_s_fvu_agrees_with_the_losses(site):
+def test_the_verdict_is_finite_and_on_the_simulated_windows(site):
     table = site.verdict
     arms = table[table["count"] > 0]
     assert np.isfinite(arms[["delta", "minus_mean", "minus_zero", "kl", "fvu"]]).all(axis=None)
+    assert set(table["windows"]) == {5}
+    losses = site.losses[(site.losses["source"] == "coder") & (site.losses["window"] < 5)]
     coder = site.verdict_of("coder", 0)
-    error = site.losses[site.losses["source"] == "coder"]["squared_error"].mean()
-    assert coder["fvu"] == pytest.approx(error / site.output_moments[1]) and coder["windows"] == 9
-    headline = site.verdict_of(site.params.rewrite.headline, len(site.simulated))
-    assert headline["windows"] == 5 and headline["order"] == "all"
+    assert coder["fvu"] == pytest.approx(losses["squared_error"].mean() / site.output_moments[1])
+    assert site.verdict_of(site.params.rewrite.headline, len(site.simulated))["order"] == "all"
+
+
+def test_the_verdict_on_the_controls_uses_all_evaluate_windows(site):
+    table = site.control_verdict
+    assert set(table["windows"]) == {9} and "raw" not in " ".join(table["source"])
+    coder = table.set_index("source").loc["coder"]
+    losses = site.losses[site.losses["source"] == "coder"]
+    assert coder["delta"] == pytest.approx((losses["loss"] - losses["base_loss"]).mean())
 
 
 def test_the_shuffled_floor_gives_every_latent_another_s_ratings(site):
@@ -426,9 +413,10 @@ def test_a_run_is_the_same_when_made_again_elsewhere(world, tmp_path):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="control_windows moves windows, the ratings are reused",
+    reason="stale ratings",
 )
 def test_more_control_windows_leave_the_rated_windows_where_they_are(world):
+    """More control windows than rows move the rated windows; the old ratings are reused."""
     first = world.sites["mlp"]
     again = SiteStages(world.again(sites__mlp__control_windows=30), "mlp")
     same = all(
@@ -443,9 +431,10 @@ def test_more_control_windows_leave_the_rated_windows_where_they_are(world):
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="the shuffled floor uses the headline, which is not hashed",
+    reason="stale floor",
 )
 def test_another_headline_gives_another_floor(world):
+    """The shuffled arm is calibrated by the headline, which stage 07 does not hash."""
     first = world.sites["mlp"]
     again = SiteStages(world.again(rewrite__headline="quantile:type8"), "mlp")
     floors = [site.estimates["shuffled explanations"].values for site in (first, again)]
