@@ -97,10 +97,11 @@ def execute(run: Run, notebook: Path, params_file: Path, overrides: Mapping[str,
         )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
-    used = {event["stage"]: event["made"] for event in run.journal[events:]}
-    made = sum(used.values())
+    used = run.journal[events:]
+    stages, made = ({e["stage"] for e in some} for some in (used, [e for e in used if e["made"]]))
     headline = run.headlines.get(notebook.stem, {}).get("text", "")
-    return Executed(notebook.stem, time.monotonic() - started, made, len(used) - made, headline)
+    seconds = time.monotonic() - started
+    return Executed(notebook.stem, seconds, len(made), len(stages - made), headline)
 
 
 def table(done: Sequence[Executed]) -> str:
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.parameters:
             return _say(_all_parameters())
-        overrides = {name: yaml.safe_load(value) for name, value in asked.set}
+        overrides = {name: _value(name, text) for name, text in asked.set}
         run, chosen = open_run(asked.params_file, overrides), choose(asked.only)
         if asked.plan:
             return _say(plan(run.params))
@@ -161,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parameters", action="store_true", help="list every parameter and stop")
     return parser
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ParameterError(f"{name} = {text!r} is not readable YAML: {reason}") from None
 
 
 def _check_names(notebook: Path, given: Mapping[str, Any]) -> None:
