@@ -63,4 +63,5 @@ def _totals(
     flat = kind[known] * cache.n_latents + latent[known]
     size = len(kinds) * cache.n_latents
     totals = np.bincount(flat, weights=cache.value[known], minlength=size)
-    return totals.reshape(len(kinds), cache.n_latents), seen
+    # Without a single firing bincount gives integers, weights or not.
+    return totals.astype(float).reshape(len(kinds), cache.n_latents), seen
