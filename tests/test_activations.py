@@ -264,9 +264,7 @@ def test_silent_windows_are_silent_and_one_a_row(truth, length, count, seed):
     dense, tokens = truth
     cache, latent = cache_of(dense, tokens), dense.shape[2] - 1
     assume(length < tokens.shape[1])
-    windows = silent_windows(
-        cache, latent, window_tokens=length, count=count, generator=rng(seed)
-    )
+    windows = silent_windows(cache, latent, window_tokens=length, count=count, generator=rng(seed))
     assert not window_values(cache, latent, windows, length).any()
     assert (windows.ends >= length).all() and (windows.ends < tokens.shape[1]).all()
     places = [
