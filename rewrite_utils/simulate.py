@@ -21,6 +21,7 @@ from rewrite_utils.llm import Engine, Prompt, digit_tokens
 
 DIGITS = np.arange(10, dtype=np.float32)
 WINDOWS_A_BLOCK = 4
+RESULT = "predictions.zarr"
 
 
 class Ratings(NamedTuple):
@@ -125,11 +126,14 @@ def simulate(
     name: str,
     limit: int | None = None,
 ) -> None:
-    """Rate every (window, latent) pair and write ``folder``/predictions.zarr.
+    """Rate every (window, latent) pair and write ``folder``/predictions.zarr, if it is not there.
 
     Blocks of windows are kept as they finish, so a killed run goes on where it stopped; ``limit``
     stops after that many blocks (for partial work), leaving the blocks in place.
     """
+    if (folder / RESULT).exists():
+        _remove_blocks(windows, folder)
+        return
     layout = Layout(engine.tokenizer, align=align)
     own = [layout.own(description) for description in descriptions]
     pairs = len(windows) * len(own)
@@ -174,16 +178,22 @@ def _gather(windows: Sequence[Window], folder: Path) -> None:
     if not all(file.exists() for file in files):
         return
     parts = [np.load(file) for file in files]
-    group = zarr.open_group(folder / "predictions.zarr", mode="w")
+    partial = folder / f"{RESULT}.partial"
+    group = zarr.open_group(partial, mode="w")
     for field in Ratings._fields:
         whole = np.concatenate([part[field] for part in parts])
         chunks = (len(whole), min(256, whole.shape[1]), *whole.shape[2:])
         group.create_array(field, data=whole, chunks=chunks)
-    for file in files:
-        file.unlink()
+    partial.replace(folder / RESULT)
+    _remove_blocks(windows, folder)
+
+
+def _remove_blocks(windows: Sequence[Window], folder: Path) -> None:
+    for file, _ in _blocks(windows, folder):
+        file.unlink(missing_ok=True)
 
 
 def read_ratings(folder: Path) -> Ratings:
     """The ratings of a finished simulation, whole."""
-    group = zarr.open_group(folder / "predictions.zarr", mode="r")
+    group = zarr.open_group(folder / RESULT, mode="r")
     return Ratings(*(np.asarray(group[field]) for field in Ratings._fields))
