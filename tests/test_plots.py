@@ -51,7 +51,7 @@ def line(axes: plt.Axes, named: str) -> tuple[np.ndarray, np.ndarray]:
 def saved(run: Run) -> dict[str, bytes]:
     plots.use_style()
     figure, [axes] = plots.panels(1)
-    plots.forest(axes, verdict().tail(2), value="delta", xlabel="nats", title="Δ")
+    plots.forest(axes, verdict().tail(2), value="over_coder", xlabel="nats", title="Δ")
     path = plots.save_figure(run, "a", figure, verdict(), unit="window", n=12)
     plt.close(figure)
     assert sorted(file.name for file in path.parent.iterdir()) == sorted(FILES)
@@ -62,7 +62,10 @@ def test_a_figure_is_saved_with_its_data_and_where_it_comes_from(run):
     files = saved(run)
     assert files["a.png"].startswith(b"\x89PNG") and files["a.pdf"].startswith(b"%PDF")
     lines = files["a.csv"].decode().splitlines()
-    assert lines[0] == "source,count,order,delta,delta_low,delta_high" and len(lines) == 7
+    assert (
+        lines[0] == "source,count,order,over_coder,over_coder_low,over_coder_high"
+        and len(lines) == 7
+    )
     assert lines[1] == "coder,0,all,0.123457,0.1,0.2"  # six digits
     about = json.loads(files["a.json"])
     [event] = run.journal
@@ -103,7 +106,7 @@ def test_every_named_arm_has_a_colour_and_others_share_one():
 
 
 def verdict() -> pd.DataFrame:
-    columns = ["source", "count", "order", "delta", "delta_low", "delta_high"]
+    columns = ["source", "count", "order", "over_coder", "over_coder_low", "over_coder_high"]
     rows = [
         ("coder", 0, "all", 0.123456789, 0.1, 0.2),
         ("mean", 8, "all", 0.9, 0.7, 1.1),
@@ -120,14 +123,15 @@ def test_fraction_curves_show_one_order_and_the_whole(axes):
     x, y = line(axes, plots.label("mean"))
     assert x.tolist() == [0.25, 1] and y.tolist() == [0.3, 0.9]
     assert line(axes, "raw")[1].tolist() == [0.4, 1.0]
-    assert set(line(axes, "coder as it is")[1]) == {0.123456789}
+    assert set(line(axes, "coder as it is")[1]) == {0}
+    assert "paper: all latents at zero, Pythia" in [drawn.get_label() for drawn in axes.lines]
     low, high = np.sort(axes.collections[0].get_paths()[0].vertices[:, 1])[[0, -1]]
     assert (low, high) == (0.2, 1.1)
 
 
 def test_the_forest_lists_arms_from_the_top_with_their_intervals(axes):
     rows = verdict().iloc[[1, 5]]
-    plots.forest(axes, rows, value="delta", xlabel="nats", title="t")
+    plots.forest(axes, rows, value="over_coder", xlabel="nats", title="t")
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names == ["raw", plots.label("mean")]
     found = [np.asarray(drawn.get_xdata()).tolist() for drawn in axes.lines[:4]]
@@ -179,7 +183,17 @@ def test_sensitivity_and_specificity_are_means_of_equally_filled_bins(axes):
     np.testing.assert_allclose([x, y], [[0.15, 0.85], [0.3, 0.9]])
     np.testing.assert_allclose(axes.lines[1].get_ydata(), [0.7, 0.1])
     assert "n = 4 latents" in axes.get_title()
-    assert "paper: specificity before ≈ 80 %" in legend_of(axes)
+    assert set(line(axes, "paper: specificity before ≈ 80 %")[1]) == {0.8}
+
+
+def test_one_legend_below_serves_all_panels():
+    figure, both = plots.panels(2)
+    for axes in both:
+        plots.fraction_curves(axes, verdict(), order="top", described=8, title="t")
+    plots.shared_legend(figure)
+    [legend] = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown[:2] == [plots.label("mean"), "raw"] and len(shown) == len(set(shown)) == 4
 
 
 def test_scores_without_a_number_are_left_out_of_the_histogram(axes):

@@ -1,5 +1,6 @@
 """From text to verdict on tiny random models of both architectures, the LLM played by a hash."""
 
+import dataclasses
 import json
 import shutil
 import zlib
@@ -14,11 +15,12 @@ from conftest import tiny_tokenizer
 
 from rewrite_utils import activations
 from rewrite_utils.engines.base import BaseEngine
+from rewrite_utils.estimates import derangement
 from rewrite_utils.llm import Generation, Prompt, Usage
 from rewrite_utils.params import ParameterError, parse
 from rewrite_utils.runs import DamagedStageWarning, Run
-from rewrite_utils.simulate import Layout, described
-from rewrite_utils.stages import SiteStages, builders, open_sites
+from rewrite_utils.simulate import Layout, Ratings, described
+from rewrite_utils.stages import SIMULATED, SiteStages, builders, open_sites
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
@@ -151,7 +153,7 @@ def world(raw, tmp_path_factory) -> World:
 def finish(sites: dict[str, SiteStages]) -> None:
     """Ask for the first and the last result; all that lies between is made on the way."""
     for site in sites.values():
-        assert len(site.quality) and len(site.verdict)
+        assert len(site.quality) and len(site.losses)
 
 
 def used(run: Run, since: int) -> dict[str, set[bool]]:
@@ -343,6 +345,11 @@ def test_the_shuffled_floor_gives_every_latent_another_s_ratings(site):
     headline = site.params.rewrite.headline
     floor, told = (site.estimates[s].values for s in ("shuffled explanations", headline))
     assert floor.shape == told.shape and not np.allclose(floor, told)
+    order = derangement(len(site.simulated), site.params.seed)
+    assert (order != np.arange(len(order))).all()
+    fitted, asked = (Ratings(*(f[:, order] for f in site.ratings(s))) for s in SIMULATED)
+    other = dataclasses.replace(site.evidence, ratings=fitted)
+    np.testing.assert_array_equal(floor, other.calibrated(headline, asked))
 
 
 # ── reuse ─────────────────────────────────────────────────────────────────────────────────────
@@ -388,7 +395,8 @@ def test_a_truncated_stage_is_reported_and_made_again_with_the_same_result(world
     folder = tmp_path / "copy"
     shutil.copytree(world.run.folder, folder)
     before = world.sites["mlp"].losses
-    file = next(folder.glob("stages/04_scores.mlp-*/judgements.parquet"))
+    stage = world.sites["mlp"].scores_stage.folder.name
+    file = folder / "stages" / stage / "judgements.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     again = world.again(folder)
     since = len(again.journal)

@@ -83,6 +83,15 @@ def test_recovered_resamples_windows_in_pairs():
     np.testing.assert_allclose(found[:3], 0.5)
 
 
+def test_the_interval_of_recovered_covers_the_ratio_about_95_times_in_100():
+    generator, covered = np.random.default_rng(4), []
+    for _ in range(200):
+        coder, noise = generator.normal(1, 0.2, 60), generator.normal(0, 0.5, 60)
+        found = recovered(coder, coder + 2, coder + 1 + noise, seed=0, resamples=400)
+        covered.append(found.low <= 0.5 <= found.high)
+    assert 0.89 <= np.mean(covered) <= 0.99
+
+
 def test_detectable_is_2_8_standard_errors():
     assert detectable(np.array([0.0, 2.0, 0.0, 2.0])) == pytest.approx(2.8 * (4 / 3) ** 0.5 / 2)
     sample = np.random.default_rng(0).normal(size=10_000)
