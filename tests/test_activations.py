@@ -100,6 +100,7 @@ def test_a_written_cache_is_read_back(tmp_path):
 
 def test_energy_is_variance_times_the_decoders_squared_norm():
     cache, coder = cache_of(*drawn(latents=40)), coder_for(HOOKPOINTS[0])
+    coder.W_dec.data *= torch.linspace(0.5, 3, 40)[:, None]  # random rows have norm 1
     norms = [float((row.double() ** 2).sum()) for row in coder.W_dec.detach()]
     np.testing.assert_allclose(energy(cache, coder), cache.variance * norms, rtol=1e-5)
 

@@ -21,7 +21,7 @@ from rewrite_utils.plan.costs import FRAME, Cost, costs, n_arms, split_rows
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.rewrite import Estimate, measure
-from rewrite_utils.simulate import Layout, simulate
+from rewrite_utils.simulate import Layout, Window, simulate
 
 QUIET = Machine(
     rates={"float32": 1e11, "bfloat16": 1e12}, cores=2, memory=24 * 10**9, disk=50 * 10**9
@@ -159,8 +159,12 @@ def engine(tokenizer: PreTrainedTokenizerFast) -> MagicMock:
 
 
 def test_the_simulator_is_asked_as_often_as_planned(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts, "rendered", lambda _, name: "{pad}{window}{explanation}")
-    simulate(["a b"] * 5, ["c", "d", "e"], engine, align=32, folder=tmp_path, name="test")
+    monkeypatch.setattr(
+        prompts, "rendered", lambda *_: "{pad}{window} {token}\nDescription: {explanation}"
+    )
+    simulate(
+        [Window("a «b»", "b")] * 5, ["c", "d", "e"], engine, align=32, folder=tmp_path, name="test"
+    )
     asked = [prompt for call in engine.choices.call_args_list for prompt in call.args[0]]
     site = SITE | {"described": 3, "calibrate_windows": 3, "evaluate_windows": 2}
     cost = planned(RAW | {"sites": {"late": site}})["05_simulation"]

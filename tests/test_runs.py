@@ -239,7 +239,7 @@ def test_too_little_disk_is_said_before_anything_is_written(tmp_path, monkeypatc
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda _: usage)
     require_space(tmp_path, needed=10**9)
-    with pytest.raises(OSError, match=r"needs 2\.0 GB and has 1\.0 GB free; make room or lower"):
+    with pytest.raises(OSError, match=r"needs 2\.0 GB and has 1\.0 GB free: make room or lower"):
         require_space(tmp_path, needed=2 * 10**9)
 
 
