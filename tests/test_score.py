@@ -77,6 +77,28 @@ def test_the_latent_fires_in_active_windows_and_nowhere_in_the_row_of_random_one
     assert not np.isin(random_rows, cache.of(latent).rows).any()
 
 
+def test_no_window_holds_the_bos_and_every_other_position_is_reached():
+    cache, length = concepts(), SETTINGS.window_tokens
+    ends = np.concatenate([examples(cache, 0, SETTINGS, rng(n)).windows.ends for n in range(60)])
+    assert (ends.min(), ends.max()) == (length, cache.tokens.shape[1] - 1)
+
+
+def test_latents_that_fire_alike_get_windows_of_their_own(tmp_path):
+    cache = concepts()
+    twin = np.zeros((*cache.tokens.shape, 2), np.float32)
+    twin[cache.of(0).rows, cache.of(0).positions] = cache.of(0).values[:, None]
+    engine = FakeEngine(rate=perfect)
+    texts = texts_of(engine.tokenizer)
+    cache = cache_of(twin, cache.tokens)
+    table = judge(
+        cache, {0: "x", 1: "x"}, engine, SETTINGS, token_texts=texts, seed=7, folder=tmp_path
+    )
+    windows = [
+        set(zip(part["row"], part["end"], strict=True)) for _, part in table.groupby("latent")
+    ]
+    assert windows[0] != windows[1]
+
+
 def test_fewer_windows_than_asked_are_all_there_are():
     dense = np.zeros((3, 9, 1), np.float32)
     dense[0, 6, 0] = 1
