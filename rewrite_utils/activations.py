@@ -1,12 +1,11 @@
-"""The cache of a coder's sparse latent activations, and the windows in which a latent fires.
+"""The cache of a coder's sparse latent activations, and what the hooked output is on average.
 
 In: a subject, a hookpoint, a coder, token rows. Out: one LatentCache a split, sorted by latent, so
-that everything about one latent is one slice. The BOS (position 0) is left out of all of it. Paper
-§3, §5.
+that everything about one latent is one slice, and the output's moments from the same passes. The
+BOS (position 0) is left out of all of it. Paper §2.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -128,6 +127,24 @@ class LatentCache:
         return running[self.start[1:]] - running[self.start[:-1]]
 
 
+class OutputMoments(NamedTuple):
+    """What the hooked output is over some rows: the value of its mean ablation, and FVU's unit."""
+
+    mean: Float[ndarray, " d_out"]
+    """Mean output, float32."""
+    variance: Float[ndarray, ""]
+    """E‖y − ȳ‖², float64."""
+
+    def write(self, file: Path) -> None:
+        """Save as one safetensors file."""
+        save_file(self._asdict(), file)
+
+    @classmethod
+    def read(cls, file: Path) -> "OutputMoments":
+        """Load what ``write`` saved."""
+        return cls(**load_file(file))
+
+
 def cache_latents(
     subject: Subject,
     hookpoint: Hookpoint,
@@ -137,7 +154,7 @@ def cache_latents(
     folder: Path,
     name: str,
     batch: int = 16,
-) -> LatentCache:
+) -> tuple[LatentCache, OutputMoments]:
     """Encode every row; finished batches wait in ``folder`` and are not computed again after a
     kill."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,15 +162,17 @@ def cache_latents(
     for start in tqdm(range(0, len(rows), batch), desc=f"latents of {name}", unit="batch"):
         file = folder / f"{name}-{start:08d}.safetensors"
         if not file.exists():
-            _write_batch(
-                file, start, *_encode(subject, hookpoint, coder, rows[start : start + batch])
-            )
+            _write_batch(file, start, _encode(subject, hookpoint, coder, rows[start:][:batch]))
         files.append(file)
     parts = [load_file(file) for file in files]
+    total, square = (sum(part.pop(key) for part in parts) for key in ("total", "square"))
     entries = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    cache = _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
+    mean = total / cache.n_tokens
+    variance = np.asarray(square / cache.n_tokens - np.square(mean).sum())
     for file in files:
         file.unlink()
-    return _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
+    return cache, OutputMoments(mean.astype(np.float32), variance)
 
 
 def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
@@ -162,136 +181,42 @@ def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
     return cache.variance * norms
 
 
-def firing_windows(
-    cache: LatentCache, latent: int, *, window_tokens: int
-) -> tuple[Windows, Float[ndarray, " window"]]:
-    """Non-overlapping windows in which ``latent`` fires, placed around their peaks, and the peaks.
+class _Encoded(NamedTuple):
+    """One batch of rows: its latents and the sums that the output's moments are made of."""
 
-    Each row is cut into segments of ``window_tokens``; a segment's strongest token sits two thirds
-    into its window, so that the reader sees what comes before it.
-    """
-    firings = cache.of(latent)
-    segment = (
-        firings.rows.astype(np.int64) * cache.tokens.shape[1] + firings.positions // window_tokens
-    )
-    order = np.lexsort((-firings.values, segment))
-    first = np.unique(segment[order], return_index=True)[1]
-    peaks = order[first]
-    ends = firings.positions[peaks] + window_tokens // 3
-    ends = np.clip(ends, window_tokens, cache.tokens.shape[1] - 1)
-    return Windows(firings.rows[peaks].astype(np.int64), ends.astype(np.int64)), firings.values[
-        peaks
-    ]
-
-
-def by_deciles(
-    peaks: Float[ndarray, " window"], count: int, generator: np.random.Generator
-) -> Int[ndarray, " chosen"]:
-    """``count`` windows, as evenly as possible from the ten rank deciles of their peaks, strongest
-    first."""
-    ranked = np.argsort(-peaks, kind="stable")
-    deciles = [generator.permutation(part) for part in np.array_split(ranked, 10)]
-    turns = [part[turn] for turn in range(len(deciles[0])) for part in deciles if turn < len(part)]
-    return np.array(sorted(turns[:count], key=lambda window: -peaks[window]), dtype=np.int64)
-
-
-def silent_windows(
-    cache: LatentCache,
-    latent: int,
-    *,
-    window_tokens: int,
-    count: int,
-    generator: np.random.Generator,
-) -> Windows:
-    """Up to ``count`` windows in which the latent is silent, one a row.
-
-    Rows in which it fires nowhere come first (the paper takes only those); a latent of a narrow
-    coder fires in every row, and then windows of other rows in which it is silent follow.
-    """
-    n_rows, length = cache.tokens.shape
-    firings = cache.of(latent)
-    fires = np.zeros((n_rows, length), np.int64)
-    fires[firings.rows, firings.positions] = 1
-    before = np.pad(fires.cumsum(1), ((0, 0), (1, 0)))
-    ends = np.stack(
-        [generator.permutation(np.arange(window_tokens, length)) for _ in range(n_rows)]
-    )
-    inside = np.take_along_axis(before, ends + 1, 1) - np.take_along_axis(
-        before, ends + 1 - window_tokens, 1
-    )
-    silent = np.flatnonzero((inside == 0).any(1))
-    order = generator.permutation(silent)
-    order = order[np.argsort(fires[order].any(1), kind="stable")][:count]
-    return Windows(order, ends[order, (inside[order] == 0).argmax(1)])
-
-
-def draw_windows(
-    n_rows: int, count: int, *, first: int, last: int, generator: np.random.Generator
-) -> Windows:
-    """``count`` different windows, ends uniform in first … last; a row is used twice only after all
-    once.
-
-    Raises ValueError when there are fewer (row, position) pairs than windows.
-    """
-    places = n_rows * (last - first + 1)
-    if count > places:
-        raise ValueError(
-            f"{count} windows asked for, but {n_rows} rows have only {places} positions "
-            f"{first} … {last}: lower the number of windows or give the split a larger share"
-        )
-    rounds = -(-count // n_rows)
-    rows = np.concatenate([generator.permutation(n_rows) for _ in range(rounds)])[:count]
-    ends = np.stack(
-        [generator.permutation(np.arange(first, last + 1))[:rounds] for _ in range(n_rows)]
-    )
-    return Windows(rows, ends[rows, np.arange(count) // n_rows])
-
-
-def window_tokens(cache: LatentCache, windows: Windows, length: int) -> Int[ndarray, "window pos"]:
-    """Token ids of each window, ``length`` of them, the rated one last."""
-    return cache.tokens[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]
-
-
-def window_values(
-    cache: LatentCache, latent: int, windows: Windows, length: int
-) -> Float[ndarray, "window pos"]:
-    """The latent's activation at every token of each window."""
-    grid = np.zeros(cache.tokens.shape, np.float32)
-    firings = cache.of(latent)
-    grid[firings.rows, firings.positions] = firings.values
-    return grid[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]
-
-
-def activation_batches(
-    subject: Subject, hookpoint: Hookpoint, rows: Int[Tensor, "row pos"], *, batch: int = 16
-) -> Iterator[tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]]:
-    """Inputs and outputs of the hooked module over ``rows``, BOS left out, rows in order."""
-    for part in rows.split(batch):
-        acts = hooked(subject, part, hookpoint)
-        yield acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
+    values: Float[Tensor, "row pos k"]
+    indices: Int[Tensor, "row pos k"]
+    total: Float[Tensor, " d_out"]
+    square: Float[Tensor, ""]
 
 
 @torch.no_grad()
 def _encode(
     subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, rows: Int[Tensor, "row pos"]
-) -> tuple[Float[Tensor, "row pos-1 k"], Int[Tensor, "row pos-1 k"]]:
-    inputs = hooked(subject, rows, hookpoint).inputs[:, 1:]
+) -> _Encoded:
+    acts = hooked(subject, rows, hookpoint)
+    inputs, outputs = acts.inputs[:, 1:], acts.outputs[:, 1:].flatten(0, 1).double()
     latents = coder.encode(inputs.flatten(0, 1).float())
     shape = (*inputs.shape[:2], -1)
-    return latents.values.reshape(shape), latents.indices.reshape(shape)
+    return _Encoded(
+        latents.values.reshape(shape),
+        latents.indices.reshape(shape),
+        outputs.sum(0),
+        outputs.square().sum(),
+    )
 
 
-def _write_batch(
-    file: Path, start: int, values: Float[Tensor, "row pos k"], indices: Int[Tensor, "row pos k"]
-) -> None:
-    fires: Bool[Tensor, "row pos k"] = values > 0
+def _write_batch(file: Path, start: int, found: _Encoded) -> None:
+    fires: Bool[Tensor, "row pos k"] = found.values > 0
     row, position, _ = fires.nonzero(as_tuple=True)
     temporary = file.with_suffix(".tmp")
     entries = {
         "row": (row + start).int().numpy(),
         "position": (position + 1).int().numpy(),
-        "latent": indices[fires].int().numpy(),
-        "value": values[fires].float().numpy(),
+        "latent": found.indices[fires].int().numpy(),
+        "value": found.values[fires].float().numpy(),
+        "total": found.total.numpy(),
+        "square": found.square.numpy(),
     }
     save_file(entries, temporary)
     temporary.replace(file)

@@ -7,7 +7,7 @@ sampling).
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,18 +19,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils import prompts
-from rewrite_utils.activations import (
-    LatentCache,
-    Windows,
-    by_deciles,
-    firing_windows,
-    window_tokens,
-    window_values,
-)
+from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.controls import strongest_tokens
 from rewrite_utils.llm import Engine, Prompt
 from rewrite_utils.params import Explain
 from rewrite_utils.runs import write_json
+from rewrite_utils.windows import by_deciles, firing_windows, window_tokens, window_values
 
 REPLY = re.compile(r"^(?P<pieces>[^\n]*)\n\s*EXPLANATION:[ \t]*(?P<explanation>\S[^\n]*)")
 EMPTY = re.compile(r"^[\W_]*$")
@@ -145,6 +139,7 @@ def explain(
     settings: Explain,
     *,
     token_texts: Callable[[ndarray], list[str]],
+    skip: Collection[int] = (),
     seed: int,
     folder: Path,
     batch: int = 16,
@@ -156,7 +151,9 @@ def explain(
         part = latents[start : start + batch]
         file = folder / f"batch-{start:06d}.json"
         if not file.exists():
-            questions = evidence(cache, part, settings, token_texts=token_texts, seed=seed)
+            questions = evidence(
+                cache, part, settings, token_texts=token_texts, skip=skip, seed=seed
+            )
             write_json(file, [e._asdict() for e in _ask(engine, questions, settings, seed=seed)])
         records += [Explanation(**record) for record in json.loads(file.read_text())]
         bar.update(len(part))
@@ -174,10 +171,11 @@ def evidence(
     settings: Explain,
     *,
     token_texts: Callable[[ndarray], list[str]],
+    skip: Collection[int] = (),
     seed: int,
 ) -> dict[int, Question]:
-    """What the explainer is shown about each latent."""
-    listed = _listed(cache, settings.words, token_texts)
+    """What the explainer is shown about each latent; special tokens (``skip``) are not named."""
+    listed = _listed(cache, settings.words, token_texts, skip)
     found = {}
     for latent in latents:
         text = shown(
@@ -202,15 +200,24 @@ def prompt(tokenizer: PreTrainedTokenizerBase, windows: str) -> Prompt:
 
 
 def _listed(
-    cache: LatentCache, words: int, token_texts: Callable[[ndarray], list[str]]
+    cache: LatentCache,
+    words: int,
+    token_texts: Callable[[ndarray], list[str]],
+    skip: Collection[int],
 ) -> list[str]:
     """Each latent's strongest tokens as text, spaces around them dropped, each named once."""
-    columns = strongest_tokens(cache, words=words).T
-    return [_named(token_texts(column[column >= 0])) for column in columns]
+    # One at a time: in a sequence a multi-byte character belongs to the token that completes it.
+    names = [
+        [_named(token_texts(token[None])[0]) for token in column if token >= 0]
+        for column in strongest_tokens(cache, words=words, skip=skip).T
+    ]
+    return [", ".join(dict.fromkeys(column)) for column in names]
 
 
-def _named(texts: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(text.strip() or repr(text) for text in texts))
+def _named(text: str) -> str:
+    """A token in a list of tokens: without letters or digits it stands in quotes."""
+    text = text.strip() or repr(text)[1:-1]
+    return text if any(map(str.isalnum, text)) else f'"{text}"'
 
 
 def _ask(

@@ -26,12 +26,12 @@ class Section(BaseModel):
     docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    SPEED_ONLY: ClassVar[frozenset[str]] = frozenset()
+    UNHASHED: ClassVar[frozenset[str]] = frozenset()
 
     def content(self) -> dict[str, Any]:
-        """What determines a stage's result, as JSON-able values; fields in ``SPEED_ONLY`` left
-        out."""
-        return self.model_dump(mode="json", exclude=set(self.SPEED_ONLY))
+        """What determines a stage's result, as JSON-able values; fields in ``UNHASHED`` (speed,
+        or read only when a table is drawn) left out."""
+        return self.model_dump(mode="json", exclude=set(self.UNHASHED))
 
 
 class Subject(Section):
@@ -42,7 +42,15 @@ class Subject(Section):
     revision: str = ""
     """Hub revision (Pythia's checkpoints are "step1000" …); empty is the newest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of every forward pass of the subject; numbers are compared in float32."""
+    """Precision of the passes that losses are measured in."""
+    collect_dtype: Literal["", "float32", "bfloat16"] = ""
+    """Precision of the passes that collect activations (training data, latent caches); empty: as
+    dtype."""
+
+    @property
+    def collected_in(self) -> str:
+        """The precision that activations are collected in."""
+        return self.collect_dtype or self.dtype
 
 
 class Corpus(Section):
@@ -134,7 +142,7 @@ class Site(Section):
 class LLM(Section):
     """A language model that writes, scores or simulates."""
 
-    SPEED_ONLY: ClassVar[frozenset[str]] = frozenset({"engine", "threads", "memory_gb"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"engine", "threads", "memory_gb"})
     model: str = "embedded/qwen2.5-coder-1.5b-instruct"
     """Hub name, folder, or embedded/…"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -212,6 +220,8 @@ class Simulate(Section):
 class Rewrite(Section):
     """The arms of the rewrite and how they are counted."""
 
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
+
     fractions: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Shares of the described latents that are replaced by their predictions."""
     orders: tuple[Literal["top", "random", "useful"], ...] = ("top", "random")
@@ -264,6 +274,14 @@ class Params(Section):
                 f"a window of {self.simulate.window_tokens} tokens cannot end at position "
                 f"{self.simulate.first_position}: raise simulate.first_position"
             )
+        for name in ("explain", "score"):
+            length = getattr(self, name).window_tokens
+            if length >= self.corpus.row_tokens:
+                raise ValueError(
+                    f"{name}.window_tokens = {length} does not fit a row of "
+                    f"{self.corpus.row_tokens} tokens with BOS: at most "
+                    f"{self.corpus.row_tokens - 1}"
+                )
         if self.rewrite.headline not in self.rewrite.calibrators:
             raise ValueError(
                 f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"

@@ -17,16 +17,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils import prompts
-from rewrite_utils.activations import (
-    LatentCache,
-    Windows,
-    by_deciles,
-    firing_windows,
-    silent_windows,
-    window_tokens,
-)
+from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.llm import Engine, Prompt, digit_tokens
 from rewrite_utils.params import Score
+from rewrite_utils.windows import by_deciles, firing_windows, silent_windows, window_tokens
 
 
 class Examples(NamedTuple):

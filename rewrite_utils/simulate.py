@@ -81,21 +81,20 @@ class Layout:
         self._tokenizer = tokenizer
         self._align = align
         head, _, rest = prompts.rendered(tokenizer, "simulate").partition("{pad}")
-        self._window, _, rest = rest.partition("\nDescription: ")
-        self._after = "\nDescription: " + rest
+        self._window, colon, self._after = rest.partition("\nDescription:")
+        self._window += colon
         self._head = self._encode(head)
         self._filler = self._encode("\n")
 
     def shared(self, window: Window) -> tuple[int, ...]:
         """Everything up to the description; the filling stands before the window."""
-        filled = self._window.replace("{window}", window.text).replace("{token}", window.token)
-        text = self._encode(filled)
+        text = self._encode(prompts.filled(self._window, window=window.text, token=window.token))
         missing = -(len(self._head) + len(text)) % self._align
         return (*self._head, *(self._filler * missing), *text)
 
     def own(self, description: str) -> tuple[int, ...]:
         """The description and the forced beginning of the answer."""
-        return self._encode(self._after.replace("{explanation}", description))
+        return self._encode(prompts.filled(self._after, explanation=description))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))

@@ -8,7 +8,6 @@ import pytest
 from latent_cases import FakeEngine, cache_of, chatting_tokenizer, drawn, texts_of
 
 from rewrite_utils import prompts
-from rewrite_utils.activations import window_values
 from rewrite_utils.controls import strongest_tokens
 from rewrite_utils.explain import (
     Explanation,
@@ -23,6 +22,7 @@ from rewrite_utils.explain import (
     strengths,
 )
 from rewrite_utils.params import Explain
+from rewrite_utils.windows import window_values
 
 SETTINGS = Explain(windows=4, window_tokens=6, words=3, retries=2)
 GOOD = " a, b\nEXPLANATION: letters of the alphabet."

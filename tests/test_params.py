@@ -1,4 +1,4 @@
-"""Parameters: misspelt names and impossible values are one clear error; the hash sees no speed."""
+"""Parameters: misspelt names and impossible values are one clear error; speed is not hashed."""
 
 from pathlib import Path
 
@@ -54,6 +54,8 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
         ({"simulate": {"first_position": 20}}, "a window of 32 tokens cannot end at position 20"),
         ({"rewrite": {"headline": "raw"}}, "'raw' is not in rewrite.calibrators"),
         ({"rewrite": {"orders": ["best"]}}, "rewrite.orders.0 = 'best'"),
+        ({"explain": {"window_tokens": 128}}, "explain.window_tokens = 128"),
+        ({"score": {"window_tokens": 128}}, "tokens with BOS: at most 127"),
         ({"explain": {"temperature": -1}}, "explain.temperature = -1"),
         ({"subject": {"dtype": "float8"}}, "subject.dtype = 'float8'"),
         ({"seed": "many"}, "seed = 'many'"),
@@ -84,7 +86,7 @@ def test_content_leaves_out_what_only_decides_the_speed():
     slow = LLM(engine="transformers", threads=1, memory_gb=1.0)
     fast = LLM(engine="vllm", threads=2, memory_gb=4.0)
     assert slow != fast and slow.content() == fast.content()
-    assert set(LLM.model_fields) - set(slow.content()) == LLM.SPEED_ONLY
+    assert set(LLM.model_fields) - set(slow.content()) == LLM.UNHASHED
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,9 @@ def test_content_keeps_what_decides_the_result(field, other):
     assert LLM().content() != LLM(**{field: other}).content()
 
 
-def test_every_speed_only_name_is_a_field():
+def test_every_name_left_out_of_the_hash_is_a_field():
     for section in Section.__subclasses__():
-        assert set(section.model_fields) >= section.SPEED_ONLY
+        assert set(section.model_fields) >= section.UNHASHED
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)

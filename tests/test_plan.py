@@ -251,8 +251,6 @@ def test_the_papers_setting_says_why_it_cannot_run_here():
             {"sites": {"s": SITE | {"control_windows": 10**6}}},
             "1,000,000 evaluate windows",
         ),
-        ({"explain": {"window_tokens": 128}}, r"explain\.window_tokens = 128 .*at most 127"),
-        ({"score": {"window_tokens": 128}}, r"score\.window_tokens = 128 .*at most 127"),
         ({"explain": {"windows": 60}}, r"explainer: prompts of about .* context of 2,048: raise"),
         ({"simulator": {"context": 300}}, r"simulator: prompts of about .* context of 300"),
         (

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from latent_cases import FakeEngine, cache_of, chatting_tokenizer, texts_of
 
 from rewrite_utils import prompts
-from rewrite_utils.activations import Windows, window_tokens, window_values
+from rewrite_utils.activations import Windows
 from rewrite_utils.params import Score
 from rewrite_utils.score import detection_prompts, examples, judge, scores
+from rewrite_utils.windows import window_tokens, window_values
 
 SETTINGS = Score(activating=6, random=5, window_tokens=4, per_prompt=4)
 CONCEPT = {0: "x", 1: "y", 2: "z"}

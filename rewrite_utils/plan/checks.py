@@ -97,15 +97,6 @@ def _require_row(params: Params, model: ModelShape) -> None:
         raise PlanError(
             f"corpus.row_tokens = {row} is more than the subject's context of {model.context}"
         )
-    for section, length in (
-        ("explain", params.explain.window_tokens),
-        ("score", params.score.window_tokens),
-    ):
-        if length >= row:
-            raise PlanError(
-                f"{section}.window_tokens = {length} does not fit a row of {row} tokens with BOS: "
-                f"at most {row - 1}"
-            )
 
 
 def _require_windows(name: str, params: Params) -> None:

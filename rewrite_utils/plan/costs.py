@@ -137,7 +137,7 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
         tokens=tokens,
         storage=8 * d * tokens + 3 * weights,
         flops=rows * (a_row + 1) * _flops_to(model, site) + seen * step_flops,
-        dtype=params.subject.dtype,
+        dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,
     )
 
@@ -154,7 +154,7 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
         tokens=tokens,
         storage=24 * tokens * site.k,
         flops=tokens * (_flops_to(model, site) + 2 * model.d_model * site.latents),
-        dtype=params.subject.dtype,
+        dtype=params.subject.collected_in,
     )
 
 

@@ -6,6 +6,7 @@ the prompt.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,3 +42,9 @@ def rendered(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     chat = [{"role": turn.role, "content": turn.text} for turn in asked]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return str(text) + answer.text
+
+
+def filled(text: str, **values: str) -> str:
+    """``text`` with each {name} of ``values`` replaced, in one pass: braces inside a value stay."""
+    names = "|".join(map(re.escape, values))
+    return re.sub(rf"\{{({names})\}}", lambda found: values[found[1]], text)

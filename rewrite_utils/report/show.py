@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rewrite_utils import activations, display, plots
+from rewrite_utils import display, plots
 from rewrite_utils import simulate as simulating
-from rewrite_utils.activations import Windows
+from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.display import Html
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages
+from rewrite_utils.windows import firing_windows, window_tokens, window_values
 
 SHOWN_TOKENS = 24
 
@@ -89,7 +90,7 @@ def one_prediction(site: SiteStages) -> Html:
     """The first calibrate window, and what the simulator makes of it for the first latents."""
     windows = site.simulated_windows("calibrate")
     cache = site.cache("calibrate")
-    ids = activations.window_tokens(cache, windows, site.params.simulate.window_tokens)[0]
+    ids = window_tokens(cache, windows, site.params.simulate.window_tokens)[0]
     ratings, true = site.ratings("calibrate"), site.true("calibrate")
     rows = [
         (sentence, f"{ratings.expected[0, place]:.2f}", f"{ratings.mass[0, place]:.4f}", f"{t:.2f}")
@@ -117,22 +118,22 @@ def predicted_windows(site: SiteStages, *, place: int, windows: int) -> Html:
 
 def _strongest(site: SiteStages, latent: int, count: int) -> list[Html]:
     cache = site.cache("explain")
-    windows, peaks = activations.firing_windows(cache, latent, window_tokens=SHOWN_TOKENS)
+    windows, peaks = firing_windows(cache, latent, window_tokens=SHOWN_TOKENS)
     order = np.argsort(-peaks, kind="stable")[:count]
     return _drawn(site, cache, latent, Windows(windows.rows[order], windows.ends[order]))
 
 
 def _drawn(
     site: SiteStages,
-    cache: activations.LatentCache,
+    cache: LatentCache,
     latent: int,
     windows: Windows,
     *,
     predicted: np.ndarray | None = None,
 ) -> list[Html]:
     """One line a window; a prediction belongs to the window's last token only."""
-    ids = activations.window_tokens(cache, windows, SHOWN_TOKENS)
-    values = activations.window_values(cache, latent, windows, SHOWN_TOKENS)
+    ids = window_tokens(cache, windows, SHOWN_TOKENS)
+    values = window_values(cache, latent, windows, SHOWN_TOKENS)
     scale = float(cache.maximum[latent])
     lines = []
     for row, (tokens, true) in enumerate(zip(ids, values, strict=True)):

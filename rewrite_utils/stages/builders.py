@@ -27,12 +27,15 @@ from rewrite_utils.llm import Engine, open_engine
 from rewrite_utils.params import LLM, SPLITS
 from rewrite_utils.runs import require_space
 from rewrite_utils.training import TrainingSettings, train
+from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
     from rewrite_utils.stages.site import SiteStages
 
 CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
+VERSIONS = {"02_latents": 2, "03_explanations": 2, "04_scores": 2, "05_simulation": 2}
+"""Raised when a builder would give other content from the same parameters; 1 for the others."""
 
 
 @functools.cache
@@ -83,7 +86,7 @@ def _train(site: "SiteStages", folder: Path) -> tuple[SparseCoder, dict[str, Any
     """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
     asked, rows = site.settings, site.corpus.rows("train")
     harvest = Harvest.collect(
-        site.subject, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
+        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
     )
     batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
     config = CoderConfig(
@@ -108,15 +111,14 @@ def _train(site: "SiteStages", folder: Path) -> tuple[SparseCoder, dict[str, Any
 
 def make_quality(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """Loss and FVU of the coder and of the ablations."""
-    mean, variance = site.output_moments
     table = quality.measure(
         site.subject,
         site.hookpoint,
         site.coder,
         site.cache("evaluate").tokens,
         latent_means=site.cache("calibrate").mean,
-        output_mean=mean,
-        variance=variance,
+        output_mean=torch.from_numpy(site.output_moments.mean),
+        variance=float(site.output_moments.variance),
         seed=site.params.seed,
     )
     table.to_parquet(folder / "quality.parquet")
@@ -130,14 +132,16 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
     require_space(folder, needed=24 * entries)
     for split, rows in tokens.items():
         if not (folder / f"{split}.safetensors").exists():
-            cache = activations.cache_latents(
-                site.subject,
+            cache, moments = activations.cache_latents(
+                site.collector,
                 site.hookpoint,
                 site.coder,
                 rows,
                 folder=folder / "batches",
                 name=f"{site.name}, {split}",
             )
+            if split == "calibrate":
+                moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
     (folder / "batches").rmdir()
     return {split: list(rows.shape) for split, rows in tokens.items()}
@@ -154,6 +158,7 @@ def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
         llm,
         site.params.explain,
         token_texts=site.texts,
+        skip=site.subject.tokenizer.all_special_ids,
         seed=site.params.seed,
         folder=folder,
     )
@@ -220,7 +225,7 @@ def _descriptions(site: "SiteStages") -> list[str]:
 
 def _window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
     length = site.params.simulate.window_tokens
-    ids = activations.window_tokens(site.cache(split), site.simulated_windows(split), length)
+    ids = window_tokens(site.cache(split), site.simulated_windows(split), length)
     return [simulating.Window.of(site.texts(row)) for row in ids]
 
 
@@ -235,14 +240,14 @@ def make_rewrite(site: "SiteStages", folder: Path) -> dict[str, Any]:
         [_measure(site, free, everywhere, "controls"), _measure(site, told, rated, "sentences")]
     ).drop_duplicates(["window", "source", "count", "order"])
     table.reset_index(drop=True).to_parquet(folder / "losses.parquet")
-    return {"variance": site.output_moments[1]}
+    return {}
 
 
 def _measure(
     site: "SiteStages", estimates: Mapping[str, rewrite.Estimate], windows: Windows, what: str
 ) -> pd.DataFrame:
     asked = site.params.rewrite
-    mean = site.output_moments[0]
+    mean = torch.from_numpy(site.output_moments.mean)
     return rewrite.measure(
         site.subject,
         site.hookpoint,

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from torch import Tensor
 
 from rewrite_utils import activations, measure, prompts, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
-from rewrite_utils.activations import LatentCache, Windows
+from rewrite_utils.activations import LatentCache, OutputMoments, Windows
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.corpus import Corpus
 from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
@@ -29,6 +27,7 @@ from rewrite_utils.params import ParameterError, Params, Site
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED
+from rewrite_utils.windows import draw_windows
 
 __all__ = ["CACHED_SPLITS", "SIMULATED", "SiteStages", "open_sites"]
 
@@ -67,6 +66,12 @@ class SiteStages:
         """The language model under study."""
         asked = self.params.subject
         return subject(asked.model, asked.dtype, asked.revision)
+
+    @functools.cached_property
+    def collector(self) -> Subject:
+        """The same model in the precision that activations are collected in."""
+        asked = self.params.subject
+        return subject(asked.model, asked.collected_in, asked.revision)
 
     @functools.cached_property
     def hookpoint(self) -> Hookpoint:
@@ -139,6 +144,11 @@ class SiteStages:
             file = self.latents_stage / f"{split}.safetensors"
             self._caches[split] = LatentCache.read(file)
         return self._caches[split]
+
+    @functools.cached_property
+    def output_moments(self) -> OutputMoments:
+        """Mean and variance of the hooked output, over the calibrate rows."""
+        return OutputMoments.read(self.latents_stage / "moments.safetensors")
 
     @functools.cached_property
     def energy(self) -> Float[ndarray, " latent"]:
@@ -238,7 +248,7 @@ class SiteStages:
         first, last = self.params.rated_positions
         generator = np.random.default_rng([self.params.seed, SIMULATED.index(split)])
         n_rows = len(self.cache(split).tokens)
-        return activations.draw_windows(n_rows, count, first=first, last=last, generator=generator)
+        return draw_windows(n_rows, count, first=first, last=last, generator=generator)
 
     def simulated_windows(self, split: str) -> Windows:
         """The windows of a split that the simulator rates."""
@@ -263,9 +273,7 @@ class SiteStages:
     def rewrite_stage(self) -> Stage:
         """The loss of every arm at every evaluate window."""
         content = {
-            "rewrite": self.params.rewrite.model_dump(
-                mode="json", exclude={"bootstrap", "headline"}
-            ),
+            "rewrite": self.params.rewrite.content(),
             "control_windows": self.settings.control_windows,
             "seed": self.params.seed,
         }
@@ -294,7 +302,7 @@ class SiteStages:
     def _judged(self, losses: pd.DataFrame) -> pd.DataFrame:
         return measure.verdict(
             losses,
-            variance=self.rewrite_stage.manifest["facts"]["variance"],
+            variance=float(self.output_moments.variance),
             seed=self.params.seed,
             resamples=self.params.rewrite.bootstrap,
         )
@@ -313,6 +321,7 @@ class SiteStages:
             [latent],
             self.params.explain,
             token_texts=self.texts,
+            skip=self.subject.tokenizer.all_special_ids,
             seed=self.params.seed,
         )[latent].text
 
@@ -356,13 +365,7 @@ class SiteStages:
         self, name: str, build: Build, content: dict[str, Any], inputs: list[Stage]
     ) -> Stage:
         made = functools.partial(build, self)
-        return self.run.stage(f"{name}.{self.name}", made, parameters=content, inputs=inputs)
-
-    @functools.cached_property
-    def output_moments(self) -> tuple[Tensor, float]:
-        """Mean of the hooked output and E‖y − ȳ‖², over the calibrate rows."""
-        rows = self.corpus.rows("calibrate")
-        parts = [y for _, y in activations.activation_batches(self.subject, self.hookpoint, rows)]
-        outputs = torch.cat(parts).double()
-        mean = outputs.mean(0)
-        return mean.float(), float((outputs - mean).square().sum(-1).mean())
+        version = builders.VERSIONS.get(name, 1)
+        return self.run.stage(
+            f"{name}.{self.name}", made, parameters=content, inputs=inputs, version=version
+        )
