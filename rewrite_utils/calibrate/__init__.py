@@ -6,6 +6,7 @@ conditional means, parametric ones, digit corrections; cross-fitting and losses 
 ``stream`` for arrays larger than memory.
 """
 
+from rewrite_utils.calibrate.bounds import Capped
 from rewrite_utils.calibrate.digits import PriorShift, Temperature
 from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicShrunk, TwoPart
 from rewrite_utils.calibrate.judge import (
@@ -15,6 +16,7 @@ from rewrite_utils.calibrate.judge import (
     correlation_condition,
     correlations,
     cross_fit,
+    in_sample,
     losses,
     mismatch,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "STEPS",
     "CalibrationError",
     "Calibrator",
+    "Capped",
     "Centred",
     "Correlation",
     "GlobalShrink",
@@ -59,6 +62,7 @@ __all__ = [
     "correlations",
     "cross_fit",
     "from_arrays",
+    "in_sample",
     "losses",
     "mismatch",
     "read",

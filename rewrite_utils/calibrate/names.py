@@ -8,6 +8,7 @@ estimators after ":", one for both sides (``quantile:type7``) or source/target
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from rewrite_utils.calibrate.bounds import Capped
 from rewrite_utils.calibrate.digits import PriorShift, Temperature
 from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicShrunk, TwoPart
 from rewrite_utils.calibrate.parametric import GlobalShrink, LogisticPooled, Mean, Raw
@@ -31,7 +32,10 @@ STEPS: dict[str, Callable[[Calibrator], Calibrator]] = {
     "centred": Centred,
     "standardised": Standardised,
     "global_shrink": GlobalShrink,
+    "capped": Capped,
 }
+ON_RATINGS = ("centred", "standardised")
+"""Steps that change E; the others change what a calibrator makes of it."""
 
 
 def calibrator(name: str) -> Calibrator:
@@ -44,7 +48,7 @@ def calibrator(name: str) -> Calibrator:
     for step in reversed(steps):
         if step not in STEPS:
             raise _unknown(step, "step", STEPS)
-        if made.reads_digits and step != "global_shrink":
+        if made.reads_digits and step in ON_RATINGS:
             raise ValueError(f"{name!r}: {last} reads the digits, not E; {step} would do nothing")
         made = STEPS[step](made)
     return made

@@ -55,6 +55,11 @@ class GlobalShrink(Calibrator):
     """The factor; None: chosen on held-out halves."""
 
     @property
+    def reads_digits(self) -> bool:
+        """As the inner one."""
+        return self.inner.reads_digits
+
+    @property
     def whole_windows(self) -> bool:
         """As the inner one."""
         return self.inner.whole_windows
@@ -124,7 +129,7 @@ class LogisticPooled(Calibrator):
     def _newton(
         self, samples: Iterable[Sample], line: Float[np.ndarray, " two"]
     ) -> Float[np.ndarray, " two"]:
-        """One step, of at most 1 in either number."""
+        """One step, shortened as a whole to at most 1: clipped apart, a and b may go in circles."""
         gradient, curvature = -self.ridge * line, self.ridge * np.eye(2)
         for sample in samples:
             e = sample.predicted.astype(np.float64)
@@ -134,7 +139,8 @@ class LogisticPooled(Calibrator):
             gradient += np.array([error.sum(), (error * e).sum()])
             cross = (spread * e).sum()
             curvature += np.array([[spread.sum(), cross], [cross, (spread * e**2).sum()]])
-        return np.clip(np.linalg.solve(curvature, gradient), -1, 1)
+        step = np.linalg.solve(curvature, gradient)
+        return step / max(np.abs(step).max(), 1.0)
 
 
 def _logit(p: Float[np.ndarray, " latent"]) -> Float[np.ndarray, " latent"]:

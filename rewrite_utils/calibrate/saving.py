@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rewrite_utils.calibrate import curves, digits, quantile, steps
+from rewrite_utils.calibrate import bounds, curves, digits, quantile, steps
 from rewrite_utils.calibrate.protocol import Transform
 from rewrite_utils.calibrate.target import Target
 
 CLASSES: dict[str, type] = {
     made.__name__: made
     for made in (
+        bounds.CappedTransform,
         curves.Curves,
         curves.SharedCurve,
         curves.Proportional,
