@@ -11,13 +11,16 @@
 #
 # **What may a rating be turned into, so that it hurts the model least?**
 #
-# The simulator's ratings have the wrong distribution: it never says 0, and a latent is silent
-# almost always. The paper matches the distributions latent by latent, T(x) = F_true⁻¹(F_pred(x)).
+# The simulator's ratings have the wrong distribution. The paper matches the distributions latent by
+# latent, T(x) = F_true⁻¹(F_pred(x)), and asks what would do better. This notebook is the argument:
+# what the simulator says, what matching can and cannot mend, and what the conditional mean does
+# instead.
 
 # %% [markdown]
-# **Expect.** Matching marginals helps over raw ratings. But E(a − â)² = 2 Var(a)(1 − ρ): it beats
-# the mean only where the correlation ρ exceeds ½. The conditional mean E[a | rating] cannot lose
-# in expectation.
+# **Expect.** The paper (figures 1 and A1): after normalisation the distributions agree, with 10K
+# predictions much better than with 1K; the rewrite is still no better than ablation. From theory:
+# with equal marginals E(a − â)² = 2 Var(a)(1 − ρ), so matching beats the mean only where the
+# correlation ρ exceeds ½, and the conditional mean E[a | rating] cannot lose in expectation.
 
 # %% [markdown]
 # ## Parameters
@@ -27,70 +30,158 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report
+from rewrite_utils import plots, report, study_plots
 from rewrite_utils.runs import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.stages import open_sites, studies
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
+names = run.params.rewrite.calibrators
 plots.use_style()
+
+# %% [markdown]
+# ## What the simulator says
+#
+# It never says 0, although a latent is silent almost everywhere, and much of what its ratings vary
+# by is not about the pair: the mood of the text (between windows) and of the sentence (between
+# latents). Only the rest can hold the answer.
+
+# %%
+report.frame(report.shown_ratings(sites))
 
 # %% [markdown]
 # ## Before and after (the paper's figure 1)
 #
-# Share of (window, latent) pairs above an activation, on evaluate windows that no calibrator has
-# seen.
+# Share of (window, latent) pairs at or above an activation, on evaluate windows that no calibration
+# has seen. Before: every pair fires. After: matching gives the right share and the right tail, to
+# *somebody*; a conditional mean gives a little to everybody.
 
 # %%
-figure, axes = plots.panels(len(sites))
+figure, axes = plots.panels(2 * len(sites), width=5.0, height=3.6)
+tables = {}
+for place, (name, site) in enumerate(sites.items()):
+    shown = report.before_and_after(site, names)
+    title = f"{name}, n = {site.settings.evaluate_windows} windows"
+    pair = axes[2 * place : 2 * place + 2]
+    tables[name] = study_plots.before_after(pair, shown, before=names[0], title=title)
+whole = report.stacked(tables)
+report.keep(run, "06_distributions", figure, whole, unit="window", n=report.windows(sites))
+
+# %% [markdown]
+# ## The same with fewer predictions (figure A1)
+
+# %%
+figure, axes = plots.panels(len(sites), width=5.0, height=3.6)
 tables = {}
 for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    tables[name] = plots.distributions(axis, report.activations_by_source(site), title=name)
-report.keep(
-    run,
-    "06_distributions",
-    figure,
-    report.stacked(tables),
-    unit="window",
-    n=sum(s.settings.evaluate_windows for s in sites.values()),
-)
+    few = studies.few_windows(site)
+    shown = report.before_and_after(site, names[1:], windows=few)
+    title = f"{name}: {few} of {site.settings.calibrate_windows} calibrate windows"
+    tables[name] = study_plots.survival(axis, shown, title=title)
+fewer = report.stacked(tables)
+report.keep(run, "06_fewer_distributions", figure, fewer, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## Does the rating correlate well enough?
+# ## What matching can and cannot do
 #
-# ρ between the matched rating and the truth, a latent at a time; above ½ matching beats the mean.
+# ρ of each latent between matched and true activations, beside its squared error. Matched marginals
+# put every latent on the line 2(1 − ρ), and only those right of ½ beat the mean. The simulator's
+# few windows scatter around the line; **corrupted oracles** (true activations corrupted to the
+# shape of the simulator's ratings at a chosen AUROC, *not the simulator*) can be asked about as
+# many windows as there are, and lie on it.
 
 # %%
-report.frame(report.correlation_table(sites))
+latents = report.condition(sites, aurocs=run.params.studies.aurocs)
+figure, axes = plots.panels(len(sites), width=5.0, height=3.8)
+for axis, name in zip(axes, sites, strict=True):
+    study_plots.condition(axis, latents[latents["site"] == name], title=f"{name}: quantile type 8")
+report.keep(run, "06_condition", figure, latents, unit="latent", n=len(latents))
+report.frame(report.condition_table(latents))
 
 # %% [markdown]
-# ## Loss in latent space, against the mean
+# ## What the alternatives do instead
 #
-# Squared error minus that of mean ablation, in units of the total variance; below zero is a gain.
-# 95 % bootstrap intervals over windows.
+# Squared error minus that of mean ablation, paired, with 95 % bootstrap intervals over windows;
+# left of zero is a gain. Three places: evaluate windows (never seen), the same with the k largest
+# kept as in the paper, and the calibrate windows, each predicted from the others.
 
 # %%
 losses = report.latent_losses(sites)
-figure, axes = plots.panels(len(sites), width=5.6)
+figure, axes = plots.panels(len(sites), width=6.4, height=7.0)
 for axis, name in zip(axes, sites, strict=True):
-    plots.forest(
-        axis,
-        losses[losses["site"] == name],
-        value="difference",
-        xlabel="squared error − mean ablation's, share of variance",
-        title=name,
-    )
-report.keep(run, "06_latent_losses", figure, losses, unit="window", n=int(losses["windows"].sum()))
+    study_plots.loss_forest(axis, losses[losses["site"] == name], title=name)
+report.keep(run, "06_latent_losses", figure, losses, unit="window", n=report.windows(sites))
+
+# %% [markdown]
+# **Why the pooled curve can lose.** It is fitted in units of each latent's mean. Its top step rests
+# on a few activations, and one of a latent that fires in 1 % of the tokens is worth about 100
+# means; given to a latent that fires in 20 %, it claims to be active with probability 20. `capped`
+# cuts every estimate at the latent's mean when active, which no conditional mean can pass if a
+# rating says whether and not how much; `logistic_pooled` shares odds instead of means, and cannot
+# pass it either. Which of them to take is chosen on calibrate windows alone:
+
+# %%
+headline = run.params.rewrite.headline
+pooled = [name for name in report.ALTERNATIVES if "pooled" in name and name != headline]
+report.frame(report.choice(sites, headline, pooled))
+
+# %% [markdown]
+# ## The missing experiment: which estimator, from how many windows?
+#
+# Ten thousand real ratings a latent are a week of GPUs, so this is a *declared corruption study*.
+# Rating = latent's level + window's mood + noise + lift × activation, with the spreads of the real
+# ratings, the lift set to a chosen AUROC, and every rank then given the real rating of that rank.
+# Errors are independent given window and latent, which is optimistic. Fitted on calibrate rows,
+# measured on evaluate rows.
+
+# %%
+mismatch = report.stacked({name: studies.estimators(site) for name, site in sites.items()})
+figure, axes = plots.panels(2 * len(sites), width=5.2, height=3.6)
+for place, name in enumerate(sites):
+    part = mismatch[mismatch["site"] == name]
+    study_plots.estimators(axes[2 * place : 2 * place + 2], part, title=name)
+n = run.params.studies.held_windows
+report.keep(run, "06_estimators", figure, mismatch, unit="window", n=n)
+
+# %% [markdown]
+# ## What that does to the model's loss
+#
+# All latents of the coder from corrupted oracles, through the real splice, on the evaluate windows:
+# fewest against most calibration windows (figure A2), at three qualities.
+
+# %%
+arms = report.oracle_arms(sites)
+figure, axes = plots.panels(len(sites), width=6.0, height=4.2)
+for axis, name in zip(axes, sites, strict=True):
+    part = arms[arms["site"] == name]
+    title = f"{name}, corrupted oracle\n{report.smallest_visible(part)}"
+    study_plots.oracle(axis, part, title=title)
+plots.shared_legend(figure)
+n = int(arms["windows"].max())
+report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=n)
+
+# %% [markdown]
+# And the simulator's own ratings, calibrated on few and on all of its windows:
+
+# %%
+own = report.fewer_arms(sites)
+figure, axes = plots.panels(len(sites), width=6.0)
+for axis, name in zip(axes, sites, strict=True):
+    part = own[own["site"] == name]
+    study_plots.fewer(axis, part, title=f"{name}\n{report.smallest_visible(part)}")
+report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(sites))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "06_calibration", report.calibration_headline(run, losses))
+unseen = losses[losses["where"] == "evaluate"]
+report.headline(run, "06_calibration", report.calibration_headline(run, unseen))
 
 # %% [markdown]
 # *What could be wrong.* Few calibration windows: a latent that fires once in them has almost no
 # distribution to match. Means, maxima and F_true are taken from all tokens of the calibrate rows,
-# ratings only from the windows.
+# ratings only from the windows. The oracle's errors are independent where the simulator's are not;
+# windows of one row are not independent of one another, and the intervals treat them as if.
 #
 # Next: [07 · The rewrite](07_rewrite.ipynb).

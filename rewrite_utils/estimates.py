@@ -41,6 +41,11 @@ class Evidence:
         digits = ratings.digits if reads_digits else None
         return self.fit(name)(ratings.expected, digits=digits)
 
+    def first(self, count: int) -> "Evidence":
+        """Only the first ``count`` windows; the larger target stays whole."""
+        ratings = Ratings(*(field[:count] for field in self.ratings))
+        return dataclasses.replace(self, ratings=ratings, true=self.true[:count])
+
     def shuffled(self, order: Int[ndarray, " latent"]) -> "Evidence":
         """The same with each latent's ratings taken from another latent's sentence."""
         return dataclasses.replace(self, ratings=shuffled(self.ratings, order))

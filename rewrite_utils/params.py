@@ -7,7 +7,7 @@ all fields that determine a result, and none of those that only decide how fast 
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -242,6 +242,38 @@ class Rewrite(Section):
     """Resamples of the windows behind every interval."""
 
 
+class Studies(Section):
+    """What is measured around the rewrite without asking an LLM."""
+
+    latents: int = Field(256, ge=2)
+    """Latents of a study at most, drawn among those that fire in the calibrate rows."""
+    aurocs: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.7, 0.85, 0.95)
+    """Qualities of the corrupted oracle; the first serves the study of the estimators."""
+    sizes: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
+    """Calibration windows of the corrupted oracle (paper: 1K and 10K); the rewrite is measured for
+    the fewest and the most."""
+    draws: int = Field(3, ge=1)
+    """How often the windows of the study of the estimators are drawn anew."""
+    held_windows: int = Field(2000, ge=2)
+    """Evaluate windows that the estimators' mismatch is measured on."""
+    calibrators: tuple[str, ...] = (
+        "quantile:type7+topk",
+        "quantile:type8",
+        "isotonic",
+        "centred+standardised+isotonic_pooled",
+        "centred+standardised+logistic_pooled",
+    )
+    """Calibrations of the corrupted oracle that are spliced."""
+    specificities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (
+        *(0.0, 0.5, 0.8, 0.9, 0.95, 0.98),
+        *(0.99, 0.995, 0.999, 0.9999),
+    )
+    """Synthetic specificities of otherwise true activations."""
+    fewer: float = Field(0.25, gt=0, lt=1)
+    """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
+    10K)."""
+
+
 class Params(Section):
     """A whole run."""
 
@@ -260,6 +292,7 @@ class Params(Section):
     score: Score = Score()
     simulate: Simulate = Simulate()
     rewrite: Rewrite = Rewrite()
+    studies: Studies = Studies()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

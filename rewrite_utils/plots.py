@@ -38,6 +38,8 @@ COLOURS: dict[str, str] = {
     "quantile:type8": PALETTE[5],
     "isotonic": PALETTE[9],
     "centred+standardised+isotonic_pooled": PALETTE[0],
+    "centred+standardised+capped+isotonic_pooled": "#08306b",
+    "centred+standardised+logistic_pooled": "#6a3d9a",
 }
 LABELS: dict[str, str] = {
     "coder": "coder as it is",
@@ -52,6 +54,8 @@ LABELS: dict[str, str] = {
     "quantile:type8": "sentences, quantile type 8",
     "isotonic": "sentences, isotonic a latent",
     "centred+standardised+isotonic_pooled": "sentences, pooled conditional mean",
+    "centred+standardised+capped+isotonic_pooled": "sentences, pooled conditional mean, capped",
+    "centred+standardised+logistic_pooled": "sentences, pooled logistic",
     "shuffled explanations": "sentences of other latents (floor)",
 }
 DASHED = {"zero", "mean", "shuffled explanations"}

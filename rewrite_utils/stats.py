@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
+from scipy.optimize import isotonic_regression
 
 
 class Estimate(NamedTuple):
@@ -78,6 +79,36 @@ def recovered(
     low, high = np.percentile(top / bottom, [2.5, 97.5])
     value = float(pairs[0].mean() / pairs[1].mean())
     return Estimate(value, float(low), float(high), len(arm), "window", "percentile")
+
+
+def crossing(
+    x: Float[ndarray, " level"],
+    difference: Float[ndarray, "level window"],
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """Where the mean difference, made rising in ``x``, crosses zero; linear between the levels.
+
+    −inf or inf where it is above or below zero at every level, so an end of the interval says so.
+    """
+    n = difference.shape[1]
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    found = [_crossing(x, difference[:, which].mean(1)) for which in drawn]
+    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    value = _crossing(x, difference.mean(1))
+    return Estimate(value, float(low), float(high), n, "window", "percentile")
+
+
+def _crossing(x: Float[ndarray, " level"], mean: Float[ndarray, " level"]) -> float:
+    rising = isotonic_regression(mean).x
+    if rising[0] > 0:
+        return float("-inf")
+    if rising[-1] <= 0:
+        return float("inf")
+    after = int(np.argmax(rising > 0))
+    low, high = rising[after - 1], rising[after]
+    return float(x[after - 1] - low / (high - low) * (x[after] - x[after - 1]))
 
 
 def detectable(sample: Float[ndarray, " unit"]) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rewrite_utils.stats import Estimate, bootstrap, detectable, recovered
+from rewrite_utils.stats import Estimate, bootstrap, crossing, detectable, recovered
 
 
 def test_a_95_percent_interval_covers_the_true_mean_about_that_often():
@@ -106,3 +106,44 @@ def test_an_effect_of_detectable_size_is_seen_four_times_in_five():
         for _ in range(200)
     ]
     assert 0.70 <= np.mean([estimate.low > 0 for estimate in seen]) <= 0.90
+
+
+# ── crossing ──────────────────────────────────────────────────────────────────────────────────
+
+
+LEVELS = np.array([0.0, 1.0, 2.0, 4.0])
+
+
+def rising(n: int = 200, spread: float = 0.3, seed: int = 0) -> np.ndarray:
+    """Differences that cross zero at 1.5 and rise by 1 a unit."""
+    noise = np.random.default_rng(seed).normal(0, spread, (len(LEVELS), n))
+    return (LEVELS - 1.5)[:, None] + noise
+
+
+def test_the_crossing_is_where_the_line_through_the_means_is_zero():
+    exact = crossing(LEVELS, rising(spread=0.0), seed=0, resamples=50)
+    assert exact[:3] == pytest.approx((1.5, 1.5, 1.5)) and (exact.n, exact.unit) == (200, "window")
+    noisy = crossing(LEVELS, rising(), seed=0)
+    assert noisy.low < 1.5 < noisy.high and noisy.high - noisy.low < 0.3
+
+
+def test_a_crossing_outside_the_levels_is_infinite_and_not_invented():
+    found = rising(spread=0.0)
+    assert crossing(LEVELS, found + 9, seed=0).value == -np.inf
+    assert crossing(LEVELS, found - 9, seed=0).high == np.inf
+    nearly = crossing(LEVELS, rising(20, spread=4.0) - 1.5, seed=0)
+    assert nearly.high == np.inf and np.isfinite(nearly.low)
+
+
+def test_a_dip_by_chance_is_levelled_before_crossing():
+    means = np.array([-1.0, 0.5, -0.5, 1.0])
+    found = crossing(LEVELS, np.repeat(means[:, None], 3, axis=1), seed=0, resamples=20)
+    assert found.value == pytest.approx(2.0)
+
+
+def test_the_interval_of_the_crossing_covers_about_95_times_in_100():
+    covered = []
+    for seed in range(200):
+        found = crossing(LEVELS, rising(60, seed=seed), seed=0, resamples=300)
+        covered.append(found.low <= 1.5 <= found.high)
+    assert 0.89 <= np.mean(covered) <= 0.99

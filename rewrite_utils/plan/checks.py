@@ -103,13 +103,16 @@ def _require_windows(name: str, params: Params) -> None:
     """Enough different (row, position) pairs for the windows that are drawn."""
     site, rows = params.sites[name], split_rows(params)
     first, last = params.rated_positions
-    evaluate = max(site.evaluate_windows, site.control_windows)
-    for split, windows in (("calibrate", site.calibrate_windows), ("evaluate", evaluate)):
+    study = params.studies
+    evaluate = max(site.evaluate_windows, site.control_windows, study.held_windows)
+    fitted = max(site.calibrate_windows, *study.sizes)
+    for split, windows in (("calibrate", fitted), ("evaluate", evaluate)):
         places = rows[split] * (last - first + 1)
         if windows > places:
             raise PlanError(
                 f"sites.{name}: {windows:,} {split} windows, but its {rows[split]:,} rows have "
-                f"only {places:,} positions {first} … {last}: lower the windows, or raise "
+                f"only {places:,} positions {first} … {last}: lower the site's windows or "
+                "studies.sizes and studies.held_windows, or raise "
                 f"corpus.{split} or corpus.max_rows"
             )
 
@@ -138,11 +141,12 @@ def _require_prompts(params: Params) -> None:
 
 
 def _require_calibrators(params: Params) -> None:
-    for name in params.rewrite.calibrators:
+    asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
+    for section, name in ((section, name) for section in asked for name in asked[section]):
         try:
             calibrator(name.removesuffix(TOPK))
         except (KeyError, ValueError) as error:
-            raise PlanError(f"rewrite.calibrators: {error.args[0]}") from None
+            raise PlanError(f"{section}.calibrators: {error.args[0]}") from None
 
 
 def _corpus_remarks(params: Params) -> list[str]:

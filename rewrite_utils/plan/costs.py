@@ -233,7 +233,30 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
     )
 
 
-SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite)
+def studies(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stages 06 and 08 of notebooks 06 and 08: the same splice, its sources without an LLM."""
+    site, asked = params.sites[name], params.studies
+    controls = max(site.control_windows, site.evaluate_windows)
+    oracle = 2 * len(asked.aurocs) * len(asked.calibrators)
+    free, own = oracle + 2 * len(asked.specificities), 2 * len(params.rewrite.calibrators)
+    losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + ABLATED)
+    above = model.n_layers - _layer(model, site) - 1
+    whole = (2 * controls + site.evaluate_windows) * params.corpus.row_tokens
+    return Cost(
+        "08_studies",
+        name,
+        f"{controls:,} windows × {free} arms + {site.evaluate_windows:,} × {own}",
+        tokens=whole + losses,
+        storage=60 * losses,
+        flops=whole * (model.flops() + _flops_to(model, site))
+        + losses * (model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents),
+        dtype=params.subject.dtype,
+    )
+
+
+ABLATED = 3
+"""Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
+SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studies)
 """The stages of a site, in order."""
 
 

@@ -4,6 +4,24 @@ In: the stages of a run's sites. Out: pandas tables and HTML that render the sam
 the repository's page and in an export. Computes no new results beyond statistics of the stages.
 """
 
+from rewrite_utils.report.around import (
+    break_even,
+    break_even_table,
+    fewer_arms,
+    oracle_arms,
+    smallest_visible,
+    specificity_arms,
+    specificity_line,
+)
+from rewrite_utils.report.calibrations import (
+    ALTERNATIVES,
+    before_and_after,
+    choice,
+    condition,
+    condition_table,
+    latent_losses,
+    shown_ratings,
+)
 from rewrite_utils.report.claims import claims, report_headline, write
 from rewrite_utils.report.headlines import (
     calibration_headline,
@@ -29,10 +47,7 @@ from rewrite_utils.report.show import (
     table,
 )
 from rewrite_utils.report.tables import (
-    activations_by_source,
-    correlation_table,
     final_arms,
-    latent_losses,
     llm_costs,
     panel_title,
     power,
@@ -46,13 +61,19 @@ from rewrite_utils.report.tables import (
 )
 
 __all__ = [
-    "activations_by_source",
+    "ALTERNATIVES",
+    "before_and_after",
     "best_and_worst",
+    "break_even",
+    "break_even_table",
     "calibration_headline",
+    "choice",
     "claims",
     "coder_headline",
-    "correlation_table",
+    "condition",
+    "condition_table",
     "explanation_headline",
+    "fewer_arms",
     "final_arms",
     "firing_headline",
     "frame",
@@ -63,6 +84,7 @@ __all__ = [
     "latent_windows",
     "llm_costs",
     "one_prediction",
+    "oracle_arms",
     "panel_title",
     "power",
     "predicted_windows",
@@ -74,8 +96,12 @@ __all__ = [
     "score_headline",
     "sensitivity_specificity",
     "sentences",
+    "shown_ratings",
     "simulation_headline",
+    "smallest_visible",
+    "specificity_arms",
     "specificity_headline",
+    "specificity_line",
     "stacked",
     "stage_table",
     "table",

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from sklearn.metrics import roc_auc_score
 
-from rewrite_utils import calibrate, stats
+from rewrite_utils import calibrate
 from rewrite_utils.report.show import stacked
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import SiteStages
@@ -87,59 +87,6 @@ def mean_auroc(
 ) -> float:
     """Mean of ``latent_aurocs``; NaN where there are none."""
     return _mean(latent_aurocs(true, expected))
-
-
-def activations_by_source(site: SiteStages) -> dict[str, Float[ndarray, "window latent"]]:
-    """True and calibrated activations at the simulated evaluate windows."""
-    told = {name: site.estimates[name].values for name in site.params.rewrite.calibrators}
-    return {"true": site.true("evaluate"), **told}
-
-
-def correlation_table(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """Correlation of each calibration with the truth on evaluate windows, over latents."""
-    rows = []
-    for name, site in sites.items():
-        true = site.true("evaluate")
-        for source in site.params.rewrite.calibrators:
-            found = calibrate.correlations(true, site.estimates[source].values)
-            rho = found.rho[np.isfinite(found.rho)]
-            rows.append(
-                {
-                    "site": name,
-                    "calibration": source,
-                    "latents that fire": len(rho),
-                    "median ρ": float(np.median(rho)) if len(rho) else float("nan"),
-                    "latents with ρ > ½": int((rho > 0.5).sum()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def latent_losses(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """Squared error against mean ablation's, a window, in units of total variance, with
-    intervals."""
-    rows = []
-    for name, site in sites.items():
-        true, n = site.true("evaluate"), site.settings.evaluate_windows
-        mean = site.estimates["mean"].values[0]
-        latents = np.array(site.simulated)
-        weights = np.square(np.linalg.norm(site.coder.W_dec.detach().numpy()[latents], axis=1))
-        for source, estimate in site.estimates.items():
-            if source in ("zero", "mean"):
-                continue
-            found = calibrate.losses(true, estimate.values[:n], mean, weights=weights)
-            interval = stats.bootstrap(found.difference, unit="window", seed=site.params.seed)
-            rows.append(
-                {
-                    "site": name,
-                    "source": source,
-                    "windows": n,
-                    "difference": interval.value,
-                    "difference_low": interval.low,
-                    "difference_high": interval.high,
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def final_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:

@@ -1,0 +1,133 @@
+"""Tables of the studies around the rewrite: corrupted oracle, few windows, false alarms.
+
+In: losses of their stages. Out: one row an arm with what the arm was, paired against mean ablation
+of the same latents, with intervals over windows; and where false alarms break even.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from rewrite_utils import stats
+from rewrite_utils.measure import losses_of
+from rewrite_utils.rewrite import ALL
+from rewrite_utils.stages import SiteStages
+from rewrite_utils.stages import studies as stages
+from rewrite_utils.stats import Estimate
+from rewrite_utils.studies import read_alarm_name, read_oracle_name
+
+PAPER_SILENT_TO_ACTIVE = (32_768 - 32) / 32
+"""Silent latents for every active one in the paper's coder."""
+
+
+def oracle_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Arms of the corrupted oracle, with AUROC, n and calibrator; the ablations beside them."""
+    return _arms(sites, stages.oracle, read_oracle_name)
+
+
+def specificity_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Arms with false alarms, with specificity, top k or not, and the alarms they mean.
+
+    ``alarms``: expected false alarms for every true activation, from the firing rates of the
+    calibrate rows: what makes coders of different width comparable.
+    """
+    table = _arms(sites, stages.specificity, read_alarm_name)
+    odds = {name: _silent_to_active(site) for name, site in sites.items()}
+    return table.assign(alarms=(1 - table["specificity"]) * table["site"].map(odds))
+
+
+def fewer_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Arms of the simulator's own ratings, calibrated on few and on all windows (figure A2)."""
+    return _arms(sites, stages.fewer, _read_fewer_name)
+
+
+def break_even(site: SiteStages, *, topk: bool) -> Estimate:
+    """False alarms for every true activation at which the rewrite costs what mean ablation does.
+
+    The mean difference, made rising in the alarms, crosses zero there; log-linear between levels,
+    percentile interval over windows. 0 or infinity: no crossing between the levels measured.
+    """
+    table = stages.specificity(site)
+    arms = {arm["specificity"]: name for name, arm in _named(table, topk=topk).items()}
+    levels = np.array(sorted(arms, reverse=True))
+    count = int(table["count"].max())
+    mean = losses_of(table, "mean", count, ALL)
+    paired = np.stack([losses_of(table, arms[level], count, ALL) - mean for level in levels])
+    x = np.log((1 - levels) * _silent_to_active(site))
+    found = stats.crossing(x, paired, seed=site.params.seed)
+    ends = (float(np.exp(end)) for end in found[:3])
+    return Estimate(*ends, found.n, found.unit, found.method)
+
+
+def break_even_table(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Where a rewrite with every true activation in place starts to beat mean ablation."""
+    rows = []
+    for name, site in sites.items():
+        ratio = _silent_to_active(site)
+        for topk in (False, True):
+            found = break_even(site, topk=topk)
+            rows.append(
+                {
+                    "site": name,
+                    "top k afterwards": "yes" if topk else "no",
+                    "windows": found.n,
+                    "alarms a true activation": found.value,
+                    "95 %": f"[{found.low:.2f}, {found.high:.2f}]",
+                    "specificity here": _specificity(found.value, ratio),
+                    "at 32 of 32,768 latents": _specificity(found.value, PAPER_SILENT_TO_ACTIVE),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def specificity_line(site: SiteStages) -> str:
+    """The break-even point in one sentence, with its interval and n."""
+    found = break_even(site, topk=False)
+    return (
+        f"{site.name}: true activations with false alarms cost what mean ablation does at "
+        f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] alarms a true activation "
+        f"(n = {found.n} windows)"
+    )
+
+
+def smallest_visible(arms: pd.DataFrame) -> str:
+    """Windows, latents and the smallest difference to mean ablation that they can see."""
+    told = arms[arms["source"] != "zero"].dropna(subset=["detectable"])
+    low, high = told["detectable"].min(), told["detectable"].max()
+    latents, windows = int(told["count"].max()), int(told["windows"].max())
+    return f"{latents} latents, n = {windows} windows, smallest visible {low:.2f}–{high:.2f} nat"
+
+
+def _silent_to_active(site: SiteStages) -> float:
+    """Silent latents for every active one, over the studied latents and the calibrate rows."""
+    rate = site.cache("calibrate").rate[stages.studied(site)].mean()
+    return float((1 - rate) / rate)
+
+
+def _specificity(alarms: float, silent_to_active: float) -> str:
+    level = 1 - alarms / silent_to_active
+    return f"{level:.4f}" if 0 <= level < 1 else "not within the levels"
+
+
+def _arms(
+    sites: Mapping[str, SiteStages],
+    study: Callable[[SiteStages], pd.DataFrame],
+    read: Callable[[str], Mapping],
+) -> pd.DataFrame:
+    tables = []
+    for name, site in sites.items():
+        arms = stages.judged(site, study(site))
+        told = pd.DataFrame([read(source) for source in arms["source"]], index=arms.index)
+        tables.append(pd.concat([arms, told], axis=1).assign(site=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _named(table: pd.DataFrame, *, topk: bool) -> dict[str, dict]:
+    arms = {name: dict(read_alarm_name(name)) for name in table["source"].unique()}
+    return {name: arm for name, arm in arms.items() if arm and arm["topk"] == topk}
+
+
+def _read_fewer_name(source: str) -> dict[str, object]:
+    head, found, calibrator = source.partition(" windows: ")
+    return {"n": int(head), "calibrator": calibrator} if found else {}

@@ -1,0 +1,236 @@
+"""Tables of notebook 06: how every alternative does in latent space, out of sample and why.
+
+In: the sites' ratings, truths and coders. Out: one row a (site, calibration) or a latent. The unit
+is mean ablation's squared error; every difference is paired over windows. Latents are weighted by
+the squared norm of their decoder row: what an error costs in the hooked output.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from rewrite_utils import calibrate, stats, studies
+from rewrite_utils.calibrate import Losses, Quantile
+from rewrite_utils.oracle import rating_shape
+from rewrite_utils.rewrite import TOPK
+from rewrite_utils.splice.sources import mix
+from rewrite_utils.stages import SiteStages
+from rewrite_utils.stages.studies import material
+
+ALTERNATIVES = (
+    "raw",
+    "temperature",
+    "prior_shift",
+    "quantile:type7",
+    "quantile:type8",
+    "global_shrink",
+    "isotonic",
+    "isotonic_shrunk",
+    "two_part",
+    "isotonic_pooled",
+    "logistic_pooled",
+    "centred+isotonic_pooled",
+    "centred+standardised+isotonic_pooled",
+    "centred+standardised+capped+isotonic_pooled",
+    "centred+standardised+logistic_pooled",
+)
+"""Every calibration there is, the paper's first; ``global_shrink`` shrinks quantile type 8."""
+UNSEEN, KEPT = "evaluate", "evaluate, top k"
+HELD, OWN = "calibrate, held out", "calibrate, in-sample"
+"""Where a loss was measured: windows of other rows; the same after TopK; cross-validated on the
+calibrate windows; on the windows that were fitted."""
+FOLDS = 24
+"""Rows of text are left out one by one, or in so many folds where there are more."""
+
+
+def latent_losses(
+    sites: Mapping[str, SiteStages], names: Sequence[str] = ALTERNATIVES
+) -> pd.DataFrame:
+    """Squared error minus mean ablation's, in units of mean ablation's: below 0 is a gain.
+
+    One row a (site, calibration, place); the two controls without an LLM stand at the end. 95 %
+    bootstrap intervals over windows.
+    """
+    rows = []
+    for site in sites.values():
+        for source, where, found in _measured(site, names):
+            interval = stats.bootstrap(found.difference, unit="window", seed=site.params.seed)
+            row = {"site": site.name, "source": source, "where": where, "windows": interval.n}
+            row |= {"difference": interval.value}
+            rows.append(row | {"difference_low": interval.low, "difference_high": interval.high})
+    return pd.DataFrame(rows)
+
+
+def choice(sites: Mapping[str, SiteStages], first: str, others: Iterable[str]) -> pd.DataFrame:
+    """Cross-validated loss of ``others`` minus that of ``first``, paired over calibrate windows.
+
+    The only evidence that may choose a calibration: the evaluate windows are not looked at.
+    """
+    rows = []
+    for site in sites.values():
+        against = _held_out(site, first)
+        for source in others:
+            difference = _held_out(site, source).estimate - against.estimate
+            found = stats.bootstrap(difference, unit="window", seed=site.params.seed)
+            rows.append(
+                {
+                    "site": site.name,
+                    "calibration": source,
+                    f"loss − {first}'s": found.value,
+                    "95 %": f"[{found.low:+.3f}, {found.high:+.3f}]",
+                    "calibrate windows": found.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def condition(
+    sites: Mapping[str, SiteStages], *, by: str = "quantile:type8", aurocs: Sequence[float] = ()
+) -> pd.DataFrame:
+    """ρ of each latent after matching, beside its squared error in units of mean ablation's.
+
+    ``what``: the simulator's ratings at its few windows, and corrupted oracles at many. Latents
+    that are silent in the evaluate windows have no ρ and no row.
+    """
+    tables = []
+    for site in sites.values():
+        estimate = site.evidence.calibrated(by, site.ratings("evaluate"))
+        means = site.cache("calibrate").mean[site.simulated]
+        real = _per_latent(site.true("evaluate"), estimate, means)
+        tables.append(real.assign(site=site.name, what="simulator"))
+        asked, given = site.params.studies, material(site)
+        held = given.windows(given.evaluate, asked.held_windows, 4)
+        for auroc in aurocs:
+            fitted, test = studies.rated(given, held, auroc=auroc, windows=max(asked.sizes))
+            transform = Quantile().fit(fitted.ratings, fitted.true, target=given.target)
+            found = _per_latent(test.true, transform(test.ratings), given.target.mean)
+            tables.append(found.assign(site=site.name, what=f"oracle of AUROC {auroc:g}"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def condition_table(latents: pd.DataFrame) -> pd.DataFrame:
+    """How many latents meet ρ > ½, and how many lose less than mean ablation."""
+    grouped = latents.groupby(["site", "what"], sort=False)
+    return grouped.agg(
+        windows=("windows", "first"),
+        latents=("rho", "size"),
+        median_rho=("rho", "median"),
+        above_half=("rho", lambda rho: int((rho > 0.5).sum())),
+        beat_the_mean=("loss", lambda loss: int((loss < 1).sum())),
+    ).reset_index()
+
+
+def before_and_after(
+    site: SiteStages, names: Sequence[str], *, windows: int | None = None
+) -> dict[str, Float[ndarray, "window latent"]]:
+    """True and calibrated activations of the evaluate windows (the paper's figure 1).
+
+    ``windows``: only the first so many calibrate windows are fitted on (figure A1).
+    """
+    ratings = site.ratings("evaluate")
+    evidence = site.evidence.first(windows or site.settings.calibrate_windows)
+    told = {name: evidence.calibrated(name, ratings) for name in names}
+    return {"true": site.true("evaluate"), **told}
+
+
+def _measured(site: SiteStages, names: Sequence[str]) -> Iterable[tuple[str, str, Losses]]:
+    ratings, true = site.ratings("evaluate"), site.true("evaluate")
+    for name in names:
+        estimate = site.evidence.calibrated(name, ratings)
+        yield name, UNSEEN, _loss(site, true, estimate)
+        yield name, KEPT, _after_topk(site, estimate)
+        yield name, HELD, _held_out(site, name)
+        own = site.evidence.calibrated(name, site.evidence.ratings)
+        yield name, OWN, _loss(site, site.evidence.true, own)
+    for name in ("token table", "word list"):
+        estimate = site.estimates[name].values[: len(true)]
+        yield name, UNSEEN, _loss(site, true, estimate)
+        yield name, KEPT, _after_topk(site, estimate)
+
+
+def _held_out(site: SiteStages, name: str) -> Losses:
+    """Every calibrate window by a calibration fitted on the other folds; a row is in one fold."""
+    known = site.evidence
+    method = calibrate.calibrator(name.removesuffix(TOPK))
+    groups = site.simulated_windows("calibrate").rows
+    estimate = calibrate.cross_fit(
+        method,
+        known.ratings.expected,
+        known.true,
+        folds=min(FOLDS, len(np.unique(groups))),
+        generator=np.random.default_rng(site.params.seed),
+        digits=known.ratings.digits if method.reads_digits else None,
+        groups=groups,
+        target=known.target,
+    )
+    return _loss(site, known.true, estimate)
+
+
+def _loss(
+    site: SiteStages,
+    true: Float[ndarray, "window latent"],
+    estimate: Float[ndarray, "window latent"],
+) -> Losses:
+    mean = site.evidence.target.mean
+    return calibrate.losses(true, estimate, mean, weights=_weights(site)[site.simulated])
+
+
+def _after_topk(site: SiteStages, estimate: Float[ndarray, "window latent"]) -> Losses:
+    """The loss when the k largest of all latents are kept: true ones may fall out as well."""
+    whole = site.cache("evaluate").dense(site.simulated_windows("evaluate"))
+    told, chosen = whole.copy(), np.zeros(whole.shape[1], bool)
+    told[:, site.simulated], chosen[site.simulated] = estimate, True
+    arguments = (torch.from_numpy(array) for array in (whole, told, chosen))
+    kept = mix(*arguments, k=site.coder.config.k).numpy()
+    error = np.square(whole - kept, dtype=np.float64) @ _weights(site)
+    unit = _loss(site, whole[:, site.simulated], estimate)
+    return Losses(error / _ablated(site, whole), unit.mean)
+
+
+def _ablated(site: SiteStages, whole: Float[ndarray, "window latent"]) -> float:
+    """Mean squared error of mean ablation: the unit of every loss."""
+    error = np.square(whole[:, site.simulated] - site.evidence.target.mean, dtype=np.float64)
+    return float((error @ _weights(site)[site.simulated]).mean())
+
+
+def _weights(site: SiteStages) -> Float[ndarray, " latent"]:
+    return site.coder.W_dec.detach().double().square().sum(-1).numpy()
+
+
+def _per_latent(
+    true: Float[ndarray, "window latent"],
+    estimate: Float[ndarray, "window latent"],
+    mean: Float[ndarray, " latent"],
+) -> pd.DataFrame:
+    found = calibrate.correlations(true, estimate)
+    error, ablated = (np.square(true - e, dtype=float).mean(0) for e in (estimate, mean))
+    kept = np.isfinite(found.rho)
+    table = {"rho": found.rho, "loss": error / np.maximum(ablated, 1e-12)}
+    table |= {"positives": found.positives}
+    return pd.DataFrame(table)[kept].assign(windows=len(true))
+
+
+def shown_ratings(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """What the simulator says: the range of its ratings, and where their variance comes from."""
+    rows = []
+    for site in sites.values():
+        ratings = site.evidence.ratings.expected.astype(np.float64)
+        shape, total = rating_shape(ratings), ratings.var()
+        rows.append(
+            {
+                "site": site.name,
+                "ratings": ratings.size,
+                "least": ratings.min(),
+                "median": np.median(ratings),
+                "largest": ratings.max(),
+                "share of variance: windows": shape.window**2 / total,
+                "sentences": shape.latents.var() / total,
+                "the rest": shape.rest**2 / total,
+                "silent pairs": float((site.evidence.true == 0).mean()),
+            }
+        )
+    return pd.DataFrame(rows)

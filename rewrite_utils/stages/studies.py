@@ -1,0 +1,187 @@
+"""Stages of the studies around the rewrite: estimators, corrupted oracle, false alarms, fewer
+windows.
+
+One function a study: it makes the stage once, or reuses it, and returns its table. In: a site's
+stages. Out: one row a (window, arm), as the rewrite's own, or a mismatch table. No LLM is asked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from rewrite_utils import measure, rewrite, studies
+from rewrite_utils.activations import Windows
+from rewrite_utils.oracle import rating_shape
+from rewrite_utils.runs import Stage
+from rewrite_utils.stages.site import SiteStages
+from rewrite_utils.studies import Material
+
+TABLE = "table.parquet"
+
+
+def studied(site: SiteStages) -> Int[ndarray, " latent"]:
+    """All latents that fire in the calibrate rows, or as many of them as the studies take."""
+    alive = np.flatnonzero(site.cache("calibrate").counts > 0)
+    most = site.params.studies.latents
+    if len(alive) <= most:
+        return alive
+    return np.sort(np.random.default_rng(site.params.seed).choice(alive, most, replace=False))
+
+
+def estimators(site: SiteStages) -> pd.DataFrame:
+    """Mismatch of the nine estimators against the number of calibration windows."""
+    asked = site.params.studies
+    content = asked.model_dump(mode="json", include={"sizes", "draws", "held_windows", "latents"})
+
+    def make(folder: Path) -> None:
+        found = studies.estimator_mismatch(
+            material(site),
+            auroc=asked.aurocs[0],
+            sizes=asked.sizes,
+            held=asked.held_windows,
+            draws=asked.draws,
+        )
+        found.to_parquet(folder / TABLE)
+
+    return _table(site, "06_estimators", make, content | {"auroc": asked.aurocs[0]})
+
+
+def oracle(site: SiteStages) -> pd.DataFrame:
+    """Losses with all studied latents from corrupted oracles, calibrated on few or many windows."""
+    asked = site.params.studies
+    names = {"sizes", "aurocs", "calibrators", "latents"}
+    content = asked.model_dump(mode="json", include=names)
+
+    def make(folder: Path) -> None:
+        given = material(site)
+        found = studies.oracle_estimates(
+            given,
+            site.windows("evaluate"),
+            aurocs=asked.aurocs,
+            sizes=(min(asked.sizes), max(asked.sizes)),
+            calibrators=asked.calibrators,
+        )
+        _losses(site, found, given.latents, "corrupted oracle").to_parquet(folder / TABLE)
+
+    return _table(site, "06_oracle", make, content)
+
+
+def specificity(site: SiteStages) -> pd.DataFrame:
+    """Losses with the true activations of all studied latents and false alarms among them."""
+    asked = site.params.studies
+    content = asked.model_dump(mode="json", include={"specificities", "latents"})
+
+    def make(folder: Path) -> None:
+        latents = studied(site)
+        found = studies.alarm_estimates(
+            site.cache("evaluate").dense(site.windows("evaluate"))[:, latents],
+            studies.target_of(site.cache("calibrate"), latents),
+            specificities=asked.specificities,
+            seed=site.params.seed,
+        )
+        _losses(site, found, latents, "specificity").to_parquet(folder / TABLE)
+
+    return _table(site, "08_specificity", make, content, inputs=[site.latents_stage])
+
+
+def fewer(site: SiteStages) -> pd.DataFrame:
+    """Losses of the simulator's ratings, calibrated on few and on all simulated windows."""
+    names = site.params.rewrite.calibrators
+    content = {"fewer": site.params.studies.fewer, "calibrators": names}
+
+    def make(folder: Path) -> None:
+        found = fewer_estimates(site, names)
+        windows = site.simulated_windows("evaluate")
+        latents = np.array(site.simulated)
+        _losses(site, found, latents, "fewer windows", windows).to_parquet(folder / TABLE)
+
+    return _table(site, "06_fewer", make, content)
+
+
+def few_windows(site: SiteStages) -> int:
+    """How many calibrate windows stand for "fewer": a share of the simulated ones, at least 2."""
+    return max(2, round(site.params.studies.fewer * site.settings.calibrate_windows))
+
+
+def fewer_estimates(
+    site: SiteStages, calibrators: Sequence[str]
+) -> dict[str, Float[ndarray, "window latent"]]:
+    """Calibrations fitted on the first few and on all windows: ``"6 windows: quantile:type8"``."""
+    ratings = site.ratings("evaluate")
+    counts = few_windows(site), site.settings.calibrate_windows
+    return {
+        f"{count} windows: {name}": site.evidence.first(count).calibrated(name, ratings)
+        for count in counts
+        for name in calibrators
+    }
+
+
+def judged(site: SiteStages, table: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm of a study: paired differences to the ablations, with intervals."""
+    return measure.verdict(
+        table,
+        variance=float(site.output_moments.variance),
+        seed=site.params.seed,
+        resamples=site.params.rewrite.bootstrap,
+    )
+
+
+def material(site: SiteStages) -> Material:
+    """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
+    return Material(
+        site.cache("calibrate"),
+        site.cache("evaluate"),
+        studied(site),
+        rating_shape(site.ratings("calibrate").expected),
+        site.params.rated_positions,
+        site.params.seed,
+    )
+
+
+def _losses(
+    site: SiteStages,
+    estimates: Mapping[str, Float[ndarray, "window latent"]],
+    latents: Int[ndarray, " latent"],
+    what: str,
+    windows: Windows | None = None,
+) -> pd.DataFrame:
+    mean = site.cache("calibrate").mean[latents].astype(np.float32)
+    return rewrite.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("evaluate").tokens,
+        windows or site.windows("evaluate"),
+        described=latents,
+        estimates=studies.with_ablations(estimates, mean),
+        fractions=(1.0,),
+        rankings={},
+        constants={},
+        seed=site.params.seed,
+        name=f"{site.name}, {what}",
+    )
+
+
+def _table(
+    site: SiteStages,
+    name: str,
+    make: Callable[[Path], None],
+    content: Mapping[str, Any],
+    *,
+    inputs: Sequence[Stage] = (),
+) -> pd.DataFrame:
+    """Make or reuse the stage, and read its table."""
+    windows = [site.settings.evaluate_windows, site.settings.control_windows]
+    drawn = {"positions": site.params.rated_positions, "windows": windows}
+    stage = site.run.stage(
+        f"{name}.{site.name}",
+        make,
+        parameters=dict(content) | drawn | {"seed": site.params.seed},
+        inputs=inputs or [site.simulation_stage],
+    )
+    return pd.read_parquet(stage / TABLE)
