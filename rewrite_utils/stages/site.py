@@ -201,9 +201,10 @@ class SiteStages:
         """
         kept = self.explanations.dropna(subset=["sentence"])
         if kept.empty:
+            replies = self.explanations_stage / "explanations.parquet"
             raise simulating.ExplanationError(
                 f"none of the {len(self.explanations)} latents of site {self.name!r} got a "
-                f"sentence; the raw replies are in {self.explanations_stage / 'explanations.parquet'}"
+                f"sentence; the raw replies are in {replies}"
             )
         return dict(zip(kept["latent"].astype(int), kept["sentence"], strict=True))
 
