@@ -233,6 +233,8 @@ class Rewrite(Section):
         "quantile:type8",
         "isotonic",
         "centred+standardised+isotonic_pooled",
+        "centred+standardised+capped+isotonic_pooled",
+        "centred+standardised+logistic_pooled",
     )
     """Calibrations whose rewrites are measured; a name that ends in +topk keeps
     only the k largest latents afterwards, as the paper does."""

@@ -21,6 +21,7 @@ NAMES = [
     "raw", "mean", "quantile", "quantile:type1", "isotonic", "isotonic_pooled", "isotonic_shrunk",
     "two_part", "logistic_pooled", "global_shrink", "prior_shift", "temperature",
     "centred+isotonic", "centred+standardised+isotonic_pooled", "centred+global_shrink+isotonic",
+    "centred+standardised+capped+isotonic_pooled", "capped+quantile:type7",
 ]  # fmt: skip
 STREAMABLE = [name for name in NAMES if name not in ("prior_shift", "temperature")]
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from latent_cases import cache_of
-from test_stages import raw, site, world  # noqa: F401  (fixtures: a finished run on tiny models)
 
 from rewrite_utils import report, studies
 from rewrite_utils.measure import losses_of
@@ -124,7 +123,7 @@ def test_ablations_stand_beside_the_sources():
 
 
 @pytest.fixture(scope="module")
-def studied(world):  # noqa: F811
+def studied(world):
     """The sites of the finished run, with studies small enough for it."""
     return open_sites(world.again(**{f"studies__{key}": value for key, value in STUDIES.items()}))
 
@@ -139,7 +138,7 @@ def test_all_windows_cost_what_the_rewrite_says(studied, name):
         np.testing.assert_allclose(losses_of(table, f"{n} windows: {source}", count), theirs, 1e-4)
 
 
-def test_a_study_is_made_once_and_follows_its_parameters(studied, world):  # noqa: F811
+def test_a_study_is_made_once_and_follows_its_parameters(studied, world):
     for study in (stages.estimators, stages.oracle, stages.specificity, stages.fewer):
         study(studied["mlp"])
         since = len(studied["mlp"].run.journal)
