@@ -138,6 +138,7 @@ def estimators(axes: Sequence[Axes], mismatch: pd.DataFrame, *, title: str) -> N
     axes[0].set(ylabel="Wasserstein-1 / mean activation", title=title)
     axes[1].set(ylabel="spurious maxima a window", title=_told(told))
     axes[1].set_yscale("symlog", linthresh=0.01)
+    axes[1].set_ylim(bottom=-0.0005)
     axes[0].legend(fontsize=7, ncols=2)
 
 

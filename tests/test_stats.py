@@ -131,7 +131,7 @@ def test_a_crossing_outside_the_levels_is_infinite_and_not_invented():
     found = rising(spread=0.0)
     assert crossing(LEVELS, found + 9, seed=0).value == -np.inf
     assert crossing(LEVELS, found - 9, seed=0).high == np.inf
-    nearly = crossing(LEVELS, rising(20, spread=4.0) - 1.5, seed=0)
+    nearly = crossing(LEVELS, rising(20, spread=1.0) - 2.4, seed=0)
     assert nearly.high == np.inf and np.isfinite(nearly.low)
 
 

@@ -142,7 +142,7 @@ def _require_prompts(params: Params) -> None:
 
 def _require_calibrators(params: Params) -> None:
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
-    for section, name in ((section, name) for section in asked for name in asked[section]):
+    for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:
             calibrator(name.removesuffix(TOPK))
         except (KeyError, ValueError) as error:
