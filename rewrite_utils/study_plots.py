@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy import ndarray
 
 from rewrite_utils.plots import PALETTE, colour
@@ -177,6 +177,7 @@ def fewer(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:
         axes.plot(row.minus_mean, y, "o", color=shade, mfc=shade if many else "white", ms=5)
     axes.axvline(0, color="#222222", lw=0.8)
     axes.set(yticks=range(len(names)), yticklabels=[label(n) for n in names], title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     few, most = (int(n) for n in (sizes[0], sizes[-1]))
     axes.set_xlabel(f"CE − mean ablation's (nats); hollow: {few} windows, filled: {most}")
 

@@ -93,7 +93,7 @@ def specificity_line(site: SiteStages) -> str:
 
 def smallest_visible(arms: pd.DataFrame) -> str:
     """Windows, latents and the smallest difference to mean ablation that they can see."""
-    told = arms[arms["source"] != "zero"].dropna(subset=["detectable"])
+    told = arms[~arms["source"].isin(["zero", "mean"])].dropna(subset=["detectable"])
     low, high = told["detectable"].min(), told["detectable"].max()
     latents, windows = int(told["count"].max()), int(told["windows"].max())
     return f"{latents} latents, n = {windows} windows, smallest visible {low:.2f}–{high:.2f} nat"
