@@ -266,6 +266,8 @@ class Studies(Section):
         "centred+standardised+logistic_pooled",
     )
     """Calibrations of the corrupted oracle that are spliced."""
+    factors: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
+    """Global shrink factors tried on held-out calibrate windows; 0 is mean ablation."""
     specificities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (
         *(0.0, 0.5, 0.8, 0.9, 0.95, 0.98),
         *(0.99, 0.995, 0.999, 0.9999),

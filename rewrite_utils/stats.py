@@ -100,6 +100,22 @@ def crossing(
     return Estimate(value, float(low), float(high), n, "window", "percentile")
 
 
+def best_of(
+    x: Float[ndarray, " level"],
+    loss: Float[ndarray, "level window"],
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """The level of ``x`` with the least mean loss, and the percentile interval of that choice."""
+    n = loss.shape[1]
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    found = x[loss[:, drawn].mean(-1).argmin(0)]
+    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    value = float(x[loss.mean(1).argmin()])
+    return Estimate(value, float(low), float(high), n, "window", "percentile")
+
+
 def _crossing(x: Float[ndarray, " level"], mean: Float[ndarray, " level"]) -> float:
     rising = isotonic_regression(mean).x
     if rising[0] > 0:

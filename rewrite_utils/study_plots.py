@@ -182,6 +182,21 @@ def fewer(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:
     axes.set_xlabel(f"CE − mean ablation's (nats); hollow: {few} windows, filled: {most}")
 
 
+def shrink(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:
+    """CE − mean ablation against the factor that a calibration is shrunk by; 0 is the mean."""
+    told = arms.dropna(subset=["factor"])
+    for place, (name, part) in enumerate(told.groupby("calibrator", sort=False)):
+        part, shade = part.sort_values("factor"), colour(name)
+        axes.plot(part["factor"], part["minus_mean"], color=shade, marker=MARKERS[place])
+        axes.plot([], [], color=shade, marker=MARKERS[place], label=label(name))
+        ends = part["minus_mean_low"], part["minus_mean_high"]
+        axes.fill_between(part["factor"], *ends, color=shade, alpha=0.15, lw=0)
+    axes.axhline(0, color="#222222", lw=0.8)
+    axes.set(xlabel="factor (0: mean ablation, 1: the calibration itself)", title=title)
+    axes.set_ylabel("CE − CE of mean ablation (nats)")
+    axes.legend(fontsize=7)
+
+
 def specificity(
     axes: Axes, arms: pd.DataFrame, even: Mapping[bool, Estimate], *, title: str
 ) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rewrite_utils.stats import Estimate, bootstrap, crossing, detectable, recovered
+from rewrite_utils.stats import Estimate, best_of, bootstrap, crossing, detectable, recovered
 
 
 def test_a_95_percent_interval_covers_the_true_mean_about_that_often():
@@ -139,6 +139,14 @@ def test_a_dip_by_chance_is_levelled_before_crossing():
     means = np.array([-1.0, 0.5, -0.5, 1.0])
     found = crossing(LEVELS, np.repeat(means[:, None], 3, axis=1), seed=0, resamples=20)
     assert found.value == pytest.approx(2.0)
+
+
+def test_the_best_level_is_the_one_with_the_least_loss_and_its_interval_holds_rivals():
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, 50))
+    clear = best_of(np.array([0.0, 0.5, 1.0]), np.array([[1.0], [0.0], [1.0]]) + noise, seed=0)
+    assert clear[:3] == (0.5, 0.5, 0.5) and clear.n == 50
+    rivals = best_of(np.array([0.0, 0.5, 1.0]), np.array([[1.0], [0.0], [0.0]]) + noise, seed=0)
+    assert (rivals.low, rivals.high) == (0.5, 1.0)
 
 
 def test_the_interval_of_the_crossing_covers_about_95_times_in_100():

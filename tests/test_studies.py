@@ -210,6 +210,19 @@ def test_top_k_in_latent_space_is_the_splices(studied):
     np.testing.assert_allclose(zeros.estimate, plain.estimate, rtol=1e-5)
 
 
+def test_a_factor_of_nothing_is_mean_ablation_on_the_calibrate_windows(studied):
+    here = studied["mlp"]
+    table, count = stages.shrink(here), len(here.simulated)
+    assert table["window"].nunique() == here.settings.calibrate_windows
+    for name in ("quantile:type8", here.params.rewrite.headline):
+        nothing = losses_of(table, f"0 of {name}", count)
+        np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
+        whole = losses_of(table, f"1 of {name}", count)
+        assert not np.allclose(whole, nothing)
+    best = report.best_factors(studied)
+    assert best["best factor"].isin(here.params.studies.factors).all() and len(best) == 4
+
+
 def test_condition_has_the_simulator_and_the_oracles(studied):
     found = report.condition(studied, aurocs=(0.9,))
     assert set(found["what"]) == {"simulator", "oracle of AUROC 0.9"}

@@ -5,10 +5,12 @@ the repository's page and in an export. Computes no new results beyond statistic
 """
 
 from rewrite_utils.report.around import (
+    best_factors,
     break_even,
     break_even_table,
     fewer_arms,
     oracle_arms,
+    shrink_arms,
     smallest_visible,
     specificity_arms,
     specificity_line,
@@ -64,6 +66,7 @@ __all__ = [
     "ALTERNATIVES",
     "before_and_after",
     "best_and_worst",
+    "best_factors",
     "break_even",
     "break_even_table",
     "calibration_headline",
@@ -97,6 +100,7 @@ __all__ = [
     "sensitivity_specificity",
     "sentences",
     "shown_ratings",
+    "shrink_arms",
     "simulation_headline",
     "smallest_visible",
     "specificity_arms",

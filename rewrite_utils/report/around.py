@@ -42,6 +42,39 @@ def fewer_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     return _arms(sites, stages.fewer, _read_fewer_name)
 
 
+def shrink_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Arms of the global shrink factor on held-out calibrate windows."""
+    return _arms(sites, stages.shrink, _read_shrink_name)
+
+
+def best_factors(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """The factor with the least held-out CE, and how often others win in resampled windows.
+
+    The CE at the best factor is not shown: it is the least of several, and flattered by that.
+    """
+    rows = []
+    for name, site in sites.items():
+        table = stages.shrink(site)
+        told = {source: _read_shrink_name(source) for source in table["source"].unique()}
+        count = int(table["count"].max())
+        for calibrator in dict.fromkeys(arm["calibrator"] for arm in told.values() if arm):
+            arms = {a["factor"]: s for s, a in told.items() if a and a["calibrator"] == calibrator}
+            factors = np.array(sorted(arms))
+            losses = np.stack([losses_of(table, arms[f], count, ALL) for f in factors])
+            found = stats.best_of(factors, losses, seed=site.params.seed)
+            rows.append(
+                {
+                    "site": name,
+                    "calibration": calibrator,
+                    "best factor": found.value,
+                    "95 %": f"[{found.low:g}, {found.high:g}]",
+                    "calibrate windows": found.n,
+                    "excludes 0": "yes" if found.low > 0 else "no",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def break_even(site: SiteStages, *, topk: bool) -> Estimate:
     """False alarms for every true activation at which the rewrite costs what mean ablation does.
 
@@ -126,6 +159,11 @@ def _arms(
 def _named(table: pd.DataFrame, *, topk: bool) -> dict[str, dict]:
     arms = {name: dict(read_alarm_name(name)) for name in table["source"].unique()}
     return {name: arm for name, arm in arms.items() if arm and arm["topk"] == topk}
+
+
+def _read_shrink_name(source: str) -> dict[str, object]:
+    factor, found, calibrator = source.partition(" of ")
+    return {"factor": float(factor), "calibrator": calibrator} if found else {}
 
 
 def _read_fewer_name(source: str) -> dict[str, object]:

@@ -16,10 +16,9 @@ from numpy import ndarray
 from rewrite_utils import calibrate, stats, studies
 from rewrite_utils.calibrate import Losses, Quantile
 from rewrite_utils.oracle import rating_shape
-from rewrite_utils.rewrite import TOPK
 from rewrite_utils.splice.sources import mix
 from rewrite_utils.stages import SiteStages
-from rewrite_utils.stages.studies import material
+from rewrite_utils.stages.studies import held_out, material
 
 ALTERNATIVES = (
     "raw",
@@ -43,8 +42,6 @@ UNSEEN, KEPT = "evaluate", "evaluate, top k"
 HELD, OWN = "calibrate, held out", "calibrate, in-sample"
 """Where a loss was measured: windows of other rows; the same after TopK; cross-validated on the
 calibrate windows; on the windows that were fitted."""
-FOLDS = 24
-"""Rows of text are left out one by one, or in so many folds where there are more."""
 
 
 def latent_losses(
@@ -154,20 +151,7 @@ def _measured(site: SiteStages, names: Sequence[str]) -> Iterable[tuple[str, str
 
 def _held_out(site: SiteStages, name: str) -> Losses:
     """Every calibrate window by a calibration fitted on the other folds; a row is in one fold."""
-    known = site.evidence
-    method = calibrate.calibrator(name.removesuffix(TOPK))
-    groups = site.simulated_windows("calibrate").rows
-    estimate = calibrate.cross_fit(
-        method,
-        known.ratings.expected,
-        known.true,
-        folds=min(FOLDS, len(np.unique(groups))),
-        generator=np.random.default_rng(site.params.seed),
-        digits=known.ratings.digits if method.reads_digits else None,
-        groups=groups,
-        target=known.target,
-    )
-    return _loss(site, known.true, estimate)
+    return _loss(site, site.evidence.true, held_out(site, name))
 
 
 def _loss(

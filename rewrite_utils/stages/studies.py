@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import measure, rewrite, studies
+from rewrite_utils import calibrate, measure, rewrite, studies
 from rewrite_utils.activations import Windows
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.runs import Stage
@@ -22,6 +22,9 @@ from rewrite_utils.stages.site import SiteStages
 from rewrite_utils.studies import Material
 
 TABLE = "table.parquet"
+QUANTILE = "quantile:type8"
+FOLDS = 24
+"""Rows of text are left out one by one, or in so many folds where there are more."""
 
 
 def studied(site: SiteStages) -> Int[ndarray, " latent"]:
@@ -103,6 +106,47 @@ def fewer(site: SiteStages) -> pd.DataFrame:
     return _table(site, "06_fewer", make, content)
 
 
+def shrink(site: SiteStages) -> pd.DataFrame:
+    """Losses on the *calibrate* windows with one global shrink factor, every row held out.
+
+    Factor 0 is mean ablation: a best factor whose interval excludes 0 says that the sentences carry
+    something, and no evaluate window was looked at to choose it.
+    """
+    asked = site.params.studies
+    names = QUANTILE, site.params.rewrite.headline
+    content = {"factors": asked.factors, "calibrators": names}
+
+    def make(folder: Path) -> None:
+        mean, found = site.evidence.target.mean, {}
+        for name in names:
+            held = held_out(site, name)
+            for factor in asked.factors:
+                values = np.maximum(mean + factor * (held - mean), 0)
+                found[f"{factor:g} of {name}"] = values
+        windows, latents = site.simulated_windows("calibrate"), np.array(site.simulated)
+        table = _losses(site, found, latents, "shrink", windows, split="calibrate")
+        table.to_parquet(folder / TABLE)
+
+    return _table(site, "06_shrink", make, content)
+
+
+def held_out(site: SiteStages, name: str) -> Float[ndarray, "window latent"]:
+    """Estimates of every calibrate window by the calibration fitted on the other rows of text."""
+    known = site.evidence
+    method = calibrate.calibrator(name.removesuffix(rewrite.TOPK))
+    groups = site.simulated_windows("calibrate").rows
+    return calibrate.cross_fit(
+        method,
+        known.ratings.expected,
+        known.true,
+        folds=min(FOLDS, len(np.unique(groups))),
+        generator=np.random.default_rng(site.params.seed),
+        digits=known.ratings.digits if method.reads_digits else None,
+        groups=groups,
+        target=known.target,
+    )
+
+
 def few_windows(site: SiteStages) -> int:
     """How many calibrate windows stand for "fewer": a share of the simulated ones, at least 2."""
     return max(2, round(site.params.studies.fewer * site.settings.calibrate_windows))
@@ -149,13 +193,15 @@ def _losses(
     latents: Int[ndarray, " latent"],
     what: str,
     windows: Windows | None = None,
+    *,
+    split: str = "evaluate",
 ) -> pd.DataFrame:
     mean = site.cache("calibrate").mean[latents].astype(np.float32)
     return rewrite.measure(
         site.subject,
         site.hookpoint,
         site.coder,
-        site.cache("evaluate").tokens,
+        site.cache(split).tokens,
         windows or site.windows("evaluate"),
         described=latents,
         estimates=studies.with_ablations(estimates, mean),
