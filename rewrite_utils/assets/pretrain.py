@@ -77,8 +77,8 @@ PYTHIA_MINI = Pretraining(
     row_tokens=128,
     rows=8,
     steps=2048,
-    lr=3e-3,
-    warmup=20,
+    lr=2e-3,
+    warmup=50,
     every=256,
 )
 
