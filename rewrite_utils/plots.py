@@ -40,6 +40,7 @@ COLOURS: dict[str, str] = {
     "centred+standardised+isotonic_pooled": PALETTE[0],
 }
 LABELS: dict[str, str] = {
+    "untouched": "the model itself",
     "coder": "coder as it is",
     "zero": "latents at zero (v1's ablation)",
     "mean": "latents at their mean (v2's ablation)",

@@ -135,7 +135,7 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
         name,
         f"{site.latents:,} latents, k {site.k}, {steps:,} steps",
         tokens=tokens,
-        storage=8 * d * tokens + 3 * weights,
+        storage=4 * (2 if site.hookpoint.endswith(".mlp") else 1) * d * tokens + 3 * weights,
         flops=rows * (a_row + 1) * _flops_to(model, site) + seen * step_flops,
         dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,

@@ -4,7 +4,11 @@ In: the stages of a run's sites. Out: pandas tables and HTML that render the sam
 the repository's page and in an export. Computes no new results beyond statistics of the stages.
 """
 
+from rewrite_utils.report.checkpoints import checkpoints, equivalences
 from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.coders import coder_table, coders_headline
+from rewrite_utils.report.coders import firing_rates as coder_firing_rates
+from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
     calibration_headline,
     coder_headline,
@@ -49,9 +53,14 @@ __all__ = [
     "activations_by_source",
     "best_and_worst",
     "calibration_headline",
+    "checkpoints",
     "claims",
+    "coder_firing_rates",
     "coder_headline",
+    "coder_table",
+    "coders_headline",
     "correlation_table",
+    "equivalences",
     "explanation_headline",
     "final_arms",
     "firing_headline",
@@ -74,6 +83,7 @@ __all__ = [
     "score_headline",
     "sensitivity_specificity",
     "sentences",
+    "shown_coders",
     "simulation_headline",
     "specificity_headline",
     "stacked",
