@@ -8,6 +8,7 @@ reused.
 
 import argparse
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -174,7 +175,10 @@ def _value(name: str, text: str) -> Any:
 
 def _check_names(notebook: Path, given: Mapping[str, Any]) -> None:
     """papermill would accept a parameter that the notebook does not have, and ignore it."""
-    known = papermill.inspect_notebook(str(notebook.with_suffix(".ipynb")))
+    with tempfile.TemporaryDirectory() as folder:  # the paired .ipynb may be older than the .py
+        read = Path(folder) / f"{notebook.stem}.ipynb"
+        jupytext.write(jupytext.read(notebook), read)
+        known = papermill.inspect_notebook(str(read))
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise SeriesError(
