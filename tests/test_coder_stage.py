@@ -5,16 +5,19 @@ import shutil
 from pathlib import Path
 
 import datasets
+import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_tokenizer
 from test_stages import SITE, tokenizer_with_chat, write_text
 
+from rewrite_utils import coder_plots, plots, report
 from rewrite_utils.coders import CoderConfig, SparseCoder
 from rewrite_utils.params import parse
 from rewrite_utils.runs import Run
 from rewrite_utils.splice import hooked
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.stages import CACHED_SPLITS, SiteStages, open_sites
 
 MLP = SITE | {"hookpoint": "layers.1.mlp"}
 
@@ -154,3 +157,74 @@ def test_settings_at_their_defaults_leave_older_coders_where_they_are(trained, o
     }
     assert "warmup_steps" in open_site(warmup_steps=1).coder_stage.manifest["parameters"]
     assert open_site(auxk_alpha=0.0).coder_stage.hash == trained.coder_stage.hash
+
+
+# ── side by side (notebook 11) ────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def kinds(open_site) -> dict[str, SiteStages]:
+    """One coder of each kind."""
+    return {
+        "plain": open_site(),
+        "skip": open_site(skip=True),
+        "sae": open_site(hookpoint="layers.1"),
+        "random": open_site(coder="random"),
+    }
+
+
+def test_the_table_has_a_row_a_coder_with_what_it_keeps_and_leaves(kinds):
+    table = report.coder_table(kinds).set_index("site")
+    assert list(table["kind"]) == ["transcoder", "skip transcoder", "SAE", "random transcoder"]
+    assert set(table["layer"]) == {1}
+    for name, site in kinds.items():
+        row, arms = table.loc[name], site.quality.set_index("arm")
+        assert row["FVU"] == arms.loc["coder", "fvu"]
+        range_ = arms.loc["latents at mean", "delta"] - arms.loc["coder", "delta"]
+        assert row["range"] == pytest.approx(range_)
+        assert row["range_low"] <= row["range"] <= row["range_high"]
+        gone = arms.loc["output at mean", "delta"]
+        assert row["recovered"] == pytest.approx(1 - arms.loc["coder", "delta"] / gone, abs=1e-6)
+    assert table.loc["random", "FVU"] > 1 > table.loc["plain", "FVU"] > table.loc["skip", "FVU"]
+
+
+def test_firing_rates_are_over_all_rows_that_are_not_training_rows(kinds):
+    table = report.coder_table(kinds).set_index("site")
+    rates = report.coder_firing_rates(kinds)
+    site = kinds["plain"]
+    fired, tokens = np.zeros(12), 0
+    for split in CACHED_SPLITS:
+        x = hooked(site.subject, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
+        on = site.coder.dense(site.coder.encode(x.flatten(0, 1))) > 0
+        fired, tokens = fired + on.sum(0).numpy(), tokens + len(on)
+    np.testing.assert_allclose(rates["plain"], fired / tokens, atol=2e-3)
+    assert table.loc["plain", "tokens"] == tokens
+    assert table.loc["plain", "L0"] == pytest.approx(rates["plain"].sum())
+    assert table.loc["plain", "dead"] == (rates["plain"] == 0).mean()
+
+
+def test_the_quality_of_the_untouched_and_of_nothing_are_the_ends_of_recovered(kinds):
+    arms = kinds["plain"].quality.set_index("arm")
+    assert arms.loc["output at mean", "recovered"] == pytest.approx(0)
+    assert arms.loc["coder", "over_coder"] == 0
+    ends = arms[["recovered_low", "recovered", "recovered_high"]].drop("output at mean")
+    assert (ends.diff(axis=1).iloc[:, 1:] >= -1e-9).all().all()
+
+
+def test_the_figures_draw_the_table(kinds):
+    table = report.coder_table(kinds)
+    with mpl.rc_context({"backend": "agg"}):
+        _, (by_layer, by_width, rates) = plots.panels(3)
+        coder_plots.coder_lines(by_layer, table, x="layer", y="range", title="r")
+        coder_plots.coder_lines(by_width, table, x="latents", y="FVU", title="f")
+        drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds))
+    lines = {line.get_label(): line.get_ydata() for line in by_layer.lines}
+    assert list(lines["SAE"]) == [table.set_index("kind").loc["SAE", "range"]]
+    assert by_layer.get_ylabel() == "CE, latents at their mean − CE of the coder (nats)"
+    assert [text.get_text() for text in by_width.get_xticklabels()] == ["12"]
+    assert len(drawn) == 4 * 12 and set(drawn["site"]) == set(kinds)
+
+
+def test_the_headline_leaves_the_control_out(kinds):
+    text = report.coders_headline(report.coder_table(kinds))
+    assert "3 trained coders" in text and "widest range: " in text and "random" not in text
