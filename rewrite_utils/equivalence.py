@@ -6,13 +6,14 @@ curve passes that loss more than once, none where it never does.
 Paper: §2 ("as good as a Pythia checkpoint at 25 % of training"), method §8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from rewrite_utils.models import Subject
 from rewrite_utils.windows import Windows
@@ -105,17 +106,20 @@ def next_token_losses(
         rows = torch.from_numpy(tokens[windows.rows[part]]).to(subject.device)
         ends = torch.from_numpy(windows.ends[part]).to(subject.device)
         places = torch.arange(len(rows), device=subject.device)
-
-        def at_the_end(hidden: torch.Tensor, hook: object, at=(places, ends)) -> torch.Tensor:
-            return hidden[at][:, None]
-
-        with subject.bridge.hooks(fwd_hooks=[("unembed.hook_in", at_the_end)]):
+        with subject.bridge.hooks(fwd_hooks=[("unembed.hook_in", _only(places, ends))]):
             logits = subject.bridge(rows[:, : int(ends.max()) + 1])[:, 0]
         loss = torch.nn.functional.cross_entropy(
             logits.float(), rows[places, ends + 1], reduction="none"
         )
         found.append(loss.cpu().numpy())
     return np.concatenate(found)
+
+
+def _only(
+    rows: Int[Tensor, " batch"], positions: Int[Tensor, " batch"]
+) -> Callable[[Tensor, object], Tensor]:
+    """A hook that leaves one position a row: no other logits are needed."""
+    return lambda hidden, hook: hidden[rows, positions][:, None]
 
 
 def _require_curve(
