@@ -39,10 +39,10 @@ plots.use_style()
 # %% [markdown]
 # ## The coders
 #
-# FVU and losses at held-out positions, each patched alone. *CE recovered*: of the loss between the
-# output at its mean and the untouched model, the share that the coder keeps. *Range*: CE with all
-# latents at their mean minus CE with the coder, which is all that a rewrite of latents can win or
-# lose. Intervals are 95 % over rows; rates are over all rows that are not training rows.
+# FVU and losses at held-out positions, each patched alone. *CE recovered*: of what the output at
+# its mean costs, the share that the coder saves (– where that cost is not seen to be above zero).
+# *Range*: CE with all latents at their mean minus CE with the coder, which is all that a rewrite of
+# latents can win or lose. Intervals are 95 % over rows; rates are over all rows not trained on.
 
 # %%
 coders = report.coder_table(sites)
@@ -64,7 +64,7 @@ report.keep(run, "11_range", figure, coders, unit="row", n=int(coders["rows"].su
 # %%
 figure, axes = plots.panels(2)
 coder_plots.coder_lines(axes[0], trained, x="layer", y="FVU", title="Left unexplained")
-coder_plots.coder_lines(axes[1], trained, x="latents", y="recovered", title="Loss recovered")
+coder_plots.coder_lines(axes[1], trained, x="latents", y="FVU", title="… by width")
 report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum()))
 
 # %% [markdown]

@@ -30,7 +30,6 @@ AXES = {
     "latents": "latents",
     "range": "CE, latents at their mean − CE of the coder (nats)",
     "FVU": "FVU",
-    "recovered": "CE recovered (share)",
 }
 """What the columns of the coder table are called on an axis."""
 

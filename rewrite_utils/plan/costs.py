@@ -233,13 +233,30 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
     )
 
 
+def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 07: every checkpoint of the subject once over the evaluate windows."""
+    site, asked = params.sites[name], params.subject
+    count, windows = len(asked.checkpoints), max(site.control_windows, site.evaluate_windows)
+    tokens = count * windows * params.corpus.row_tokens
+    return Cost(
+        "07_checkpoints",
+        name,
+        f"{count} checkpoints × {windows:,} windows",
+        tokens=tokens,
+        storage=8 * count * windows,
+        flops=tokens * model.flops() + count * windows * 2 * model.vocab * model.d_model,
+        dtype=asked.dtype,
+    )
+
+
 SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite)
 """The stages of a site, in order."""
 
 
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
-    per_site = [stage(params, name, model) for stage in SITE_STAGES for name in params.sites]
+    stages = (*SITE_STAGES, checkpoints) if params.subject.checkpoints else SITE_STAGES
+    per_site = [stage(params, name, model) for stage in stages for name in params.sites]
     return [corpus(params), *per_site]
 
 

@@ -26,8 +26,9 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     columns = ["site", "hookpoint", "kind", "latents", "k", "FVU"]
     named = table[columns].assign(
         **{
+            "ΔCE, output at its mean": _bracketed(table, "worth"),
             "ΔCE of the coder": _bracketed(table, "delta"),
-            "CE recovered": _bracketed(table, "recovered", digits=2),
+            "CE recovered": _recovered(table),
             "range (nats)": _bracketed(table, "range"),
             "L0": table["L0"],
             "dead": [f"{share:.1%}" for share in table["dead"]],
@@ -49,11 +50,13 @@ def firing_rates(sites: Mapping[str, SiteStages]) -> dict[str, Float[ndarray, " 
 def coders_headline(table: pd.DataFrame) -> str:
     """The trained coder with the widest range, and the one that recovers most."""
     trained = table[~table["kind"].str.startswith(RANDOM)]
-    widest = trained.loc[trained["range"].idxmax()]
-    best = trained.loc[trained["recovered"].idxmax()]
+    widest, defined = trained.loc[trained["range"].idxmax()], trained[_has_worth(trained)]
+    most = "at no site is the output's own worth above zero"
+    if len(defined):
+        best = defined.loc[defined["recovered"].idxmax()]
+        most = f"most recovered: {best['site']}, {_one(best, 'recovered', 2)} of the output's worth"
     return (
-        f"widest range: {widest['site']}, {_one(widest, 'range', 2)} nat; most recovered: "
-        f"{best['site']}, {_one(best, 'recovered', 2)} of the output's worth "
+        f"widest range: {widest['site']}, {_one(widest, 'range', 2)} nat; {most} "
         f"({len(trained)} trained coders, n = {int(table['rows'].min())} rows each)"
     )
 
@@ -69,13 +72,14 @@ def kind(config: CoderConfig, *, random: bool = False) -> str:
 def _row(name: str, site: SiteStages) -> dict[str, object]:
     arms, config = site.quality.set_index("arm"), site.coder.config
     coder, mean = arms.loc["coder"], arms.loc["latents at mean"]
+    gone = arms.loc["output at mean"]
     rate, tokens = _rates(site)
     row = {"site": name, "hookpoint": site.hookpoint.name, "layer": site.hookpoint.layer}
     row |= {"kind": kind(config, random=site.settings.coder == RANDOM)}
     row |= {"latents": config.num_latents, "k": config.k, "FVU": coder["fvu"]}
     row |= {key: coder[key] for base in ("delta", "recovered") for key in _ends(base)}
-    ends = zip(_ends("range"), _ends("over_coder"), strict=True)
-    row |= {ours: mean[theirs] for ours, theirs in ends}
+    for ours, arm, theirs in (("range", mean, "over_coder"), ("worth", gone, "delta")):
+        row |= {a: arm[b] for a, b in zip(_ends(ours), _ends(theirs), strict=True)}
     row |= {"range_zero": arms.loc["latents at zero", "over_coder"]}
     row |= {"L0": float(rate.sum()), "dead": float((rate == 0).mean())}
     row |= {"median_rate": float(np.median(rate)), "max_rate": float(rate.max())}
@@ -92,6 +96,16 @@ def _rates(site: SiteStages) -> tuple[Float[ndarray, " latent"], int]:
 
 def _ends(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
+
+
+def _has_worth(table: pd.DataFrame) -> pd.Series:
+    """Where losing the whole output is seen to cost something: else no share of it is defined."""
+    return table["worth_low"] > 0
+
+
+def _recovered(table: pd.DataFrame) -> list[str]:
+    said = _bracketed(table, "recovered", digits=2)
+    return [text if there else "–" for text, there in zip(said, _has_worth(table), strict=True)]
 
 
 def _bracketed(table: pd.DataFrame, name: str, *, digits: int = 3) -> list[str]:
