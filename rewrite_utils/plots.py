@@ -23,6 +23,7 @@ from rewrite_utils.runs import Run
 
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 COLOURS: dict[str, str] = {
+    "untouched": "#000000",
     "coder": "#222222",
     "zero": "#999999",
     "mean": "#666666",

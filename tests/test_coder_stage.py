@@ -212,7 +212,7 @@ def test_the_quality_of_the_untouched_and_of_nothing_are_the_ends_of_recovered(k
 def test_the_figures_draw_the_table(kinds):
     table = report.coder_table(kinds)
     with mpl.rc_context({"backend": "agg"}):
-        _, (by_layer, by_width, rates) = plots.panels(3)
+        _, (by_layer, by_width, rates) = plots.panels(3, columns=3)
         coder_plots.coder_lines(by_layer, table, x="layer", y="range", title="r")
         coder_plots.coder_lines(by_width, table, x="latents", y="FVU", title="f")
         drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds))
