@@ -5,7 +5,6 @@ manifest. What a stage hashes and reads is said in site.py.
 """
 
 import functools
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from rewrite_utils import activations, quality, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
-from rewrite_utils.coders import CoderConfig, SparseCoder
 from rewrite_utils.corpus import load_corpus
-from rewrite_utils.formats import load_coder
-from rewrite_utils.harvest import Harvest
+from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.models import load_subject
 from rewrite_utils.params import LLM, SPLITS
 from rewrite_utils.runs import require_space
-from rewrite_utils.training import TrainingSettings, train
 from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -34,7 +32,8 @@ if TYPE_CHECKING:
 
 CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
-VERSIONS = {"02_latents": 2, "03_explanations": 2, "04_scores": 2, "05_simulation": 2}
+VERSIONS = {"01_quality": 2, "02_latents": 2, "03_explanations": 2, "04_scores": 2}
+VERSIONS |= {"05_simulation": 2}
 """Raised when a builder would give other content from the same parameters; 1 for the others."""
 
 
@@ -67,46 +66,6 @@ def make_corpus(site: "SiteStages", folder: Path) -> dict[str, Any]:
     )
     corpus.write(folder)
     return {split: len(corpus.rows(split)) for split in corpus.splits}
-
-
-def make_coder(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """Train the site's coder on the train rows, or load the one it names."""
-    asked = site.settings
-    if asked.coder:
-        coder = load_coder(asked.coder, hookpoint=asked.hookpoint)
-        coder.save(folder)
-        pd.DataFrame().to_parquet(folder / "training.parquet")
-        return {"loaded": asked.coder}
-    coder, facts = _train(site, folder)
-    coder.save(folder)
-    return facts
-
-
-def _train(site: "SiteStages", folder: Path) -> tuple[SparseCoder, dict[str, Any]]:
-    """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
-    asked, rows = site.settings, site.corpus.rows("train")
-    harvest = Harvest.collect(
-        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
-    )
-    batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
-    config = CoderConfig(
-        d_in=site.subject.d_model,
-        num_latents=asked.latents,
-        k=asked.k,
-        transcode=site.hookpoint.kind == "mlp",
-        skip_connection=asked.skip,
-        hookpoint=asked.hookpoint,
-    )
-    settings = TrainingSettings(
-        lr=asked.lr or None,
-        warmup_steps=min(TrainingSettings().warmup_steps, len(batches) // 10),
-        seed=site.params.seed,
-    )
-    result = train(config, batches, settings=settings, folder=folder / "checkpoints")
-    pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
-    harvest.delete()
-    shutil.rmtree(folder / "checkpoints")
-    return result.coder, {"tokens": harvest.tokens, "steps": len(batches)}
 
 
 def make_quality(site: "SiteStages", folder: Path) -> dict[str, Any]:
@@ -262,3 +221,21 @@ def _measure(
         seed=site.params.seed,
         name=f"{site.name}, {what}",
     )
+
+
+def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Losses of every checkpoint at the evaluate windows, one checkpoint in memory at a time."""
+    asked, windows = site.params.subject, site.windows("evaluate")
+    tokens = site.corpus.rows("evaluate").numpy()
+    for name in tqdm(asked.checkpoints, desc=f"checkpoints, {site.name}", unit="checkpoint"):
+        file = folder / f"{name}.npy"
+        if not file.exists():
+            checkpoint = load_subject(asked.model, dtype=asked.dtype, revision=name)
+            np.save(folder / "part.npy", next_token_losses(checkpoint, tokens, windows))
+            (folder / "part.npy").replace(file)
+    files = {name: folder / f"{name}.npy" for name in asked.checkpoints}
+    table = pd.DataFrame({name: np.load(file) for name, file in files.items()})
+    table.to_parquet(folder / "losses.parquet")
+    for file in files.values():
+        file.unlink()
+    return {"checkpoints": len(files), "windows": len(table)}
