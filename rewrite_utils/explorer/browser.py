@@ -5,6 +5,8 @@ sentence, keep, discard, save, read a text. Holds what is selected and what was 
 draws nothing itself.
 """
 
+import functools
+
 import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, display
@@ -37,6 +39,7 @@ class LatentExplorer:
         self.rows = table.frame(self.shelf)
         self._generator = np.random.default_rng(site.params.seed)
         self._peaks: dict[tuple[int, str], peaks.Kinds] = {}
+        self._drawn: tuple[tuple[int, str, bool], Html] | None = None
         self._static: DisplayHandle | None = None
         self.latent = self.shelf.latents[int(self.shelf.order.argmax())]
         if latent is not None:
@@ -77,7 +80,11 @@ class LatentExplorer:
     @property
     def card(self) -> Html:
         """The selected latent's card."""
-        return card.card(self.shelf, self.reading, self._peaks.get(self._said))
+        shown = self._peaks.get(self._said)
+        key = (*self._said, shown is not None)
+        if self._drawn is None or self._drawn[0] != key:
+            self._drawn = key, card.card(self.shelf, self.reading, shown)
+        return self._drawn[1]
 
     @property
     def comparison(self) -> Html:
@@ -96,7 +103,7 @@ class LatentExplorer:
     @property
     def peaks_price(self) -> str:
         """What ``predict_peaks`` costs, in words."""
-        return peaks.price(self.shelf, self.simulator, peaks.of(self.shelf, self.latent))
+        return peaks.price(self.simulator)
 
     # ── another sentence ─────────────────────────────────────────────────────────────────────
 
@@ -182,9 +189,14 @@ class LatentExplorer:
     @property
     def static(self) -> Html:
         """The card, and the whole table below it, for readers without a kernel."""
-        shown, listed = self.card, table.html(self.table())
-        more = f"<details><summary>all {len(self.rows)} latents</summary>{listed.markup}</details>"
-        return Html(f"{shown.markup}{more}", repr(shown))
+        return Html(f"{self.card.markup}{self._listed}", repr(self.card))
+
+    @functools.cached_property
+    def _listed(self) -> str:
+        """The folded table of all latents."""
+        summary = f"all {len(self.rows)} latents with sentences"
+        inner = table.html(self.rows).markup
+        return f"<details><summary>{summary}</summary>{inner}</details>"
 
     def __repr__(self) -> str:
         return repr(self.card)
@@ -205,11 +217,8 @@ class LatentExplorer:
         display({WIDGET: view, "text/plain": repr(self)}, raw=True)
         self._static = display(self._folding(opened=True), display_id=True)
 
-    def refresh_static(self) -> None:
-        """Bring the folded static card up to date with what is selected."""
-        self._fold()
-
     def _fold(self) -> None:
+        """Fold the static card, brought up to date with what is selected."""
         if self._static is not None:
             self._static.update(self._folding(opened=False))
 

@@ -119,7 +119,12 @@ def _alone(readings: Sequence[Reading]) -> str:
     reach = max((abs(x) for *_, over, _ in lines for x in (over.low, over.high)), default=0) or 1
     body = [_arm(arm, name, over, whole, reach) for arm, name, over, whole in lines]
     n = lines[0][2].n if lines else 0
-    header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0", "ΔCE"]
+    header = [
+        "in its place",
+        "CE − CE with the truth",
+        f"±{reach:.3f}, grey: 0",
+        "CE − untouched model's",
+    ]
     remark = f"nats, {n} evaluate windows, 95 % over windows; all other latents true"
     return marks.section("This latent alone", marks.rows(header, body), remark=remark)
 

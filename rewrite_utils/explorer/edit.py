@@ -42,7 +42,7 @@ def resimulate(
     description = builders.description(site, latent, sentence)
     texts = {split: builders.window_texts(site, split) for split in SIMULATED}
     together = [window for split in SIMULATED for window in texts[split]]
-    found = simulator.rate(together, [description], step=Progress(step, 0, RATING))
+    found = simulator.rate(together, [description], step=Progress(step, 0.0, RATING))
     parts = _split(found, [len(texts[split]) for split in SIMULATED])
     ratings = {
         split: _replaced(shelf.ratings[split], place, part)
@@ -93,4 +93,4 @@ def _with_sentence(losses: pd.DataFrame, latent: int, again: pd.DataFrame) -> pd
 
 def _subject_seconds(shelf: Shelf) -> float:
     """About what the subject's passes cost: not more than the run's own pass over all latents."""
-    return float(alone.stage(shelf.site).manifest["seconds"])
+    return float(shelf.alone_stage.manifest["seconds"])

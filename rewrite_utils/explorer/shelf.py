@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.explorer import alone
+from rewrite_utils.runs import Stage
 from rewrite_utils.simulate import Ratings
 from rewrite_utils.stages import SIMULATED, SiteStages
 
@@ -102,9 +103,14 @@ class Shelf:
         }
 
     @functools.cached_property
+    def alone_stage(self) -> Stage:
+        """Losses with one latent replaced at a time."""
+        return alone.stage(self.site)
+
+    @functools.cached_property
     def losses(self) -> pd.DataFrame:
         """One row a (window, latent, arm): the loss with this latent alone replaced."""
-        return pd.read_parquet(alone.stage(self.site) / "alone.parquet")
+        return pd.read_parquet(self.alone_stage / "alone.parquet")
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
