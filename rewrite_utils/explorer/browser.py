@@ -39,7 +39,7 @@ class LatentExplorer:
         self.rows = table.frame(self.shelf)
         self._generator = np.random.default_rng(site.params.seed)
         self._peaks: dict[tuple[int, str], peaks.Kinds] = {}
-        self._drawn: tuple[tuple[int, str, bool], Html] | None = None
+        self._drawn: tuple[tuple[int, str, str, bool], Html] | None = None
         self._static: DisplayHandle | None = None
         self.latent = self.shelf.latents[int(self.shelf.order.argmax())]
         if latent is not None:
@@ -81,7 +81,7 @@ class LatentExplorer:
     def card(self) -> Html:
         """The selected latent's card."""
         shown = self._peaks.get(self._said)
-        key = (*self._said, shown is not None)
+        key = (*self._said, self.reading.origin, shown is not None)
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = key, card.card(self.shelf, self.reading, shown)
         return self._drawn[1]
