@@ -153,14 +153,15 @@ def detection_prompts(
     tokenizer: PreTrainedTokenizerBase, sentence: str, texts: Sequence[str], per_prompt: int
 ) -> list[Prompt]:
     """``per_prompt`` windows a prompt; instructions and few-shots are shared by all of them."""
-    before, _, rest = prompts.rendered(tokenizer, "detect").partition("{explanation}")
+    before, _, rest = prompts.rendered(tokenizer, "detect").partition(" {explanation}")
     between, _, after = rest.partition("{windows}")
     shared = tuple(tokenizer.encode(before, add_special_tokens=False))
     asked = []
     for start in range(0, len(texts), per_prompt):
         lines = [t.replace("\n", "⏎").strip() for t in texts[start : start + per_prompt]]
         numbered = "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))
-        own = tokenizer.encode(sentence + between + numbered + after, add_special_tokens=False)
+        text = f" {sentence}{between}{numbered}{after}"
+        own = tokenizer.encode(text, add_special_tokens=False)
         asked.append(Prompt(shared, tuple(own)))
     return asked
 

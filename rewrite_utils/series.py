@@ -8,6 +8,7 @@ reused.
 
 import argparse
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from rewrite_utils import executed
 from rewrite_utils.params import ROOT, ParameterError, names
 from rewrite_utils.plan import plan
 from rewrite_utils.runs import Run, open_run
@@ -75,15 +77,30 @@ def choose(only: str) -> list[Path]:
     return [path for path in everything if path in chosen]
 
 
-def execute(run: Run, notebook: Path, params_file: Path, overrides: Mapping[str, Any]) -> Executed:
-    """Execute one notebook into the run's folder.
+def execute(
+    run: Run,
+    notebook: Path,
+    params_file: Path,
+    overrides: Mapping[str, Any],
+    *,
+    again: bool = False,
+) -> Executed:
+    """Execute one notebook into the run's folder, or find it there, made from the same (``again``:
+    execute it in any case).
 
     Raises SeriesError with the failing cell; the half-executed notebook stays in the run's folder.
     """
     output = run.folder / f"{notebook.stem}.ipynb"
     given = {"params_file": str(params_file), "overrides": dict(overrides)}
     _check_names(notebook, given)
-    events, started = len(run.journal), time.monotonic()
+    events, started, began = len(run.journal), time.monotonic(), time.time()
+    made_from = executed.fingerprint(run, series())
+    found = None if again else executed.unchanged(run, output, made_from)
+    if found is not None:
+        return Executed(
+            notebook.stem, time.monotonic() - started, 0, found, _headline(run, notebook)
+        )
+    executed.forget(run, output)
     try:
         papermill.execute_notebook(
             jupytext.read(notebook),
@@ -98,10 +115,20 @@ def execute(run: Run, notebook: Path, params_file: Path, overrides: Mapping[str,
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
     used = run.journal[events:]
+    executed.keep(run, output, made_from, used, _written(run, since=began))
     stages, made = ({e["stage"] for e in some} for some in (used, [e for e in used if e["made"]]))
-    headline = run.headlines.get(notebook.stem, {}).get("text", "")
     seconds = time.monotonic() - started
-    return Executed(notebook.stem, seconds, len(made), len(stages - made), headline)
+    return Executed(notebook.stem, seconds, len(made), len(stages - made), _headline(run, notebook))
+
+
+def _headline(run: Run, notebook: Path) -> str:
+    return run.headlines.get(notebook.stem, {}).get("text", "")
+
+
+def _written(run: Run, *, since: float) -> list[Path]:
+    """The files in the run's figures folder that are not older than ``since``."""
+    found = (ROOT / run.params.figures).glob("*")
+    return sorted(path for path in found if path.is_file() and path.stat().st_mtime >= since)
 
 
 def table(done: Sequence[Executed]) -> str:
@@ -130,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = []
         for number, notebook in enumerate(chosen, 1):
             _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
-            done.append(execute(run, notebook, Path(asked.params_file), overrides))
+            file = Path(asked.params_file)
+            done.append(execute(run, notebook, file, overrides, again=asked.again))
             _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
         return _say(f"\n{table(done)}\n\n{_next_steps(run)}")
     except (ParameterError, SeriesError, ValueError) as error:
@@ -142,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rewrite_utils.series",
         description="Execute the notebooks of the series with one parameter file.",
-        epilog="Stages that exist already are reused; a killed run goes on where it stopped.",
+        epilog="What exists already is reused, a killed run goes on where it stopped.",
     )
     parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
     parser.add_argument(
@@ -160,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plan", action="store_true", help="print the plan and its cost, run nothing"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="execute also what is there from the same code"
+    )
     parser.add_argument("--parameters", action="store_true", help="list every parameter and stop")
     return parser
 
@@ -174,7 +205,10 @@ def _value(name: str, text: str) -> Any:
 
 def _check_names(notebook: Path, given: Mapping[str, Any]) -> None:
     """papermill would accept a parameter that the notebook does not have, and ignore it."""
-    known = papermill.inspect_notebook(str(notebook.with_suffix(".ipynb")))
+    with tempfile.TemporaryDirectory() as folder:  # the paired .ipynb may be older than the .py
+        read = Path(folder) / f"{notebook.stem}.ipynb"
+        jupytext.write(jupytext.read(notebook), read)
+        known = papermill.inspect_notebook(str(read))
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise SeriesError(

@@ -1,10 +1,13 @@
-"""Tiny random subjects of both architectures, saved as folders and loaded like any other model."""
+"""Tiny random subjects of both architectures, loaded like any other model, and a run on each."""
 
+import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from splice_cases import HOOKPOINTS, LATENTS, coder_for
+from stage_cases import SITE, SITES, FakeLLM, World, finish, tokenizer_with_chat, write_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -16,6 +19,9 @@ from transformers import (
 
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject, load_subject
+from rewrite_utils.params import parse
+from rewrite_utils.runs import Run
+from rewrite_utils.stages import SiteStages, builders, open_sites
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and much longer when shared
@@ -117,3 +123,45 @@ def coder(hookpoint: Hookpoint) -> SparseCoder:
 def values(rows: torch.Tensor) -> torch.Tensor:
     """Simulated activations: one vector of latents a row."""
     return torch.rand(len(rows), LATENTS, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def raw(tiny_folder, tmp_path_factory) -> dict:
+    """Parameters of a run on the tiny model: an MLP and a residual site."""
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(tiny_folder, folder / "model")
+    tokenizer_with_chat(tiny_tokenizer()).save_pretrained(folder / "model")
+    corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
+    return {
+        "name": "tiny",
+        "figures": str(folder / "figures"),
+        "subject": {"model": str(folder / "model")},
+        "corpus": corpus | shares,
+        "sites": {name: SITE | {"hookpoint": place} for name, place in SITES.items()},
+        "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
+        "score": {"activating": 3, "random": 4, "window_tokens": 8, "per_prompt": 3},
+        "simulate": {"window_tokens": 8, "first_position": 10, "align": 4},
+        "rewrite": {"fractions": [0.1, 0.5, 1.0], "bootstrap": 100},
+    }
+
+
+@pytest.fixture(scope="module")
+def world(raw, tmp_path_factory) -> World:
+    """Everything made once, from text to verdict."""
+    tokenizer = tokenizer_with_chat(tiny_tokenizer())
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+        llm = FakeLLM(tokenizer)
+        patch.setattr(builders, "engine", lambda _: llm)
+        run = Run(parse(raw), tmp_path_factory.mktemp("run"))
+        sites = open_sites(run)
+        finish(sites)
+        yield World(raw, run, llm, sites)
+
+
+@pytest.fixture(params=SITES)
+def site(request, world) -> SiteStages:
+    """The MLP site and the residual one."""
+    return world.sites[request.param]

@@ -191,7 +191,7 @@ def test_prompts_are_the_rendered_file_filled_in():
         whole.replace("{windows}", part) for part in shown
     ]
     assert len({p.shared for p in found}) == 1
-    assert tokenizer.decode(found[0].shared).endswith("Description: ")
+    assert tokenizer.decode(found[0].shared).endswith("Description:")
 
 
 # ── the scores ────────────────────────────────────────────────────────────────────────────────

@@ -66,7 +66,7 @@ def executed(monkeypatch) -> list[str]:
     """The notebooks that would have been run, none of them is."""
     seen: list[str] = []
 
-    def record(run, notebook, params_file, overrides):
+    def record(run, notebook, params_file, overrides, *, again):
         seen.append(notebook.stem)
         return Executed(notebook.stem, 60.0, 1, 2, "n = 3")
 
@@ -189,8 +189,68 @@ def test_stages_are_counted_once_each_as_made_or_reused(world, monkeypatch):
     played(monkeypatch, run, ["00_corpus", "01_coder.a", "00_corpus", "01_coder.b"])
     done = execute(run, path, world / "tiny.yaml", {})
     assert (done.made, done.reused, done.headline) == (3, 0, "half of it")
-    again = execute(run, path, world / "tiny.yaml", {})
+    again = execute(run, path, world / "tiny.yaml", {}, again=True)
     assert (again.made, again.reused) == (0, 3)
+
+
+# ── what need not run again ───────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def finished(world, monkeypatch):
+    """A notebook that ran, with a stage and a figure; from now on running it is an error."""
+    path, run = write(world, "01_works", WORKS), open_run(world / "tiny.yaml")
+    played(monkeypatch, run, ["01_coder.a"])
+    inner = series.papermill.execute_notebook
+
+    def notebook(source, output, **settings):
+        inner(source, output, **settings)
+        Path(output).write_text("{}")
+        (world / "pictures").mkdir(exist_ok=True)
+        (world / "pictures" / "01.png").write_text("a picture")
+
+    monkeypatch.setattr(series.papermill, "execute_notebook", notebook)
+    first = execute(run, path, world / "tiny.yaml", {})
+    assert (first.made, first.reused) == (1, 0)
+    monkeypatch.setattr(series.papermill, "execute_notebook", lambda *_, **__: pytest.fail("ran"))
+    return run, path
+
+
+def test_a_notebook_whose_code_parameters_and_stages_are_as_before_is_found(finished, world):
+    run, path = finished
+    found = execute(run, path, world / "tiny.yaml", {})
+    assert (found.made, found.reused, found.headline) == (0, 1, "half of it")
+
+
+@pytest.mark.parametrize("change", ["notebook", "another", "params", "stage", "figure", "output"])
+def test_it_runs_again_when_anything_is_not_as_before(finished, world, change):
+    run, path = finished
+    stage = next((run.folder / "stages").glob("01_coder.a-*/manifest.json"))
+    if change == "notebook":
+        path.write_text(path.read_text() + "# more\n")
+    elif change == "another":
+        write(world, "02_more", WORKS)
+    elif change == "params":
+        (world / "tiny.yaml").write_text(RUN + "seed: 5\n")
+        run = open_run(world / "tiny.yaml")
+    elif change == "stage":
+        stage.unlink()
+    elif change == "figure":
+        (world / "pictures" / "01.png").unlink()
+    else:
+        (run.folder / "01_works.ipynb").unlink()
+    with pytest.raises(pytest.fail.Exception, match="ran"):
+        execute(run, path, world / "tiny.yaml", {})
+
+
+def test_a_notebook_that_failed_is_not_found(finished, world):
+    run, path = finished
+    path.write_text(path.read_text() + "# more\n")
+    with pytest.raises(pytest.fail.Exception, match="ran"):
+        execute(run, path, world / "tiny.yaml", {})
+    path.write_text(path.read_text().removesuffix("# more\n"))
+    with pytest.raises(pytest.fail.Exception, match="ran"):  # its output is now of no run
+        execute(run, path, world / "tiny.yaml", {})
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused_before_it_runs(world, monkeypatch):

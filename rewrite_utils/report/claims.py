@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
+from numpy import ndarray
 
 from rewrite_utils import stats
 from rewrite_utils.measure import losses_of
@@ -59,47 +60,65 @@ def write(run: Run, table: pd.DataFrame) -> None:
 
 
 def _claims(run: Run, site: SiteStages) -> list[Claim]:
-    asked, seed = run.params.rewrite, run.params.seed
-    n, every = site.settings.evaluate_windows, len(site.simulated)
+    return [*_of_the_coder(run, site), *_of_the_rewrites(run, site), _of_specificity(run, site)]
 
-    def loss(source: str, count: int = every) -> object:
-        return losses_of(site.losses, source, count)[:n]
 
-    def difference(a, b) -> Estimate:
-        return stats.bootstrap(a - b, unit="window", seed=seed, resamples=asked.bootstrap)
-
-    mean, coder = loss("mean"), loss("coder", 0)
-    base = losses_of(site.losses, "coder", 0, column="base_loss")[:n]
-    found = [
+def _of_the_coder(run: Run, site: SiteStages) -> list[Claim]:
+    """Without an LLM, so on all control windows."""
+    losses, every = site.losses, len(site.simulated)
+    base = losses_of(losses, "coder", 0, column="base_loss")
+    coder = losses_of(losses, "coder", 0)
+    costs = _difference(run, coder, base)
+    ablated = _difference(run, losses_of(losses, "mean", every), coder)
+    return [
         Claim(site.name, "the coder costs cross-entropy", "+10 % (transcoder), +33 % (SAE)",
-              f"{difference(coder, base)} nat", _sign(difference(coder, base), +1)),
+              f"{costs} nat, {costs.value / base.mean():+.0%}", _sign(costs, +1)),
         Claim(site.name, "ablating the latents costs more than the coder", "≈ +0.29 nat",
-              f"{difference(mean, coder)} nat", _sign(difference(mean, coder), +1)),
+              f"{ablated} nat", _sign(ablated, +1)),
     ]  # fmt: skip
+
+
+def _of_the_rewrites(run: Run, site: SiteStages) -> list[Claim]:
+    """Every described latent replaced, on the simulated windows."""
+    asked, every = run.params.rewrite, len(site.simulated)
+
+    def against(source: str, other: str) -> Estimate:
+        both = (losses_of(site.losses, name, every) for name in (source, other))
+        one, two = (losses[: site.settings.evaluate_windows] for losses in both)
+        return _difference(run, one, two)
+
+    found = []
     for source in asked.calibrators:
-        against = difference(loss(source), mean)
-        found.append(
-            Claim(site.name, f"rewriting with {source} is no better than mean ablation",
-                  "no better", f"{against} nat", _no_better(against))
-        )  # fmt: skip
-    for source in ("token table", "word list"):
-        against = difference(loss(source), mean)
-        found.append(
-            Claim(site.name, f"{source}, no LLM, against mean ablation", "not measured",
-                  f"{against} nat", "beyond the paper")
-        )  # fmt: skip
-    against = difference(loss(asked.headline), loss("token table"))
-    found.append(
-        Claim(site.name, f"{asked.headline} against the token table", "not measured",
-              f"{against} nat", "beyond the paper")
-    )  # fmt: skip
-    rates = sensitivity_specificity({site.name: site})
-    raw = rates[rates["source"] == asked.calibrators[0]]["specificity"].mean()
-    found.append(
-        Claim(site.name, "specificity before normalisation is too low", "≈ 80 %; 99.9 % needed",
-              f"{raw:.1%} (n = {every} latents)", "agrees" if raw < 0.999 else "disagrees")
-    )  # fmt: skip
+        cost = against(source, "mean")
+        claim = f"rewriting with {source} is no better than mean ablation"
+        found.append(Claim(site.name, claim, "no better", f"{cost} nat", _no_better(cost)))
+    beyond = [(f"{source}, no LLM,", source, "mean") for source in ("token table", "word list")]
+    beyond += [(asked.headline, asked.headline, "token table")]
+    for name, source, other in beyond:
+        claim = f"{name} against " + ("mean ablation" if other == "mean" else f"the {other}")
+        cost = f"{against(source, other)} nat"
+        found.append(Claim(site.name, claim, "not measured", cost, "beyond the paper"))
     return found
+
+
+def _of_specificity(run: Run, site: SiteStages) -> Claim:
+    rates = sensitivity_specificity({site.name: site})
+    raw = rates[rates["source"] == run.params.rewrite.calibrators[0]]["specificity"].mean()
+    return Claim(
+        site.name,
+        "specificity before normalisation is too low",
+        "≈ 80 %; 99.9 % needed",
+        f"{raw:.1%} (n = {len(site.simulated)} latents)",
+        "agrees" if raw < 0.999 else "disagrees",
+    )
+
+
+def _difference(run: Run, one: ndarray, other: ndarray) -> Estimate:
+    """Mean of the paired differences, with its interval over windows."""
+    asked = run.params
+    return stats.bootstrap(
+        one - other, unit="window", seed=asked.seed, resamples=asked.rewrite.bootstrap
+    )
 
 
 def _sign(found: Estimate, sign: int) -> str:

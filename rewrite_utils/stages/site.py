@@ -209,8 +209,17 @@ class SiteStages:
 
     @functools.cached_property
     def sentences(self) -> dict[int, str]:
-        """The sentence of every latent that has one."""
+        """The sentence of every latent that has one.
+
+        Raises ExplanationError when none has.
+        """
         kept = self.explanations.dropna(subset=["sentence"])
+        if kept.empty:
+            replies = self.explanations_stage / "explanations.parquet"
+            raise simulating.ExplanationError(
+                f"none of the {len(self.explanations)} latents of site {self.name!r} got a "
+                f"sentence; the raw replies are in {replies}"
+            )
         return dict(zip(kept["latent"].astype(int), kept["sentence"], strict=True))
 
     @functools.cached_property

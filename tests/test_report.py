@@ -1,0 +1,188 @@
+"""What notebooks say of a run: numbers computed again from the stages, the words of a verdict."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rewrite_utils import report
+from rewrite_utils.report import claims as claiming
+from rewrite_utils.report.headlines import calibration_headline
+from rewrite_utils.stats import Estimate
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, n=9, unit="window", method="percentile")
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(world):
+    final = report.final_arms(world.sites)
+    for name, site in world.sites.items():
+        rows = final[final["site"] == name]
+        assert set(rows["source"]) == {*site.estimates} - {"mean"}
+        assert set(rows["count"]) == {len(site.simulated)}
+        for row in rows.itertuples():
+            losses = site.losses[(site.losses["order"] == "all") & (site.losses["window"] < 5)]
+            pivot = losses[losses["count"] == row.count].pivot(
+                index="window", columns="source", values="loss"
+            )
+            by_hand = (pivot[row.source] - pivot["mean"]).mean()
+            assert row.minus_mean == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_the_verdict_table_gives_the_interval_beside_its_value(world):
+    final = report.final_arms(world.sites)
+    shown = report.verdict_table(final)
+    assert len(shown) == len(final) and set(shown["windows"]) == {5}
+    for text, low, high in zip(
+        shown["95 %"], final["minus_mean_low"], final["minus_mean_high"], strict=True
+    ):
+        assert [float(end) for end in text.strip("[]").split(",")] == pytest.approx(
+            [low, high], abs=5.1e-4
+        )
+
+
+def test_rates_count_hits_and_false_alarms_of_each_latent(world):
+    rates = report.sensitivity_specificity(world.sites)
+    for (name, source), table in rates.groupby(["site", "source"]):
+        site = world.sites[name]
+        cache, true = site.cache("calibrate"), site.true("evaluate")
+        for place, row in enumerate(table.itertuples()):
+            fired = cache.of(row.latent).values
+            said = site.estimates[source].values[:, place] > 0.5 * fired.mean()
+            silent = true[:, place] == 0
+            assert row.active == (~silent).sum()
+            if silent.any():
+                assert row.specificity == pytest.approx((~said[silent]).mean())
+            if not silent.all():
+                assert row.sensitivity == pytest.approx(said[~silent].mean())
+            else:
+                assert np.isnan(row.sensitivity)
+
+
+def test_rating_quality_is_of_all_pairs(world):
+    table = report.rating_quality(world.sites).set_index(["site", "windows"])
+    for name, site in world.sites.items():
+        expected, active = site.ratings("calibrate").expected, site.true("calibrate") > 0
+        row = table.loc[(name, "calibrate")]
+        assert (row["n pairs"], row["active"]) == (active.size, active.sum())
+        auroc = roc_auc_score(active.ravel(), expected.ravel().astype(float))
+        assert row["AUROC"] == pytest.approx(auroc)
+
+
+def test_the_latent_loss_is_the_squared_error_in_units_of_the_variance(world):
+    table = report.latent_losses(world.sites)
+    assert not {"mean", "zero"} & set(table["source"])
+    by_source = table.set_index(["site", "source"])["difference"]
+    for name, site in world.sites.items():
+        true, mean = site.true("evaluate"), site.estimates["mean"].values[0]
+        norms = site.coder.W_dec[site.simulated].detach().square().sum(1).numpy()
+        values = site.estimates["token table"].values[:5]
+        better = (norms * ((true - values) ** 2 - (true - mean) ** 2)).sum(1)
+        scale = (norms * (true - mean) ** 2).sum(1).mean()
+        found = by_source[name, "token table"]
+        assert found == pytest.approx(better.mean() / scale, rel=1e-4)
+
+
+def test_costs_are_of_the_stage_s_own_calls(world):
+    stages = {name: site.simulation_stage for name, site in world.sites.items()}
+    table = report.llm_costs(stages, what="prediction")
+    pairs = [(9 + 5) * len(site.simulated) for site in world.sites.values()]
+    assert table["predictions"].tolist() == pairs
+
+
+# ── headlines ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_headline_is_kept_with_the_run_and_escaped_where_it_is_shown(world):
+    shown = report.headline(world.run, "99_test", "a < b")
+    assert world.run.headlines["99_test"]["text"] == "a < b"
+    assert "a &lt; b" in shown._repr_html_()
+    (world.run.folder / "headlines" / "99_test.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (-0.3, -0.1, "better than mean ablation"),
+        (0.1, 0.3, "worse than mean ablation"),
+        (-0.1, 0.1, "no difference to mean ablation seen"),
+    ],
+)
+def test_the_rewrite_s_headline_says_what_its_interval_allows(world, monkeypatch, low, high, says):
+    site = world.sites["mlp"]
+    verdict = site.verdict.assign(minus_mean_low=low, minus_mean_high=high)
+    monkeypatch.setitem(vars(site), "verdict", verdict)
+    text = report.rewrite_headline(world.run, {"mlp": site})
+    assert says in text and "n = 5 windows" in text and f"[{low:+.3f}, {high:+.3f}]" in text
+
+
+def test_every_headline_has_its_n(world):
+    texts = [
+        report.coder_headline(world.sites),
+        report.firing_headline(world.sites),
+        report.score_headline(world.sites),
+        report.simulation_headline(world.sites),
+        calibration_headline(world.run, report.latent_losses(world.sites)),
+        report.specificity_headline(world.run, report.sensitivity_specificity(world.sites)),
+    ]
+    for text in texts:
+        assert all(
+            "n = " in part for part in text.split("; ") if "range" not in part or "(n" in part
+        )
+        assert all(f"{name}" in text for name in world.sites)
+    assert "failures" in report.explanation_headline(world.sites)
+
+
+# ── claims ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("found", "no_better", "costs"),
+    [
+        (estimate(-0.2, -0.3, -0.1), "disagrees", "disagrees"),
+        (estimate(0.2, 0.1, 0.3), "agrees", "agrees"),
+        (estimate(0.0, -0.1, 0.1), "not resolved", "not resolved"),
+    ],
+)
+def test_a_claim_is_settled_only_by_an_interval_without_zero(found, no_better, costs):
+    assert claiming._no_better(found) == no_better
+    assert claiming._sign(found, +1) == costs
+
+
+def test_claims_give_number_interval_n_and_unit(world):
+    table = report.claims(world.run, world.sites)
+    assert set(table["site"]) == set(world.sites)
+    assert table["ours"].str.contains(r"n = \d+ (?:windows|latents)").all()
+    coder = table[table["claim"] == "the coder costs cross-entropy"]
+    assert coder["ours"].str.contains("n = 9 windows").all()  # no LLM: all control windows
+    rewrites = table[table["claim"].str.startswith("rewriting with")]
+    assert rewrites["ours"].str.contains("n = 5 windows").all()
+    assert len(rewrites) == 2 * len(world.run.params.rewrite.calibrators)
+
+
+def test_the_report_is_written_as_a_page_and_as_data(world):
+    table = report.claims(world.run, world.sites)
+    report.write(world.run, table)
+    folder = world.run.params.figures
+    page = (world.run.folder / folder / "report.md").read_text()
+    assert page.count("\n| ") == len(table) + 1
+    again = pd.read_csv(world.run.folder / folder / "report.csv")
+    assert again["ours"].tolist() == table["ours"].tolist()
+
+
+def test_a_kept_figure_has_its_data_and_where_it_came_from(world):
+    final = report.final_arms(world.sites)
+    figure, _ = report.show.plots.panels(1)
+    report.keep(world.run, "99_test", figure, final, unit="window", n=10)
+    folder = world.run.folder / world.run.params.figures
+    about = json.loads((folder / "99_test.json").read_text())
+    assert (about["n"], about["unit"], about["seed"]) == (10, "window", world.run.params.seed)
+    assert about["stages"]["07_rewrite.mlp"] == world.sites["mlp"].rewrite_stage.hash
+    assert len(pd.read_csv(folder / "99_test.csv")) == len(final)
+    assert (folder / "99_test.png").stat().st_size > 1000
