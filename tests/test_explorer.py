@@ -9,7 +9,6 @@ import pytest
 import torch
 from splice_cases import HOOKPOINTS, coder_for
 from test_display import FORBIDDEN, Shown
-from test_stages import FakeLLM, World, raw, tokenizer_with_chat, world  # noqa: F401
 
 from rewrite_utils import curated
 from rewrite_utils.explorer import (
@@ -42,12 +41,12 @@ ATTACK = '<script>alert("x")</script>'
 
 
 @pytest.fixture(scope="module")
-def shelf(world) -> Shelf:  # noqa: F811
+def shelf(world) -> Shelf:
     return Shelf(world.sites["mlp"])
 
 
 @pytest.fixture
-def explorer(world) -> LatentExplorer:  # noqa: F811
+def explorer(world) -> LatentExplorer:
     site = world.sites["mlp"]
     return LatentExplorer(site, simulator=Simulator(site, engine=world.llm))
 
@@ -203,7 +202,7 @@ def test_next_goes_round_in_the_order_of_the_table(explorer):
     assert explorer.beside(-1, sort="firing rate") == order[-2]
 
 
-def test_random_is_another_latent_and_the_same_in_every_session(explorer, world):  # noqa: F811
+def test_random_is_another_latent_and_the_same_in_every_session(explorer, world):
     again = LatentExplorer(world.sites["mlp"])
     drawn = [explorer.random() for _ in range(5)]
     assert drawn == [again.random() for _ in range(5)] and explorer.latent not in drawn
@@ -229,7 +228,7 @@ def test_three_faces_and_nothing_that_jupyterlab_strips(explorer):
     assert not re.search(r'(src|href)="(?!data:image/png;base64,)', markup)
 
 
-def test_the_same_run_gives_the_same_bytes(explorer, world):  # noqa: F811
+def test_the_same_run_gives_the_same_bytes(explorer, world):
     again = LatentExplorer(SiteStages(world.again(), "mlp"))
     assert again.static.markup == explorer.static.markup
 
@@ -272,7 +271,7 @@ def test_the_same_sentence_again_gives_the_same_reading(explorer):
     assert all(a.value == pytest.approx(b.value, abs=1e-4) for a, b in pairs)
 
 
-def test_another_sentence_is_put_to_the_simulator_on_the_run_s_windows(explorer, world):  # noqa: F811
+def test_another_sentence_is_put_to_the_simulator_on_the_run_s_windows(explorer, world):
     before, shares = len(world.llm.texts), []
     explorer.attempt("men in red hats", step=shares.append)
     asked = world.llm.texts[before:]
@@ -315,7 +314,7 @@ def test_a_draft_does_not_survive_another_selection(explorer):
     assert explorer.draft is None and explorer.comparison.markup == ""
 
 
-def test_without_an_engine_it_says_what_to_start(world, monkeypatch):  # noqa: F811
+def test_without_an_engine_it_says_what_to_start(world, monkeypatch):
     def missing(_):
         raise OSError("nowhere to be found")
 
@@ -336,7 +335,7 @@ def test_one_sentence_alone_is_not_centred():
 # ── saving, and using what was saved ──────────────────────────────────────────────────────────
 
 
-def test_a_saved_sentence_takes_the_explainer_s_place(world, tmp_path):  # noqa: F811
+def test_a_saved_sentence_takes_the_explainer_s_place(world, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(world.run.folder, folder)
     site = SiteStages(world.again(folder), "mlp")
@@ -358,14 +357,14 @@ def test_a_saved_sentence_takes_the_explainer_s_place(world, tmp_path):  # noqa:
     assert Shelf(chosen).reading(explorer.latent).origin == "curated"
 
 
-def test_the_parameter_alone_changes_no_hash(world, tmp_path):  # noqa: F811
+def test_the_parameter_alone_changes_no_hash(world, tmp_path):
     file = tmp_path / "other.parquet"
     curated.save(file, site="sae", coder="x", latent=1, sentence="a", replaced="b")
     site = SiteStages(world.again(explain__curated=str(file)), "mlp")
     assert site.simulation_stage.hash == world.sites["mlp"].simulation_stage.hash
 
 
-def test_sentences_of_another_coder_are_refused(world, tmp_path):  # noqa: F811
+def test_sentences_of_another_coder_are_refused(world, tmp_path):
     file = tmp_path / "other.parquet"
     curated.save(file, site="mlp", coder="0123", latent=1, sentence="a", replaced="b")
     site = SiteStages(world.again(explain__curated=str(file)), "mlp")
@@ -373,7 +372,7 @@ def test_sentences_of_another_coder_are_refused(world, tmp_path):  # noqa: F811
         _ = site.sentences
 
 
-def test_a_sentence_for_a_latent_that_is_not_described_is_refused(world, tmp_path):  # noqa: F811
+def test_a_sentence_for_a_latent_that_is_not_described_is_refused(world, tmp_path):
     site = world.sites["mlp"]
     [silent, *_] = sorted(set(range(12)) - set(site.described.tolist()))
     file = tmp_path / "strange.parquet"
