@@ -117,17 +117,18 @@ def measure(
 
 
 def verdict(losses: pd.DataFrame, latent: int, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
-    """One row an arm: ΔCE over the untouched model, and over the truth, both with intervals (nats).
+    """One row an arm: its loss minus the truth's, paired, with its interval (nats).
 
-    The truth's own second difference is zero by definition.
+    ``delta`` is the truth's own loss minus the untouched model's; the other arms have None.
     """
     mine = losses[losses["latent"] == latent].pivot(index="window", columns="arm", values="loss")
     base = losses[losses["latent"] == latent].groupby("window")["base_loss"].first().to_numpy()
     rows, options = [], {"unit": "window", "seed": seed, "resamples": resamples}
     for arm in (arm for arm in ARMS if arm in mine):
         over = stats.bootstrap((mine[arm] - mine["truth"]).to_numpy(), **options)
-        whole = stats.bootstrap(mine[arm].to_numpy() - base, **options)
-        rows.append({"arm": arm, "over_truth": over, "delta": whole})
+        coder = arm == "truth"
+        delta = stats.bootstrap(mine[arm].to_numpy() - base, **options) if coder else None
+        rows.append({"arm": arm, "over_truth": over, "delta": delta})
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rewrite_utils.display import Html
 from rewrite_utils.explorer import curve, logits, marks, neighbours, peaks, scores, windows
 from rewrite_utils.explorer.peaks import Kinds
+from rewrite_utils.explorer.scores import Scored
 from rewrite_utils.explorer.shelf import Reading, Shelf
 from rewrite_utils.stats import Estimate
 
@@ -26,34 +27,35 @@ ARM_NAMES = {
 
 def card(shelf: Shelf, reading: Reading, shown: Kinds | None = None) -> Html:
     """The whole card; ``shown``: its windows of text, if something was predicted in them."""
-    scale = maximum(shelf, reading.latent)
+    scale, found = maximum(shelf, reading.latent), scores.scored(shelf, reading)
     parts = [
         _head(shelf, reading),
-        marks.columns([_scores(shelf, [reading]), _firing(shelf, reading.latent)]),
+        marks.columns([_scores([reading], [found]), _firing(shelf, reading.latent)]),
         marks.columns([_alone([reading]), _curve(shelf, reading)]),
         marks.section("Windows", marks.legend(scale)),
         _rated(shelf, reading),
         _text(shelf, reading.latent, shown or peaks.of(shelf, reading.latent)),
         marks.columns([_logits(shelf, reading.latent), _near(shelf, reading.latent)]),
     ]
-    return Html(f"<div>{''.join(parts)}</div>", line(shelf, reading))
+    return Html(f"<div>{''.join(parts)}</div>", line(shelf, reading, found[0]))
 
 
 def comparison(shelf: Shelf, old: Reading, new: Reading) -> Html:
     """The old sentence beside the new one, on the same windows."""
     scale = maximum(shelf, old.latent)
     both = [old, new]
+    found = [scores.scored(shelf, reading) for reading in both]
     named = marks.columns([_said(reading, width=46) for reading in both])
     curves = marks.columns([_curve(shelf, one, name=one.origin) for one in both])
     rated = marks.columns([_rated(shelf, one, each=2) for one in both])
-    parts = [named, _scores(shelf, both), _alone(both), curves, marks.legend(scale), rated]
-    text = "\n".join(line(shelf, reading) for reading in both)
+    parts = [named, _scores(both, found), _alone(both), curves, marks.legend(scale), rated]
+    pairs = zip(both, found, strict=True)
+    text = "\n".join(line(shelf, reading, scored[0]) for reading, scored in pairs)
     return Html(f"<div>{''.join(parts)}</div>", text)
 
 
-def line(shelf: Shelf, reading: Reading) -> str:
+def line(shelf: Shelf, reading: Reading, rating: Scored) -> str:
     """The card as one line of text."""
-    rating = scores.rating(shelf, reading.latent, reading.rated)
     cost = _over(reading, "sentence")
     return (
         f"{shelf.site.name}, latent {reading.latent}: {reading.sentence!r}; rating AUROC "
@@ -82,10 +84,10 @@ def _said(reading: Reading, *, width: int = 90) -> str:
     )
 
 
-def _scores(shelf: Shelf, readings: Sequence[Reading]) -> str:
+def _scores(readings: Sequence[Reading], found: Sequence[list[Scored]]) -> str:
     body = []
-    for reading in readings:
-        for one in scores.scored(shelf, reading):
+    for reading, scored in zip(readings, found, strict=True):
+        for one in scored:
             name = one.name if len(readings) == 1 else f"{one.name}, {reading.origin}"
             value, low, high = (marks.number(x, 2) for x in (one.value, one.low, one.high))
             said = f"{value} [{low}, {high}]"
@@ -111,22 +113,18 @@ def _firing(shelf: Shelf, latent: int) -> str:
 
 def _alone(readings: Sequence[Reading]) -> str:
     lines = [
-        (arm.arm, name, arm.over_truth, arm.delta)
+        (arm.arm, name, arm.over_truth)
         for reading in readings
         for arm in reading.alone.itertuples()
         if (name := _arm_name(arm.arm, reading, readings))
     ]
-    reach = max((abs(x) for *_, over, _ in lines for x in (over.low, over.high)), default=0) or 1
-    body = [_arm(arm, name, over, whole, reach) for arm, name, over, whole in lines]
-    n = lines[0][2].n if lines else 0
-    header = [
-        "in its place",
-        "CE − CE with the truth",
-        f"±{reach:.3f}, grey: 0",
-        "CE − untouched model's",
-    ]
-    remark = f"nats, {n} evaluate windows, 95 % over windows; all other latents true"
-    return marks.section("This latent alone", marks.rows(header, body), remark=remark)
+    reach = max((abs(x) for *_, over in lines for x in over[1:3]), default=0.0) or 1.0
+    body = [_arm(arm, name, over, reach) for arm, name, over in lines]
+    truth = readings[0].alone.iloc[0]["delta"]
+    header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0"]
+    remark = f"nats, {truth.n} evaluate windows, 95 % over windows; all other latents true"
+    base = marks.note(f"the coder as it is costs {_interval(truth)} over the untouched model")
+    return marks.section("This latent alone", marks.rows(header, body) + base, remark=remark)
 
 
 def _arm_name(arm: str, reading: Reading, readings: Sequence[Reading]) -> str:
@@ -138,21 +136,24 @@ def _arm_name(arm: str, reading: Reading, readings: Sequence[Reading]) -> str:
     return ARM_NAMES[arm] if reading is readings[0] else ""
 
 
-def _arm(arm: str, name: str, over: Estimate, whole: Estimate, reach: float) -> list[str]:
+def _arm(arm: str, name: str, over: Estimate, reach: float) -> list[str]:
     said = "0 by definition" if arm == "truth" else _interval(over)
     drawn = marks.interval(over.value, over.low, over.high, ends=(-reach, reach), floor=0.0)
-    return [marks.visible(name), said, drawn, _interval(whole)]
+    return [marks.visible(name), said, drawn]
 
 
 def _curve(shelf: Shelf, reading: Reading, *, name: str = "") -> str:
+    scale = maximum(shelf, reading.latent)
     held = int((reading.rated.split == "evaluate").sum())
     fitted = len(reading.rated.split) - held
-    picture = curve.calibration(reading.rated, maximum=maximum(shelf, reading.latent))
+    end = curve.top(reading.rated, maximum=scale)
+    words = f"→ predicted, ↑ true, both 0 … {end:.2f}; dots: the diagonal"
+    body = curve.calibration(reading.rated, maximum=scale) + marks.note(words)
     remark = (
-        f"blue: {held} evaluate windows, orange: means of bins, rings: {fitted} it was fitted on"
+        f"blue: {held} evaluate windows, orange: means of bins, grey: {fitted} it was fitted on"
     )
     title = f"Predicted and true, {name}" if name else "Predicted and true"
-    return marks.section(title, picture, remark=remark)
+    return marks.section(title, body, remark=remark)
 
 
 def _rated(shelf: Shelf, reading: Reading, *, each: int = windows.EACH) -> str:
