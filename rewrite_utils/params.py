@@ -198,6 +198,8 @@ class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated"})  # 03_curated hashes its sentences
+
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
     window_tokens: int = Field(16, ge=4)
@@ -219,6 +221,9 @@ class Explain(Section):
     """Longest answer."""
     retries: int = Field(2, ge=0)
     """New seeds tried when an answer has no sentence in it."""
+    curated: str = ""
+    """The explorer's curated.parquet (runs/<name>/curated.parquet): its sentences replace the
+    explainer's; empty: none."""
 
 
 class Score(Section):

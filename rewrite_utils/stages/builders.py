@@ -23,7 +23,7 @@ from rewrite_utils.corpus import load_corpus
 from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.llm import Engine, open_engine
 from rewrite_utils.models import load_subject
-from rewrite_utils.params import LLM, SPLITS
+from rewrite_utils.params import LLM, SPLITS, ParameterError
 from rewrite_utils.runs import require_space
 from rewrite_utils.windows import window_tokens
 
@@ -127,6 +127,21 @@ def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {"units": len(table), "failures": failures, "usage": usage._asdict()}
 
 
+def make_curated(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """The explainer's table with the curated sentences in it; no LLM is asked."""
+    table = pd.read_parquet(site.explanations_stage / "explanations.parquet").set_index("latent")
+    unknown = sorted(set(site.curated) - set(table.index))
+    if unknown:
+        raise ParameterError(
+            f"explain.curated has a sentence for latent {unknown[0]} of site {site.name!r}, which "
+            "is not among the described ones: raise sites.<site>.described or remove the sentence"
+        )
+    for column in ("sentence", "explanation"):
+        table.loc[list(site.curated), column] = list(site.curated.values())
+    table.reset_index().to_parquet(folder / "explanations.parquet")
+    return {"units": len(site.curated)}
+
+
 def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """Detection judgements of every sentence."""
     cache, sentences = site.cache("score"), site.sentences
@@ -148,8 +163,8 @@ def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
 
 def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """The simulator's ratings of the calibrate and the evaluate windows."""
-    descriptions = _descriptions(site)
-    texts = {split: _window_texts(site, split) for split in SIMULATED}
+    descriptions = [description(site, latent, text) for latent, text in site.sentences.items()]
+    texts = {split: window_texts(site, split) for split in SIMULATED}
     llm = engine(site.params.simulator)
     before = llm.usage
     for split, windows in texts.items():
@@ -167,22 +182,20 @@ def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
 
 
-def _descriptions(site: "SiteStages") -> list[str]:
+def description(site: "SiteStages", latent: int, sentence: str) -> str:
+    """What the simulator reads about one latent, if this were its sentence."""
     asked = site.params.simulate
-    rate = site.cache("explain").rate
     f1 = site.scores.set_index("latent")["f1"] if asked.show_score else {}
-    return [
-        simulating.described(
-            sentence,
-            latent=latent,
-            rate=float(rate[latent]) if asked.show_rate else None,
-            score=float(f1[latent]) if asked.show_score else None,
-        )
-        for latent, sentence in site.sentences.items()
-    ]
+    return simulating.described(
+        sentence,
+        latent=latent,
+        rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
+        score=float(f1[latent]) if asked.show_score else None,
+    )
 
 
-def _window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
+def window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
+    """The windows of a split as the simulator reads them."""
     length = site.params.simulate.window_tokens
     ids = window_tokens(site.cache(split), site.simulated_windows(split), length)
     return [simulating.Window.of(site.texts(row)) for row in ids]

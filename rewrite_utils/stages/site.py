@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import activations, measure, prompts, rewrite
+from rewrite_utils import activations, curated, measure, prompts, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
@@ -183,9 +183,23 @@ class SiteStages:
         )
 
     @functools.cached_property
+    def curated(self) -> dict[int, str]:
+        """The sentences that the parameter ``explain.curated`` puts in place of the explainer's."""
+        file = self.params.explain.curated
+        return curated.read(file, site=self.name, coder=self.coder_stage.hash) if file else {}
+
+    @functools.cached_property
+    def sentences_stage(self) -> Stage:
+        """The explanations that count: the explainer's, curated sentences in their place."""
+        if not self.curated:
+            return self.explanations_stage
+        content = {"curated": {str(latent): text for latent, text in self.curated.items()}}
+        return self._stage("03_curated", builders.make_curated, content, [self.explanations_stage])
+
+    @functools.cached_property
     def explanations(self) -> pd.DataFrame:
         """One row a described latent; ``sentence`` is missing where the explainer failed."""
-        return pd.read_parquet(self.explanations_stage / "explanations.parquet")
+        return pd.read_parquet(self.sentences_stage / "explanations.parquet")
 
     @functools.cached_property
     def sentences(self) -> dict[int, str]:
@@ -211,7 +225,7 @@ class SiteStages:
             "prompt": prompts.digest("detect"),
             "seed": self.params.seed,
         }
-        return self._stage("04_scores", builders.make_scores, content, [self.explanations_stage])
+        return self._stage("04_scores", builders.make_scores, content, [self.sentences_stage])
 
     @functools.cached_property
     def judgements(self) -> pd.DataFrame:
@@ -226,7 +240,7 @@ class SiteStages:
     @functools.cached_property
     def simulation_stage(self) -> Stage:
         """The simulator's rating of every (window, sentence)."""
-        inputs = [self.explanations_stage]
+        inputs = [self.sentences_stage]
         if self.params.simulate.show_score:
             inputs.append(self.scores_stage)
         content = {
