@@ -127,9 +127,10 @@ def specificity_line(site: SiteStages) -> str:
 def smallest_visible(arms: pd.DataFrame) -> str:
     """Windows, latents and the smallest difference to mean ablation that they can see."""
     told = arms[~arms["source"].isin(["zero", "mean"])].dropna(subset=["detectable"])
-    low, high = told["detectable"].min(), told["detectable"].max()
+    seen = told["detectable"][told["detectable"] > 0]
     latents, windows = int(told["count"].max()), int(told["windows"].max())
-    return f"{latents} latents, n = {windows} windows, smallest visible {low:.2f}–{high:.2f} nat"
+    span = f"{seen.min():.2f}–{seen.max():.2f}"
+    return f"{latents} latents, n = {windows} windows, smallest visible {span} nat"
 
 
 def _silent_to_active(site: SiteStages) -> float:
