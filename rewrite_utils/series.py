@@ -95,12 +95,20 @@ def execute(
     _check_names(notebook, given)
     events, started, began = len(run.journal), time.monotonic(), time.time()
     made_from = executed.fingerprint(run, series())
-    found = None if again else executed.unchanged(run, output, made_from)
-    if found is not None:
-        return Executed(
-            notebook.stem, time.monotonic() - started, 0, found, _headline(run, notebook)
-        )
-    executed.forget(run, output)
+    reused = None if again else executed.unchanged(run, output, made_from)
+    made = 0
+    if reused is None:
+        executed.forget(run, output)
+        _papermill(notebook, output, given)
+        used = run.journal[events:]
+        executed.keep(run, output, made_from, used, _written(run, since=began))
+        built = {event["stage"] for event in used if event["made"]}
+        made, reused = len(built), len({event["stage"] for event in used} - built)
+    headline = run.headlines.get(notebook.stem, {}).get("text", "")
+    return Executed(notebook.stem, time.monotonic() - started, made, reused, headline)
+
+
+def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     try:
         papermill.execute_notebook(
             jupytext.read(notebook),
@@ -114,15 +122,6 @@ def execute(
         )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
-    used = run.journal[events:]
-    executed.keep(run, output, made_from, used, _written(run, since=began))
-    stages, made = ({e["stage"] for e in some} for some in (used, [e for e in used if e["made"]]))
-    seconds = time.monotonic() - started
-    return Executed(notebook.stem, seconds, len(made), len(stages - made), _headline(run, notebook))
-
-
-def _headline(run: Run, notebook: Path) -> str:
-    return run.headlines.get(notebook.stem, {}).get("text", "")
 
 
 def _written(run: Run, *, since: float) -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config, tiny_tokenizer
-from test_stages import SITE, FakeLLM, tokenizer_with_chat, write_text
+from stage_cases import SITE, FakeLLM, tokenizer_with_chat, write_text
 from transformers import AutoModelForCausalLM
 
 from rewrite_utils import report

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_tokenizer
-from test_stages import SITE, tokenizer_with_chat, write_text
+from stage_cases import SITE, tokenizer_with_chat, write_text
 
 from rewrite_utils import coder_plots, plots, report
 from rewrite_utils.coders import CoderConfig, SparseCoder

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import report
-from rewrite_utils.report import claims as claiming
+from rewrite_utils.report.claims import _no_better, _sign
 from rewrite_utils.report.headlines import calibration_headline
 from rewrite_utils.stats import Estimate
 
@@ -102,7 +102,7 @@ def test_costs_are_of_the_stage_s_own_calls(world):
 def test_a_headline_is_kept_with_the_run_and_escaped_where_it_is_shown(world):
     shown = report.headline(world.run, "99_test", "a < b")
     assert world.run.headlines["99_test"]["text"] == "a < b"
-    assert "a &lt; b" in shown._repr_html_()
+    assert "a &lt; b" in shown._repr_mimebundle_()["text/html"]
     (world.run.folder / "headlines" / "99_test.json").unlink()
 
 
@@ -152,8 +152,8 @@ def test_every_headline_has_its_n(world):
     ],
 )
 def test_a_claim_is_settled_only_by_an_interval_without_zero(found, no_better, costs):
-    assert claiming._no_better(found) == no_better
-    assert claiming._sign(found, +1) == costs
+    assert _no_better(found) == no_better
+    assert _sign(found, +1) == costs
 
 
 def test_claims_give_number_interval_n_and_unit(world):
@@ -169,10 +169,11 @@ def test_claims_give_number_interval_n_and_unit(world):
 
 def test_the_report_is_written_as_a_page_and_as_data(world):
     table = report.claims(world.run, world.sites)
-    report.write(world.run, table)
+    coders = report.coder_table(world.sites)
+    report.write(world.run, table, coders)
     folder = world.run.params.figures
     page = (world.run.folder / folder / "report.md").read_text()
-    assert page.count("\n| ") == len(table) + 1
+    assert page.count("\n| ") == len(table) + 1 + len(coders) + 1
     again = pd.read_csv(world.run.folder / folder / "report.csv")
     assert again["ours"].tolist() == table["ours"].tolist()
 

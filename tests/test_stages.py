@@ -94,7 +94,7 @@ def test_scores_are_of_windows_in_which_the_latent_fires_or_not(site):
 def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
     layout = Layout(world.llm.tokenizer, align=4)
     for split, count in (("calibrate", 9), ("evaluate", 5)):
-        ratings, windows = site.ratings(split), builders._window_texts(site, split)
+        ratings, windows = site.ratings(split), builders.window_texts(site, split)
         assert ratings.expected.shape == (count, len(site.simulated)) == site.true(split).shape
         for place, window in enumerate(windows):
             for column, (latent, sentence) in enumerate(site.sentences.items()):
@@ -106,7 +106,7 @@ def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
 
 def test_the_rated_token_is_the_one_whose_activation_is_called_true(site):
     windows, cache = site.simulated_windows("evaluate"), site.cache("evaluate")
-    texts = [window.text for window in builders._window_texts(site, "evaluate")]
+    texts = [window.text for window in builders.window_texts(site, "evaluate")]
     for place, (row, end) in enumerate(zip(*windows, strict=True)):
         ids = cache.tokens[row, end - 7 : end + 1]
         last = site.texts(ids)[-1]

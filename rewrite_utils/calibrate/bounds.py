@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from rewrite_utils.calibrate.protocol import Calibrator, Sample, Transform
+from rewrite_utils.calibrate.protocol import Calibrator, Digits, Rated, Sample, Transform
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CappedTransform(Transform):
         """Number of latents it was fitted on."""
         return self.inner.latents
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The inner estimates, none above ``top``."""
         return np.minimum(self.inner.apply(predicted, digits), self.top)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import TOP, Transform
+from rewrite_utils.calibrate.protocol import TOP, Digits, Rated, Transform
 from rewrite_utils.calibrate.ties import evaluate
 
 
@@ -29,7 +29,7 @@ class Curves(Transform):
         """Number of latents it was fitted on."""
         return len(self.offsets) - 1
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """Each column through its own curve."""
         columns = np.ascontiguousarray(predicted.T)
         out = np.empty(columns.shape, np.float32)
@@ -56,7 +56,7 @@ class SharedCurve(Transform):
         """Number of latents it was fitted on."""
         return len(self.scale)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """Curve times scale."""
         units = evaluate(predicted, lambda e: np.interp(e, self.x, self.y).astype(np.float32))
         return units * self.scale
@@ -74,7 +74,7 @@ class Proportional(Transform):
         """Number of latents it was fitted on."""
         return len(self.scale)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """E / 9 × scale."""
         return predicted.astype(np.float32) / np.float32(TOP) * self.scale
 
@@ -91,7 +91,7 @@ class Constant(Transform):
         """Number of latents it was fitted on."""
         return len(self.level)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The level in every window."""
         return np.repeat(self.level.astype(np.float32)[None], len(predicted), axis=0)
 
@@ -112,7 +112,7 @@ class Mix(Transform):
         """Number of latents it was fitted on."""
         return len(self.share)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The mixture, never below 0."""
         second = self.second.apply(predicted, digits)
         first = self.first.apply(predicted, digits)
@@ -135,7 +135,7 @@ class Logistic(Transform):
         """Number of latents it was fitted on."""
         return len(self.size)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """Probability times size."""
         odds = self.offset + self.slope * predicted.astype(np.float32)
         return (self.size / (1 + np.exp(-odds))).astype(np.float32)

@@ -16,6 +16,8 @@ from rewrite_utils.calibrate.protocol import (
     DIGITS,
     TOP,
     Calibrator,
+    Digits,
+    Rated,
     Sample,
     Transform,
     needed_digits,
@@ -41,7 +43,7 @@ class DigitShift(Transform):
         """Number of latents it was fitted on."""
         return len(self.maximum)
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The corrected expected digit, as an activation."""
         p = needed_digits(digits, "this transform") ** self.power * self.ratio
         expected = p @ np.arange(DIGITS, dtype=np.float32) / p.sum(axis=-1)

@@ -22,6 +22,12 @@ TOP = 9.0
 T = TypeVar("T")
 
 
+Rated = Float[np.ndarray, "window latent"]
+"""Ratings, or the activations they are turned into."""
+Digits = Float[np.ndarray, "window latent digit"] | None
+"""Probability of each digit, where a calibrator reads them."""
+
+
 class CalibrationError(ValueError):
     """Ratings or activations that nothing can be fitted on; the message says which and why."""
 

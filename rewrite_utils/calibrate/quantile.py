@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import Calibrator, Sample, Transform
+from rewrite_utils.calibrate.protocol import Calibrator, Digits, Rated, Sample, Transform
 from rewrite_utils.calibrate.target import Target
 from rewrite_utils.calibrate.ties import distinct, evaluate
 
@@ -138,7 +138,7 @@ class QuantileTransform(Transform):
         """Number of latents it was fitted on."""
         return len(self.offsets) - 1
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """T_j of every column j."""
         columns = np.ascontiguousarray(predicted.T)
         out = np.empty(columns.shape, np.float32)

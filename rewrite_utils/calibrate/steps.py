@@ -15,7 +15,9 @@ from jaxtyping import Float
 from rewrite_utils.calibrate.protocol import (
     CalibrationError,
     Calibrator,
+    Digits,
     Mapped,
+    Rated,
     Sample,
     Transform,
 )
@@ -48,7 +50,7 @@ class CentredTransform(Transform):
         """Number of latents it was fitted on."""
         return self.inner.latents
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The inner transform of the centred ratings."""
         return self.inner.apply(center(predicted, level=float(self.level)), digits)
 
@@ -69,7 +71,7 @@ class StandardisedTransform(Transform):
         """Number of latents it was fitted on."""
         return self.inner.latents
 
-    def apply(self, predicted, digits=None):
+    def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The inner transform of the standardised ratings."""
         return self.inner.apply(_standard(predicted, self.mean, self.deviation), digits)
 

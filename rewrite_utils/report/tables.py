@@ -76,7 +76,7 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 def latent_aurocs(
     true: Float[ndarray, "window latent"], expected: Float[ndarray, "window latent"]
-) -> Float[ndarray, " latent"]:
+) -> Float[ndarray, " fires"]:
     """AUROC of each latent that fires in some windows and not in others."""
     pairs = zip(true.T > 0, expected.T, strict=True)
     return np.array([roc_auc_score(a, e) for a, e in pairs if a.any() and not a.all()])

@@ -1,0 +1,68 @@
+"""What is measured of a rewrite, and the studies around it that ask no LLM."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from rewrite_utils.params.section import Section
+
+
+class Rewrite(Section):
+    """The arms of the rewrite and how they are counted."""
+
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
+
+    fractions: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Shares of the described latents that are replaced by their predictions."""
+    orders: tuple[Literal["top", "random", "useful"], ...] = ("top", "random")
+    """Which latents go first: best score, drawn anew for each window, or largest share of the
+    output."""
+    calibrators: tuple[str, ...] = (
+        "raw+topk",
+        "quantile:type7+topk",
+        "quantile:type8",
+        "isotonic",
+        "centred+standardised+isotonic_pooled",
+        "centred+standardised+capped+isotonic_pooled",
+        "centred+standardised+logistic_pooled",
+    )
+    """Calibrations whose rewrites are measured; a name that ends in +topk keeps
+    only the k largest latents afterwards, as the paper does."""
+    headline: str = "centred+standardised+isotonic_pooled"
+    """The calibrator that the verdict is about, declared before the run."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples of the windows behind every interval."""
+
+
+class Studies(Section):
+    """What is measured around the rewrite without asking an LLM."""
+
+    latents: int = Field(256, ge=2)
+    """Latents of a study at most, drawn among those that fire in the calibrate rows."""
+    aurocs: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.7, 0.85, 0.95)
+    """Qualities of the corrupted oracle; the first serves the study of the estimators."""
+    sizes: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
+    """Calibration windows of the corrupted oracle (paper: 1K and 10K); the rewrite is measured for
+    the fewest and the most."""
+    draws: int = Field(3, ge=1)
+    """How often the windows of the study of the estimators are drawn anew."""
+    held_windows: int = Field(2000, ge=2)
+    """Evaluate windows that the estimators' mismatch is measured on."""
+    calibrators: tuple[str, ...] = (
+        "quantile:type7+topk",
+        "quantile:type8",
+        "isotonic",
+        "centred+standardised+isotonic_pooled",
+        "centred+standardised+logistic_pooled",
+    )
+    """Calibrations of the corrupted oracle that are spliced."""
+    factors: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
+    """Global shrink factors tried on held-out calibrate windows; 0 is mean ablation."""
+    specificities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (
+        *(0.0, 0.5, 0.8, 0.9, 0.95, 0.98),
+        *(0.99, 0.995, 0.999, 0.9999),
+    )
+    """Synthetic specificities of otherwise true activations."""
+    fewer: float = Field(0.25, gt=0, lt=1)
+    """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
+    10K)."""

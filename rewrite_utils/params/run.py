@@ -1,0 +1,64 @@
+"""A whole run, and what its sections must agree on."""
+
+from pydantic import model_validator
+
+from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
+from rewrite_utils.params.measuring import Rewrite, Studies
+from rewrite_utils.params.place import Corpus, Site, Subject
+from rewrite_utils.params.section import Section
+
+
+class Params(Section):
+    """A whole run."""
+
+    name: str
+    """The run's folder is runs/<name>."""
+    seed: int = 22
+    """Every random choice of the run descends from it."""
+    figures: str = "figures"
+    """Folder the figures are written to."""
+    subject: Subject = Subject()
+    corpus: Corpus = Corpus()
+    sites: dict[str, Site]
+    explainer: LLM = LLM()
+    simulator: LLM = LLM()
+    explain: Explain = Explain()
+    score: Score = Score()
+    simulate: Simulate = Simulate()
+    rewrite: Rewrite = Rewrite()
+    studies: Studies = Studies()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        last = self.simulate.last_position or self.corpus.row_tokens - 2
+        if not self.simulate.first_position <= last <= self.corpus.row_tokens - 2:
+            raise ValueError(
+                f"rated positions {self.simulate.first_position} … {last} do not fit a row of "
+                f"{self.corpus.row_tokens} tokens whose last one has no next token"
+            )
+        if self.simulate.window_tokens > self.simulate.first_position:
+            raise ValueError(
+                f"a window of {self.simulate.window_tokens} tokens cannot end at position "
+                f"{self.simulate.first_position}: raise simulate.first_position"
+            )
+        for name in ("explain", "score"):
+            length = getattr(self, name).window_tokens
+            if length >= self.corpus.row_tokens:
+                raise ValueError(
+                    f"{name}.window_tokens = {length} does not fit a row of "
+                    f"{self.corpus.row_tokens} tokens with BOS: at most "
+                    f"{self.corpus.row_tokens - 1}"
+                )
+        if self.rewrite.headline not in self.rewrite.calibrators:
+            raise ValueError(
+                f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"
+            )
+        return self
+
+    @property
+    def rated_positions(self) -> tuple[int, int]:
+        """First and last position of a row that may be rated, both included."""
+        return (
+            self.simulate.first_position,
+            self.simulate.last_position or self.corpus.row_tokens - 2,
+        )

@@ -1,0 +1,27 @@
+"""What all parameters have in common: frozen, no unknown names, and what of them is hashed."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "explain", "score", "calibrate", "evaluate")
+
+
+class ParameterError(ValueError):
+    """A parameter that does not exist or has a value that cannot be; the message says which and
+    why."""
+
+
+class Section(BaseModel):
+    """A frozen group of parameters that rejects unknown names and explains each field in a
+    docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    UNHASHED: ClassVar[frozenset[str]] = frozenset()
+
+    def content(self) -> dict[str, Any]:
+        """What determines a stage's result, as JSON-able values; fields in ``UNHASHED`` (speed,
+        or read only when a table is drawn) left out."""
+        return self.model_dump(mode="json", exclude=set(self.UNHASHED))
