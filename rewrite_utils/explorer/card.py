@@ -37,7 +37,9 @@ def card(shelf: Shelf, reading: Reading, shown: Kinds | None = None) -> Html:
         _text(shelf, reading.latent, shown or peaks.of(shelf, reading.latent)),
         marks.columns([_logits(shelf, reading.latent), _near(shelf, reading.latent)]),
     ]
-    return Html(f"<div>{''.join(parts)}</div>", line(shelf, reading, found[0]))
+    return Html(
+        f'<div style="line-height: 1.4">{"".join(parts)}</div>', line(shelf, reading, found[0])
+    )
 
 
 def comparison(shelf: Shelf, old: Reading, new: Reading) -> Html:
@@ -51,7 +53,7 @@ def comparison(shelf: Shelf, old: Reading, new: Reading) -> Html:
     parts = [named, _scores(both, found), _alone(both), curves, marks.legend(scale), rated]
     pairs = zip(both, found, strict=True)
     text = "\n".join(line(shelf, reading, scored[0]) for reading, scored in pairs)
-    return Html(f"<div>{''.join(parts)}</div>", text)
+    return Html(f'<div style="line-height: 1.4">{"".join(parts)}</div>', text)
 
 
 def line(shelf: Shelf, reading: Reading, rating: Scored) -> str:

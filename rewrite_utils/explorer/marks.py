@@ -100,12 +100,13 @@ def histogram(values: Float[ndarray, " firing"], *, maximum: float, bins: int = 
     top = max(counts)
     bars = [
         f'<span title="{maximum * i / bins:.2f} … {maximum * (i + 1) / bins:.2f}: {count}" '
-        'style="display: inline-block; width: 9px; margin: 0 1px 0 0; vertical-align: bottom; '
+        'style="display: inline-block; width: 7px; margin: 0 1px 0 0; vertical-align: bottom; '
         f'height: {_height(count, top)}px; background: rgba({ORANGE}, 0.85)"></span>'
         for i, count in enumerate(counts)
     ]
     axis = f"0 … {maximum:.2f}, {len(values):,} firings; heights by square root"
-    return f'<div style="height: 62px">{"".join(bars)}</div><div style="{SMALL}">{axis}</div>'
+    row = f'<div style="height: 62px; white-space: nowrap">{"".join(bars)}</div>'
+    return f'{row}<div style="{SMALL}">{axis}</div>'
 
 
 def section(title: str, body: str, *, remark: str = "") -> str:

@@ -18,6 +18,8 @@ from rewrite_utils.params import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN = "explorer"
+VIEW = {"width": 1600, "height": 2600}
+"""Tall: a screenshot shows what is on the page."""
 
 
 class Lab(NamedTuple):
@@ -41,6 +43,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", f"--port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.expose_app_in_browser=True", "--allow-root", "--ip=127.0.0.1"]
+    asks = folder / ".config" / "labconfig" / "page_config.json"  # no question about news
+    asks.parent.mkdir(parents=True)
+    asks.write_text(
+        '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
+    )
     where = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "PYTHONPATH": str(ROOT)}
     with (folder / "lab.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | where)
@@ -65,7 +72,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1500, "height": 1100})
+    context = browser.new_context(viewport=VIEW)
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     yield opened

@@ -70,7 +70,7 @@ def test_the_committed_notebook_shows_the_card_before_anything_is_run(page, lab)
 @pytest.fixture(scope="module")
 def edited(browser, lab):
     """One session from run-all to a saved notebook, its numbers kept for the tests below."""
-    page = browser.new_context(viewport={"width": 1500, "height": 1100}).new_page()
+    page = browser.new_context(viewport={"width": 1600, "height": 2600}).new_page()
     page.set_default_timeout(MINUTES)
     opened(page, lab.page("00_tour.ipynb"))
     live = run_all(page)
