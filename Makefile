@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test plan notebooks lab lint types lock clean
+.PHONY: help env reproduce test test-browser plan notebooks lab lint types lock clean
 
 PARAMS ?= params/embedded.yaml
 ONLY ?=
@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 STAMP := .venv/made-$(shell cat $(LOCK) pyproject.toml | cksum | tr -c '0-9\n' '-')
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	echo "  PARAMS=params/x.yaml chooses the parameters (now $(PARAMS)), ONLY=05-07 the notebooks"
 
 env: $(STAMP) ## create .venv with the pinned packages (once)
@@ -73,6 +73,13 @@ test: env ## ruff, pytest and nbval: what continuous integration runs
 	fi
 	echo
 	echo "All green. Open next: README.md, or make lab (notebooks/00_tour.ipynb)"
+
+test-browser: env ## the explorer in headless Chromium against JupyterLab (apt install chromium)
+	@echo "test-browser: embedded models and text"
+	$(BIN)/python -m rewrite_utils.assets
+	echo "test-browser: the stages of params/smoke.yaml, if they are not there"
+	$(BIN)/python -m rewrite_utils.series params/smoke.yaml --only 10
+	$(BIN)/python -m pytest tests/browser
 
 plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hours; runs nothing
 	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan

@@ -29,6 +29,7 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 
 # %%
 from rewrite_utils import plots, report
+from rewrite_utils.explorer import LatentExplorer
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites
 
@@ -61,25 +62,13 @@ report.frame(site.quality)
 
 # %% [markdown]
 # ## One latent
-
-# %%
-latent = int(site.rankings["useful"].argmax())
-report.latent_windows({"this latent": site}, latents=1, windows=5, places=[latent])
-
-# %% [markdown]
-# ## Its sentence
-
-# %%
-site.sentences[site.simulated[latent]]
-
-# %% [markdown]
-# ## What the simulator makes of it
 #
-# True activation as background, the calibrated prediction as underline, on the last tokens of the
-# windows where either is largest.
+# Its sentence, what a second LLM makes of that sentence, and what it costs the model if only this
+# latent is replaced. True activation as background, calibrated prediction as underline. Live, the
+# sentence can be changed: the button says what that costs.
 
 # %%
-report.predicted_windows(site, place=latent, windows=6)
+LatentExplorer(site)
 
 # %% [markdown]
 # ## What the rewrite does to the model
@@ -89,6 +78,6 @@ report.headline(run, "00_tour", report.rewrite_headline(run, sites))
 
 # %% [markdown]
 # *What could be wrong.* One latent, chosen because it carries much, is no sample. The notebooks
-# 01–09 count.
+# 01–09 count, [10](10_explorer.ipynb) has every latent.
 #
 # Next: [01 · The coder](01_coder.ipynb).

@@ -88,6 +88,15 @@ report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(si
 report.frame(report.verdict_table(final))
 
 # %% [markdown]
+# ## As good as which training checkpoint?
+#
+# The paper calls its coder as good as a Pythia after 25 % of its training. Where the subject has
+# checkpoints, each arm's loss is looked up on its own training curve, on the same windows.
+
+# %%
+report.checkpoints(run, sites)
+
+# %% [markdown]
 # ## Result
 
 # %%

@@ -40,6 +40,15 @@ claims = report.claims(run, sites)
 report.frame(claims)
 
 # %% [markdown]
+# ## The coders
+#
+# What everything above rests on: what each coder keeps, and what it leaves its latents to decide.
+
+# %%
+coders = report.shown_coders(report.coder_table(sites))
+report.frame(coders)
+
+# %% [markdown]
 # ## Headlines of the series
 
 # %%
@@ -49,7 +58,7 @@ report.headlines(run)
 # ## Result
 
 # %%
-report.write(run, claims)
+report.write(run, claims, coders)
 report.headline(run, "09_report", report.report_headline(claims))
 
 # %% [markdown]

@@ -17,6 +17,11 @@ class Html:
     def __init__(self, markup: str, text: str) -> None:
         self._markup, self._text = markup, text
 
+    @property
+    def markup(self) -> str:
+        """The HTML."""
+        return self._markup
+
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/html": self._markup, "text/plain": self._text}
 

@@ -1,8 +1,8 @@
 """The coder's training data: inputs and outputs of the hooked module, on disk, read by step.
 
-In: a subject, a hookpoint, rows of tokens. Out: two memory-mapped arrays, so memory does not grow
-with the corpus; a killed harvest goes on behind its last finished batch. BOS positions are left
-out.
+In: a subject, a hookpoint, rows of tokens. Out: memory-mapped arrays, so memory does not grow with
+the corpus: inputs and outputs of an MLP, one array for the residual stream, which is both. A killed
+harvest goes on behind its last finished batch. BOS positions are left out.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Harvest:
     """Activations of ``tokens`` tokens in a folder."""
 
     folder: Path
-    """Holds inputs.npy and outputs.npy, float32 [token d_model]."""
+    """Holds inputs.npy and, for an MLP, outputs.npy, float32 [token d_model]."""
     tokens: int
     """Tokens in them."""
 
@@ -48,19 +48,21 @@ class Harvest:
         a_row = rows.shape[1] - 1
         rows = rows[: max(1, tokens // a_row)]
         shape = len(rows) * a_row, subject.d_model
-        require_space(folder, needed=8 * shape[0] * shape[1])
+        sides = ("inputs", "outputs") if hookpoint.kind == "mlp" else ("inputs",)
+        require_space(folder, needed=4 * len(sides) * shape[0] * shape[1])
         progress = folder / "progress.json"
-        inputs, outputs = _arrays(folder, shape, progress)
+        arrays = _arrays([folder / f"{side}.npy" for side in sides], shape, progress)
         done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
         bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
         for start in range(done, len(rows), batch):
             part = rows[start : start + batch]
             acts = hooked(subject, part, hookpoint)
             where = slice(start * a_row, (start + len(part)) * a_row)
-            inputs[where] = acts.inputs[:, 1:].flatten(0, 1).float().numpy()
-            outputs[where] = acts.outputs[:, 1:].flatten(0, 1).float().numpy()
+            for array, values in zip(arrays, acts, strict=False):
+                array[where] = values[:, 1:].flatten(0, 1).float().cpu().numpy()
             if start // batch % 16 == 15:
-                inputs.flush(), outputs.flush()
+                for array in arrays:
+                    array.flush()
                 write_json(progress, {"rows": start + len(part)})
             bar.update(len(part) * a_row)
         bar.close()
@@ -68,22 +70,17 @@ class Harvest:
 
     def batches(self, *, batch: int, epochs: int, seed: int) -> TensorBatches:
         """The activations by training step, shuffled anew in every epoch."""
-        x, y = (
-            torch.from_numpy(np.load(self.folder / f"{side}.npy", mmap_mode="c"))
-            for side in ("inputs", "outputs")
-        )
-        return TensorBatches(x, y, batch=batch, epochs=epochs, seed=seed)
+        files = [self.folder / f"{side}.npy" for side in ("inputs", "outputs")]
+        sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
+        return TensorBatches(sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed)
 
     def delete(self) -> None:
         """Remove the arrays: the trained coder no longer needs them."""
         shutil.rmtree(self.folder)
 
 
-def _arrays(folder: Path, shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
-    """The memory-mapped inputs and outputs; new ones, without progress, unless both have ``shape``
-    already.
-    """
-    files = [folder / f"{side}.npy" for side in ("inputs", "outputs")]
+def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
+    """The memory-mapped files; new ones, without progress, unless all have ``shape`` already."""
     if all(file.exists() and np.load(file, mmap_mode="r").shape == shape for file in files):
         return [np.lib.format.open_memmap(file, mode="r+") for file in files]
     progress.unlink(missing_ok=True)

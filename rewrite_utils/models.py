@@ -109,7 +109,7 @@ def load_subject(
     number = getattr(torch, dtype, None)
     if not isinstance(number, torch.dtype) or not number.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
-    folder = model_folder(name)
+    folder = model_folder(name, revision or "")
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
         model = AutoModelForCausalLM.from_pretrained(

@@ -5,6 +5,7 @@ all fields that determine a result, and none of those that only decide how fast 
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -37,6 +38,7 @@ class Section(BaseModel):
 class Subject(Section):
     """The language model that is being rewritten."""
 
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"checkpoints"})
     model: str = "embedded/smollm2-135m-instruct"
     """Hub name, folder, or embedded/…"""
     revision: str = ""
@@ -46,6 +48,27 @@ class Subject(Section):
     collect_dtype: Literal["", "float32", "bfloat16"] = ""
     """Precision of the passes that collect activations (training data, latent caches); empty: as
     dtype."""
+    checkpoints: tuple[str, ...] = ()
+    """Revisions along its training ("step0", "step1" …), last one the whole training: patched
+    losses are compared with theirs; empty: not done."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The training step of each checkpoint: the number its name ends with."""
+        found = [re.search(r"\d+$", name) for name in self.checkpoints]
+        return tuple(int(number[0]) for number in found if number)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Subject":
+        steps = self.steps
+        if len(steps) < len(self.checkpoints) or list(steps) != sorted(set(steps)):
+            raise ValueError(
+                f"checkpoints {', '.join(self.checkpoints)} must end with their training step and "
+                "stand in its order"
+            )
+        if len(steps) == 1:
+            raise ValueError("one checkpoint makes no training curve: name two or more, or none")
+        return self
 
     @property
     def collected_in(self) -> str:
@@ -99,8 +122,11 @@ class Site(Section):
     """layers.N.mlp (a transcoder: MLP input → MLP output) or layers.N (an SAE on the residual
     stream)."""
     coder: str = ""
-    """A trained coder to load (sparsify folder or hub name); empty: train one with the settings
-    below."""
+    """A trained coder to load (sparsify folder or hub name), or "random": the control with random
+    weights; empty: train one with the settings below."""
+    bias_convention: Literal["current", "pre-2025-02"] = "current"
+    """How a loaded transcoder reads its input: as it is, or minus b_dec (sparsify before 12
+    February 2025)."""
     latents: int = Field(64, ge=1)
     """Width of the coder."""
     k: int = Field(4, ge=1)
@@ -114,7 +140,13 @@ class Site(Section):
     batch: int = Field(1024, ge=1)
     """Tokens in a training step."""
     lr: float = Field(0.0, ge=0)
-    """Adam's learning rate; 0 means the paper's 2e-4 / sqrt(latents / 2^14)."""
+    """Peak learning rate; 0 means the paper's 2e-4 / sqrt(latents / 2^14) (Signum: 5e-3 / …)."""
+    optimizer: Literal["adam", "signum"] = "adam"
+    """Adam (v1's), or schedule-free Signum (v2's)."""
+    warmup_steps: int = Field(1000, ge=0)
+    """Steps of linear warm-up (Adam only), at most a tenth of all."""
+    auxk_alpha: float = Field(0.0, ge=0)
+    """Weight of the AuxK loss that revives dead latents; 0: off, as in the paper's run."""
     described: int = Field(0, ge=0)
     """How many latents get a sentence, those that carry most of the output first; 0: all of
     them."""
@@ -135,6 +167,11 @@ class Site(Section):
         if self.described > self.latents:
             raise ValueError(
                 f"described = {self.described} is more than the {self.latents} latents"
+            )
+        if self.bias_convention != "current" and self.coder in ("", "random"):
+            raise ValueError(
+                f"bias_convention = {self.bias_convention!r} is for coders that are loaded: name "
+                "one in coder, or leave it out"
             )
         return self
 
@@ -161,6 +198,8 @@ class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated"})  # 03_curated hashes its sentences
+
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
     window_tokens: int = Field(16, ge=4)
@@ -182,6 +221,9 @@ class Explain(Section):
     """Longest answer."""
     retries: int = Field(2, ge=0)
     """New seeds tried when an answer has no sentence in it."""
+    curated: str = ""
+    """The explorer's curated.parquet (runs/<name>/curated.parquet): its sentences replace the
+    explainer's; empty: none."""
 
 
 class Score(Section):
@@ -369,7 +411,8 @@ def find(file: str | Path) -> Path:
     for path in tried:
         if path.is_file():
             return path
-    known = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+    folder = ROOT / "params"
+    known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
     raise ParameterError(f"no parameter file {str(file)!r}; params/ holds {', '.join(known)}")
 
 

@@ -23,6 +23,7 @@ from rewrite_utils.runs import Run
 
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 COLOURS: dict[str, str] = {
+    "untouched": "#000000",
     "coder": "#222222",
     "zero": "#999999",
     "mean": "#666666",
@@ -42,6 +43,7 @@ COLOURS: dict[str, str] = {
     "centred+standardised+logistic_pooled": "#6a3d9a",
 }
 LABELS: dict[str, str] = {
+    "untouched": "the model itself",
     "coder": "coder as it is",
     "zero": "latents at zero (v1's ablation)",
     "mean": "latents at their mean (v2's ablation)",

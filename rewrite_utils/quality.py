@@ -2,6 +2,8 @@
 
 In: a coder and rows it was not trained on. Out: one row an arm (coder, latents at mean or zero,
 whole output at mean or zero), positions patched one at a time, intervals over rows. Paper §2.
+`over_coder` of "latents at mean" is the dynamic range; `recovered` = (CE of the output at its mean
+− CE of the arm) / (CE of the output at its mean − CE of the untouched model).
 """
 
 import numpy as np
@@ -52,23 +54,32 @@ def measure(
     order = torch.rand(len(chosen), chosen.shape[1] - 2, generator=generator).argsort(1)
     mask = torch.zeros(chosen.shape, dtype=torch.bool).scatter(1, 1 + order[:, :positions], True)
     found = arm_losses(subject, coder, hookpoint, list(arms.values()), chosen, mask)
-    table = [_row(arm, place, found, variance, seed) for place, arm in enumerate(arms)]
+    table = [_row(arm, list(arms), found, variance, seed) for arm in arms]
     return pd.DataFrame(table)
 
 
-def _row(arm: str, place: int, found: ArmLosses, variance: float, seed: int) -> dict:
-    """ΔCE as a mean over rows of row means, its interval over rows, and FVU."""
-    delta = (found.losses.loss[:, place] - found.losses.base_loss).numpy()
-    rows = found.rows.numpy()
-    of_rows = np.bincount(rows, weights=delta) / np.bincount(rows)
-    interval = stats.bootstrap(of_rows, unit="row", seed=seed)
-    return {
-        "arm": arm,
-        "delta": interval.value,
-        "delta_low": interval.low,
-        "delta_high": interval.high,
-        "fvu": float(found.squared_error[:, place].mean()) / variance,
+def _row(arm: str, arms: list[str], found: ArmLosses, variance: float, seed: int) -> dict:
+    """ΔCE over rows, the same over the coder's, the share recovered of what the output is worth."""
+    delta, coder, gone = (_of_rows(found, arms.index(a)) for a in (arm, "coder", "output at mean"))
+    recovered = stats.recovered(np.zeros_like(gone), gone, delta, seed=seed)
+    interval = stats.bootstrap(delta, unit="row", seed=seed)
+    row = {"arm": arm, **_named("delta", interval)}
+    row |= _named("over_coder", stats.bootstrap(delta - coder, unit="row", seed=seed))
+    row |= _named("recovered", recovered)
+    return row | {
+        "fvu": float(found.squared_error[:, arms.index(arm)].mean()) / variance,
         "rows": interval.n,
-        "positions": len(rows),
+        "positions": len(found.rows),
         "base CE": float(found.losses.base_loss.mean()),
     }
+
+
+def _of_rows(found: ArmLosses, place: int) -> Float[ndarray, " row"]:
+    """ΔCE of one arm: the mean over each row's positions."""
+    delta = (found.losses.loss[:, place] - found.losses.base_loss).numpy()
+    rows = found.rows.numpy()
+    return np.bincount(rows, weights=delta) / np.bincount(rows)
+
+
+def _named(name: str, found: stats.Estimate) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -139,16 +139,17 @@ def simulate(
     bar = tqdm(total=pairs, desc=f"simulation of {name}", unit="prediction", smoothing=0.05)
     for number, (file, block) in enumerate(_blocks(windows, folder)):
         if not file.exists() and (limit is None or number < limit):
-            _save(file, _rate(engine, [layout.shared(window) for window in block], own))
+            _save(file, rate(engine, [layout.shared(window) for window in block], own))
             bar.set_postfix(engine.usage.summary())
         bar.update(len(block) * len(own))
     bar.close()
     _gather(windows, folder)
 
 
-def _rate(
+def rate(
     engine: Engine, shared: Sequence[tuple[int, ...]], own: Sequence[tuple[int, ...]]
 ) -> Ratings:
+    """Every (window, description) pair, given by the two parts of its prompt (see ``Layout``)."""
     asked = [Prompt(window, sentence) for window in shared for sentence in own]
     choices = engine.choices(asked, options=digit_tokens(engine.tokenizer))
     shape = (len(shared), len(own))

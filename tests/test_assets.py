@@ -211,7 +211,8 @@ def test_the_catalogue_is_pinned_and_complete():
         assert entry.name.startswith("embedded/")
         assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
         assert all("==" in carrier for carrier in entry.carriers)
-        assert entry.recipe in {"gguf", "folder", *TEXTS}
+        assert entry.recipe in {"gguf", "folder", "pretrain", *TEXTS}
+        assert bool(entry.carriers) == (entry.recipe != "pretrain")
         assert (entry.recipe == "gguf") == bool(entry.dtype)
         # pip runs code of a source archive: only one that was read, byte for byte
         assert all(entry.source_archive == ("--hash=" in line) for line in entry.carriers)

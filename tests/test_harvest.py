@@ -1,5 +1,7 @@
 """The coder's training data: exact, without the BOS, and the same bytes after a kill."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -26,12 +28,16 @@ def collect(subject, hookpoint, rows, folder, *, tokens=10**6, batch=1) -> Harve
     return Harvest.collect(subject, hookpoint, rows, tokens=tokens, folder=folder, batch=batch)
 
 
+def files(folder) -> list[Path]:
+    return [file for side in SIDES if (file := folder / f"{side}.npy").exists()]
+
+
 def arrays(folder) -> list[np.ndarray]:
-    return [np.load(folder / f"{side}.npy") for side in SIDES]
+    return [np.load(file) for file in files(folder)]
 
 
 def bytes_of(folder) -> list[bytes]:
-    return [(folder / f"{side}.npy").read_bytes() for side in SIDES]
+    return [file.read_bytes() for file in files(folder)]
 
 
 class Killed(Exception):
@@ -57,7 +63,8 @@ def test_it_holds_what_the_hookpoint_reads_and_writes_without_the_bos(
     found = collect(subject, hookpoint, rows, tmp_path, batch=3)
     acts = hooked(subject, rows, hookpoint)
     assert found.tokens == 4 * A_ROW
-    for array, expected in zip(arrays(tmp_path), acts, strict=True):
+    kept = acts if hookpoint.kind == "mlp" else acts[:1]  # a residual stream is stored once
+    for array, expected in zip(arrays(tmp_path), kept, strict=True):
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, expected[:, 1:].flatten(0, 1), atol=1e-5)
 
@@ -123,6 +130,13 @@ def test_the_batches_of_every_epoch_hold_all_tokens_in_pairs(subject, rows, tmp_
         assert torch.equal(got[0].sort(0).values, x.sort(0).values)
         epochs.append(got[0])
     assert not torch.equal(*epochs)
+
+
+def test_an_sae_reads_the_one_array_as_input_and_target(subject, rows, tmp_path):
+    found = collect(subject, Hookpoint(1, "resid"), rows, tmp_path)
+    x, y = found.batches(batch=A_ROW, epochs=1, seed=0)[0]
+    assert x is y and x.shape == (A_ROW, subject.d_model)
+    assert [file.name for file in files(tmp_path)] == ["inputs.npy"]
 
 
 def test_deleting_removes_the_arrays(subject, rows, tmp_path):

@@ -82,12 +82,13 @@ def test_dtype_is_the_one_asked_for(tiny_folder, rows):
 def test_revision_reaches_the_hub(tiny_folder, monkeypatch):
     asked = []
     original = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr("rewrite_utils.models.model_folder", lambda *_: str(tiny_folder))
     monkeypatch.setattr(
         AutoModelForCausalLM,
         "from_pretrained",
         lambda *a, **k: asked.append(k["revision"]) or original(*a, **k),
     )
-    load_subject(str(tiny_folder), revision="step1000")
+    load_subject("EleutherAI/pythia-160m", revision="step1000")
     assert asked == ["step1000"]
 
 

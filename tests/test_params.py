@@ -5,11 +5,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rewrite_utils.params import LLM, ROOT, ParameterError, Params, Section, load, names, parse
+from rewrite_utils.params import (
+    LLM,
+    ROOT,
+    ParameterError,
+    Params,
+    Section,
+    Subject,
+    load,
+    names,
+    parse,
+)
 
 SITES = {"early": {"hookpoint": "layers.0.mlp", "latents": 16, "k": 2}}
 RAW = {"name": "test", "sites": SITES}
-YAMLS = sorted((ROOT / "params").glob("*.yaml"))
+YAMLS = sorted((ROOT / "params").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -59,6 +69,13 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
         ({"explain": {"temperature": -1}}, "explain.temperature = -1"),
         ({"subject": {"dtype": "float8"}}, "subject.dtype = 'float8'"),
         ({"seed": "many"}, "seed = 'many'"),
+        (
+            {"sites": {"a": {"hookpoint": "layers.0.mlp", "bias_convention": "pre-2025-02"}}},
+            "is for coders that are loaded",
+        ),
+        ({"subject": {"checkpoints": ["step8", "step4"]}}, "step8, step4 must end with"),
+        ({"subject": {"checkpoints": ["main", "step4"]}}, "must end with their training step"),
+        ({"subject": {"checkpoints": ["step4"]}}, "one checkpoint makes no training curve"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
@@ -94,6 +111,12 @@ def test_content_leaves_out_what_only_decides_the_speed():
 )
 def test_content_keeps_what_decides_the_result(field, other):
     assert LLM().content() != LLM(**{field: other}).content()
+
+
+def test_checkpoints_are_read_beside_the_subject_and_change_none_of_its_stages():
+    subject = Subject(checkpoints=("step0", "step64", "step143000"))
+    assert subject.steps == (0, 64, 143_000)
+    assert subject.content() == Subject().content()
 
 
 def test_every_name_left_out_of_the_hash_is_a_field():

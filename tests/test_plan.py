@@ -135,6 +135,12 @@ def test_a_deeper_hookpoint_costs_more_to_read_and_less_to_patch():
     assert high["05_simulation"] == low["05_simulation"]
 
 
+def test_checkpoints_cost_a_pass_each_and_nothing_where_there_are_none():
+    asked = RAW | {"subject": {"checkpoints": ["step0", "step4", "step8"]}}
+    assert "07_checkpoints" not in planned(RAW)
+    assert planned(asked)["07_checkpoints"].tokens == 3 * 300 * 128
+
+
 def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
     apart = split_rows(parse(RAW))
     together = split_rows(parse(RAW | {"corpus": {"faithful": True}}))
@@ -211,7 +217,7 @@ def test_the_simulators_frame_is_as_long_as_planned():
 # ── the text and its errors ───────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "params").rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_in_params_can_be_planned_without_a_hub(path, tmp_path, monkeypatch):
     monkeypatch.setenv("REWRITE_CACHE", str(tmp_path))
     params = load(path)
@@ -225,7 +231,7 @@ def test_every_file_in_params_can_be_planned_without_a_hub(path, tmp_path, monke
 def test_the_papers_setting_says_why_it_cannot_run_here():
     text = plan(load("pythia-160m"), machine=QUIET)
     assert "explainer needs 158.3 GB of memory, this machine has 24 GB" in text
-    assert "01_coder.sae needs 6,145 GB of disk, 50 GB are free" in text
+    assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in text
     assert "is not known without the hub" in text and "the same rows" in text
     small = plan(parse(RAW), machine=QUIET)
     assert "cannot run here" not in small and "will stop" not in small

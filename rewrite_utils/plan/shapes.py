@@ -73,6 +73,7 @@ def _published(*numbers: int, gated: bool = True, tied: bool = False) -> ModelSh
 
 
 PUBLISHED = {
+    "pythia-mini": _published(4, 128, 512, 4, 4, 32, 4096, 128, gated=False),
     "pythia-70m": _published(6, 512, 2048, 8, 8, 64, 50304, 2048, gated=False),
     "pythia-160m": _published(12, 768, 3072, 12, 12, 64, 50304, 2048, gated=False),
     "pythia-410m": _published(24, 1024, 4096, 16, 16, 64, 50304, 2048, gated=False),

@@ -24,7 +24,11 @@ from rewrite_utils.report.calibrations import (
     latent_losses,
     shown_ratings,
 )
+from rewrite_utils.report.checkpoints import checkpoints, equivalences
 from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.coders import coder_table, coders_headline
+from rewrite_utils.report.coders import firing_rates as coder_firing_rates
+from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
     calibration_headline,
     coder_headline,
@@ -70,11 +74,16 @@ __all__ = [
     "break_even",
     "break_even_table",
     "calibration_headline",
+    "checkpoints",
     "choice",
     "claims",
+    "coder_firing_rates",
     "coder_headline",
+    "coder_table",
+    "coders_headline",
     "condition",
     "condition_table",
+    "equivalences",
     "explanation_headline",
     "fewer_arms",
     "final_arms",
@@ -99,6 +108,7 @@ __all__ = [
     "score_headline",
     "sensitivity_specificity",
     "sentences",
+    "shown_coders",
     "shown_ratings",
     "shrink_arms",
     "simulation_headline",

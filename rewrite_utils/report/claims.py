@@ -46,17 +46,21 @@ def report_headline(table: pd.DataFrame) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
-def write(run: Run, table: pd.DataFrame) -> None:
-    """report.md and report.csv in the run's figures folder."""
+def write(run: Run, table: pd.DataFrame, coders: pd.DataFrame) -> None:
+    """report.md (claims, coders, headlines) and report.csv in the run's figures folder."""
     folder = ROOT / run.params.figures
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "report.csv", index=False)
     lines = [f"# Run {run.params.name}: the paper's claims", ""]
-    lines += ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    lines += [*_markdown(table), "", "## Coders", "", *_markdown(coders.round(3))]
     lines += ["", "## Headlines", ""]
     lines += [f"- **{name}**: {record['text']}" for name, record in run.headlines.items()]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return head + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
 
 
 def _claims(run: Run, site: SiteStages) -> list[Claim]:

@@ -5,7 +5,6 @@ manifest. What a stage hashes and reads is said in site.py.
 """
 
 import functools
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from rewrite_utils import activations, quality, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
-from rewrite_utils.coders import CoderConfig, SparseCoder
 from rewrite_utils.corpus import load_corpus
-from rewrite_utils.formats import load_coder
-from rewrite_utils.harvest import Harvest
+from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.llm import Engine, open_engine
-from rewrite_utils.params import LLM, SPLITS
+from rewrite_utils.models import load_subject
+from rewrite_utils.params import LLM, SPLITS, ParameterError
 from rewrite_utils.runs import require_space
-from rewrite_utils.training import TrainingSettings, train
 from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -34,7 +32,8 @@ if TYPE_CHECKING:
 
 CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
-VERSIONS = {"02_latents": 2, "03_explanations": 2, "04_scores": 2, "05_simulation": 2}
+VERSIONS = {"01_quality": 2, "02_latents": 2, "03_explanations": 2, "04_scores": 2}
+VERSIONS |= {"05_simulation": 2}
 """Raised when a builder would give other content from the same parameters; 1 for the others."""
 
 
@@ -67,46 +66,6 @@ def make_corpus(site: "SiteStages", folder: Path) -> dict[str, Any]:
     )
     corpus.write(folder)
     return {split: len(corpus.rows(split)) for split in corpus.splits}
-
-
-def make_coder(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """Train the site's coder on the train rows, or load the one it names."""
-    asked = site.settings
-    if asked.coder:
-        coder = load_coder(asked.coder, hookpoint=asked.hookpoint)
-        coder.save(folder)
-        pd.DataFrame().to_parquet(folder / "training.parquet")
-        return {"loaded": asked.coder}
-    coder, facts = _train(site, folder)
-    coder.save(folder)
-    return facts
-
-
-def _train(site: "SiteStages", folder: Path) -> tuple[SparseCoder, dict[str, Any]]:
-    """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
-    asked, rows = site.settings, site.corpus.rows("train")
-    harvest = Harvest.collect(
-        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
-    )
-    batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
-    config = CoderConfig(
-        d_in=site.subject.d_model,
-        num_latents=asked.latents,
-        k=asked.k,
-        transcode=site.hookpoint.kind == "mlp",
-        skip_connection=asked.skip,
-        hookpoint=asked.hookpoint,
-    )
-    settings = TrainingSettings(
-        lr=asked.lr or None,
-        warmup_steps=min(TrainingSettings().warmup_steps, len(batches) // 10),
-        seed=site.params.seed,
-    )
-    result = train(config, batches, settings=settings, folder=folder / "checkpoints")
-    pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
-    harvest.delete()
-    shutil.rmtree(folder / "checkpoints")
-    return result.coder, {"tokens": harvest.tokens, "steps": len(batches)}
 
 
 def make_quality(site: "SiteStages", folder: Path) -> dict[str, Any]:
@@ -168,6 +127,21 @@ def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {"units": len(table), "failures": failures, "usage": usage._asdict()}
 
 
+def make_curated(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """The explainer's table with the curated sentences in it; no LLM is asked."""
+    table = pd.read_parquet(site.explanations_stage / "explanations.parquet").set_index("latent")
+    unknown = sorted(set(site.curated) - set(table.index))
+    if unknown:
+        raise ParameterError(
+            f"explain.curated has a sentence for latent {unknown[0]} of site {site.name!r}, which "
+            "is not among the described ones: raise sites.<site>.described or remove the sentence"
+        )
+    for column in ("sentence", "explanation"):
+        table.loc[list(site.curated), column] = list(site.curated.values())
+    table.reset_index().to_parquet(folder / "explanations.parquet")
+    return {"units": len(site.curated)}
+
+
 def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """Detection judgements of every sentence."""
     cache, sentences = site.cache("score"), site.sentences
@@ -189,8 +163,8 @@ def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
 
 def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """The simulator's ratings of the calibrate and the evaluate windows."""
-    descriptions = _descriptions(site)
-    texts = {split: _window_texts(site, split) for split in SIMULATED}
+    descriptions = [description(site, latent, text) for latent, text in site.sentences.items()]
+    texts = {split: window_texts(site, split) for split in SIMULATED}
     llm = engine(site.params.simulator)
     before = llm.usage
     for split, windows in texts.items():
@@ -208,22 +182,20 @@ def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
 
 
-def _descriptions(site: "SiteStages") -> list[str]:
+def description(site: "SiteStages", latent: int, sentence: str) -> str:
+    """What the simulator reads about one latent, if this were its sentence."""
     asked = site.params.simulate
-    rate = site.cache("explain").rate
     f1 = site.scores.set_index("latent")["f1"] if asked.show_score else {}
-    return [
-        simulating.described(
-            sentence,
-            latent=latent,
-            rate=float(rate[latent]) if asked.show_rate else None,
-            score=float(f1[latent]) if asked.show_score else None,
-        )
-        for latent, sentence in site.sentences.items()
-    ]
+    return simulating.described(
+        sentence,
+        latent=latent,
+        rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
+        score=float(f1[latent]) if asked.show_score else None,
+    )
 
 
-def _window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
+def window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
+    """The windows of a split as the simulator reads them."""
     length = site.params.simulate.window_tokens
     ids = window_tokens(site.cache(split), site.simulated_windows(split), length)
     return [simulating.Window.of(site.texts(row)) for row in ids]
@@ -262,3 +234,21 @@ def _measure(
         seed=site.params.seed,
         name=f"{site.name}, {what}",
     )
+
+
+def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Losses of every checkpoint at the evaluate windows, one checkpoint in memory at a time."""
+    asked, windows = site.params.subject, site.windows("evaluate")
+    tokens = site.corpus.rows("evaluate").numpy()
+    for name in tqdm(asked.checkpoints, desc=f"checkpoints, {site.name}", unit="checkpoint"):
+        file = folder / f"{name}.npy"
+        if not file.exists():
+            checkpoint = load_subject(asked.model, dtype=asked.dtype, revision=name)
+            np.save(folder / "part.npy", next_token_losses(checkpoint, tokens, windows))
+            (folder / "part.npy").replace(file)
+    files = {name: folder / f"{name}.npy" for name in asked.checkpoints}
+    table = pd.DataFrame({name: np.load(file) for name, file in files.items()})
+    table.to_parquet(folder / "losses.parquet")
+    for file in files.values():
+        file.unlink()
+    return {"checkpoints": len(files), "windows": len(table)}

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import activations, measure, prompts, rewrite
+from rewrite_utils import activations, curated, measure, prompts, rewrite
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
@@ -25,7 +25,7 @@ from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, 
 from rewrite_utils.models import Hookpoint, Subject, load_subject, parse_hookpoint, token_texts
 from rewrite_utils.params import ParameterError, Params, Site
 from rewrite_utils.runs import Run, Stage
-from rewrite_utils.stages import builders
+from rewrite_utils.stages import builders, coders
 from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED
 from rewrite_utils.windows import draw_windows
 
@@ -103,15 +103,9 @@ class SiteStages:
     @functools.cached_property
     def coder_stage(self) -> Stage:
         """The coder: trained on the train rows, or loaded and written down again."""
-        names = ("hookpoint", "coder", "latents", "k", "skip", "tokens", "epochs", "batch", "lr")
-        content = self.settings.model_dump(mode="json", include=set(names))
-        subject_content = self.params.subject.content()
-        return self._stage(
-            "01_coder",
-            builders.make_coder,
-            content | {"subject": subject_content, "seed": self.params.seed},
-            [self.corpus_stage],
-        )
+        subject = {"subject": self.params.subject.content(), "seed": self.params.seed}
+        content = coders.content(self) | subject
+        return self._stage("01_coder", coders.make_coder, content, [self.corpus_stage])
 
     @functools.cached_property
     def coder(self) -> SparseCoder:
@@ -189,9 +183,23 @@ class SiteStages:
         )
 
     @functools.cached_property
+    def curated(self) -> dict[int, str]:
+        """The sentences that the parameter ``explain.curated`` puts in place of the explainer's."""
+        file = self.params.explain.curated
+        return curated.read(file, site=self.name, coder=self.coder_stage.hash) if file else {}
+
+    @functools.cached_property
+    def sentences_stage(self) -> Stage:
+        """The explanations that count: the explainer's, curated sentences in their place."""
+        if not self.curated:
+            return self.explanations_stage
+        content = {"curated": {str(latent): text for latent, text in self.curated.items()}}
+        return self._stage("03_curated", builders.make_curated, content, [self.explanations_stage])
+
+    @functools.cached_property
     def explanations(self) -> pd.DataFrame:
         """One row a described latent; ``sentence`` is missing where the explainer failed."""
-        return pd.read_parquet(self.explanations_stage / "explanations.parquet")
+        return pd.read_parquet(self.sentences_stage / "explanations.parquet")
 
     @functools.cached_property
     def sentences(self) -> dict[int, str]:
@@ -217,7 +225,7 @@ class SiteStages:
             "prompt": prompts.digest("detect"),
             "seed": self.params.seed,
         }
-        return self._stage("04_scores", builders.make_scores, content, [self.explanations_stage])
+        return self._stage("04_scores", builders.make_scores, content, [self.sentences_stage])
 
     @functools.cached_property
     def judgements(self) -> pd.DataFrame:
@@ -232,7 +240,7 @@ class SiteStages:
     @functools.cached_property
     def simulation_stage(self) -> Stage:
         """The simulator's rating of every (window, sentence)."""
-        inputs = [self.explanations_stage]
+        inputs = [self.sentences_stage]
         if self.params.simulate.show_score:
             inputs.append(self.scores_stage)
         content = {
@@ -315,6 +323,25 @@ class SiteStages:
             seed=self.params.seed,
             resamples=self.params.rewrite.bootstrap,
         )
+
+    @functools.cached_property
+    def checkpoints_stage(self) -> Stage:
+        """The loss of every checkpoint of the subject at the evaluate windows."""
+        asked = self.params.subject
+        content = {
+            "subject": asked.content() | {"revision": "", "collect_dtype": ""},
+            "checkpoints": list(asked.checkpoints),
+            "windows": len(self.windows("evaluate").rows),
+            "positions": list(self.params.rated_positions),
+            "seed": self.params.seed,
+        }
+        made, inputs = builders.make_checkpoints, [self.corpus_stage]
+        return self._stage("07_checkpoints", made, content, inputs)
+
+    @functools.cached_property
+    def training_curve(self) -> pd.DataFrame:
+        """One row an evaluate window, one column a checkpoint: its loss there, in nats."""
+        return pd.read_parquet(self.checkpoints_stage / "losses.parquet")
 
     def verdict_of(self, source: str, count: int) -> pd.Series:
         """The verdict on one source with its first ``count`` latents by score replaced."""

@@ -58,4 +58,5 @@ class TensorBatches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._order = (epoch, torch.randperm(len(self.x), generator=generator))
         chosen = self._order[1][place * self.batch : (place + 1) * self.batch]
-        return self.x[chosen], self.y[chosen]
+        x = self.x[chosen]
+        return x, x if self.y is self.x else self.y[chosen]

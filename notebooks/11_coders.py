@@ -1,0 +1,87 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · What a good coder looks like
+#
+# **Which hookpoint, width, k and skip leave the latents something to decide?**
+#
+# Every site of the parameter file is one coder. The sweeps are parameter files of their own:
+# `params/beyond/width.yaml`, `params/beyond/layers.yaml`, `params/beyond/kinds.yaml`, run with
+# `python -m rewrite_utils.series params/beyond/width.yaml --only 11`.
+
+# %% [markdown]
+# **Expect.** A skip connection carries most of what a narrow coder could: it lowers the FVU and
+# shrinks the range that is left to the latents. Wider coders explain more. Random weights explain
+# nothing.
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+params_file: str = "params/smoke.yaml"  # the configuration; its sites are the coders compared
+overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
+
+# %%
+from rewrite_utils import coder_plots, plots, report
+from rewrite_utils.runs import open_run
+from rewrite_utils.stages import open_sites
+
+run = open_run(params_file, overrides)
+sites = open_sites(run)
+plots.use_style()
+
+# %% [markdown]
+# ## The coders
+#
+# FVU and losses at held-out positions, each patched alone. *CE recovered*: of what the output at
+# its mean costs, the share that the coder saves (– where that cost is not seen to be above zero).
+# *Range*: CE with all latents at their mean minus CE with the coder, which is all that a rewrite of
+# latents can win or lose. Intervals are 95 % over rows; rates are over all rows not trained on.
+
+# %%
+coders = report.coder_table(sites)
+report.frame(report.shown_coders(coders))
+
+# %% [markdown]
+# ## The dynamic range, by layer and by width
+
+# %%
+trained = coders[~coders["kind"].str.startswith("random")]
+figure, axes = plots.panels(2)
+coder_plots.coder_lines(axes[0], trained, x="layer", y="range", title="Left to the latents")
+coder_plots.coder_lines(axes[1], trained, x="latents", y="range", title="… by width")
+report.keep(run, "11_range", figure, coders, unit="row", n=int(coders["rows"].sum()))
+
+# %% [markdown]
+# ## What is kept, by layer and by width
+
+# %%
+figure, axes = plots.panels(2)
+coder_plots.coder_lines(axes[0], trained, x="layer", y="FVU", title="Left unexplained")
+coder_plots.coder_lines(axes[1], trained, x="latents", y="FVU", title="… by width")
+report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum()))
+
+# %% [markdown]
+# ## Who fires how often
+
+# %%
+figure, (axis,) = plots.panels(1, width=6.5)
+rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites))
+report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["tokens"].max()))
+
+# %% [markdown]
+# ## Result
+
+# %%
+report.headline(run, "11_coders", report.coders_headline(coders))
+
+# %% [markdown]
+# *What could be wrong.* Each coder is one draw of weights, trained on little text, at one learning
+# rate for all widths. A small range does not mean a bad coder: a skip may carry what matters, and
+# then a rewrite of the latents can neither win nor lose much.

@@ -1,0 +1,246 @@
+"""A small Pythia trained here, because no registry carries one: GPT-NeoX with its checkpoints.
+
+In: a `Pretraining` (architecture, text, schedule) and a folder. Out: a model folder, and one below
+it a checkpoint (`step0`, `step1`, `step2`, `step4` … `step512`, then linear), each as transformers
+reads it. A killed training goes on where it stopped. Knows nothing of the experiment.
+Paper: method §8, "checkpoint equivalence" (Pythia has 154 of them).
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from rewrite_utils.assets.convert import quiet_transformers
+
+END = "<|endoftext|>"
+"""BOS and EOS in one, id 0, as in Pythia."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Everything that determines the model."""
+
+    sources: tuple[str, ...]
+    """Texts, as `corpus.sources` names them."""
+    train: float
+    """Share of the documents it sees: those of the train split at this share and seed."""
+    seed: int
+    """Splits the documents, draws the weights, orders the rows."""
+    vocabulary: int
+    """Tokens of its byte-level BPE, trained on the same documents."""
+    layers: int
+    """Blocks, with parallel residual."""
+    d_model: int
+    """Width of the residual stream; the MLP is four times as wide."""
+    heads: int
+    """Attention heads, a quarter of each rotary."""
+    row_tokens: int
+    """Tokens in a row, BOS included; also the model's context."""
+    rows: int
+    """Rows in a step."""
+    steps: int
+    """Steps in all."""
+    lr: float
+    """Peak learning rate of AdamW: linear warm-up, then cosine to a tenth (Pythia's)."""
+    warmup: int
+    """Steps of warm-up."""
+    every: int
+    """Steps between two checkpoints after 512."""
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps whose weights are kept: 0, 1, 2, 4 … 512, then every `every`, and the last."""
+        doubling = [0, *(2**power for power in range(10))]
+        linear = range(-(-513 // self.every) * self.every, self.steps, self.every)
+        return [step for step in doubling if step < self.steps] + [*linear, self.steps]
+
+
+PYTHIA_MINI = Pretraining(
+    sources=("embedded/wikipedia",),
+    train=0.7,
+    seed=22,
+    vocabulary=4096,
+    layers=4,
+    d_model=128,
+    heads=4,
+    row_tokens=128,
+    rows=8,
+    steps=2048,
+    lr=2e-3,
+    warmup=50,
+    every=256,
+)
+
+
+def pretrain(plan: Pretraining, folder: Path, *, state: Path) -> None:
+    """Train and write the model and its checkpoints into `folder`; continue from `state` if it is
+    this training's.
+    """
+    tokenizer, rows = text(plan)
+    run = _Run(plan, len(tokenizer), rows, state)
+    if not run.resume():
+        for left in folder.iterdir():  # of another training
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        run.keep(folder, tokenizer)
+    with tqdm(total=plan.steps, initial=run.step, desc="pretraining", unit="step") as bar:
+        while run.step < plan.steps:
+            run.advance()
+            if run.step in plan.checkpoints:
+                run.keep(folder, tokenizer)
+            bar.set_postfix({"loss": f"{run.losses[-1]:.2f}"}, refresh=False)
+            bar.update()
+    shutil.copytree(folder / f"step{plan.steps}", folder, dirs_exist_ok=True)
+    (folder / "training.json").write_text(
+        json.dumps({**asdict(plan), "losses": run.losses}, indent=1) + "\n", "utf-8"
+    )
+
+
+def text(plan: Pretraining) -> tuple[PreTrainedTokenizerFast, Int[Tensor, "row pos"]]:
+    """The tokenizer and the training rows; documents of the other splits are in neither."""
+    from rewrite_utils.corpus import assign, load_corpus, source_texts  # noqa: PLC0415 (a circle)
+
+    shares = {"train": plan.train, "evaluate": 1 - plan.train}
+    texts = [source_texts(source) for source in plan.sources]
+    seen = assign(texts, shares, seed=plan.seed)["train"]
+    tokenizer = train_tokenizer(
+        (texts[place.source][place.index] for place in seen), size=plan.vocabulary
+    )
+    corpus = load_corpus(
+        plan.sources,
+        tokenizer,
+        row_tokens=plan.row_tokens,
+        shares=shares,
+        seed=plan.seed,
+        bos=0,
+        max_rows={"evaluate": 1},
+    )
+    return tokenizer, corpus.rows("train")
+
+
+def train_tokenizer(texts: Iterator[str], *, size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with one special token, `END`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
+
+
+def configuration(plan: Pretraining, vocabulary: int) -> GPTNeoXConfig:
+    """Pythia's architecture: parallel residual, a quarter rotary, embeddings not tied."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
+    return GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=plan.d_model,
+        intermediate_size=4 * plan.d_model,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        max_position_embeddings=plan.row_tokens,
+        use_parallel_residual=True,
+        rope_parameters=rope,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",  # faster backward than sdpa at this size on the CPU
+    )
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, plan: Pretraining, vocabulary: int, rows: Int[Tensor, "row pos"], state: Path
+    ) -> None:
+        self.plan, self.rows, self.state = plan, rows, state
+        if len(rows) < plan.rows:
+            raise ValueError(f"{len(rows)} rows of text make no step of {plan.rows} rows")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            self.model = GPTNeoXForCausalLM(configuration(plan, vocabulary)).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        )
+        self.step = 0
+        self.losses: list[float] = []
+
+    def advance(self) -> None:
+        """One step; RuntimeError, with step and learning rate, where the loss is not finite."""
+        ids, rate = self._batch(), self._rate()
+        loss = self.model(input_ids=ids, labels=ids).loss
+        if not loss.isfinite():
+            raise RuntimeError(
+                f"pretraining stopped at step {self.step} (learning rate {rate:.3g}): the loss is "
+                f"{loss.item()}; lower the learning rate"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.losses.append(loss.item())
+
+    def keep(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Write the checkpoint of this step, then what a killed training needs to go on."""
+        target, partial = folder / f"step{self.step}", folder / ".step"
+        for left in (target, partial):
+            shutil.rmtree(left, ignore_errors=True)
+        with quiet_transformers():
+            self.model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        partial.rename(target)
+        written = self.state.with_suffix(".partial")
+        torch.save({"plan": asdict(self.plan), **self._content()}, written)
+        written.replace(self.state)
+
+    def resume(self) -> bool:
+        """Continue from the state on disk, if there is one and it is this training's."""
+        if not self.state.is_file():
+            return False
+        found = torch.load(self.state, weights_only=True)
+        if found["plan"] != asdict(self.plan):
+            return False
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.losses = found["step"], found["losses"]
+        return True
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+
+    def _batch(self) -> Int[Tensor, "row pos"]:
+        """The rows of this step; every epoch is another permutation."""
+        a_pass = len(self.rows) // self.plan.rows
+        epoch, place = divmod(self.step, a_pass)
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.rows), generator=generator)
+        return self.rows[order[place * self.plan.rows : (place + 1) * self.plan.rows]]
+
+    def _rate(self) -> float:
+        plan = self.plan
+        warm = (self.step + 1) / max(plan.warmup, 1)
+        done = max(self.step - plan.warmup, 0) / max(plan.steps - plan.warmup, 1)
+        return plan.lr * min(warm, 0.55 + 0.45 * math.cos(math.pi * done))

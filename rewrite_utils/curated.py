@@ -1,0 +1,48 @@
+"""Sentences chosen by hand in the explorer: one parquet file, and the stage that may use them.
+
+In and out: runs/<name>/curated.parquet, one row a (site, latent). A sentence belongs to the coder
+it was written for; the parameter ``explain.curated`` names the file. Knows no LLM.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rewrite_utils.params import ParameterError, find
+
+FILE = "curated.parquet"
+COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
+"""``coder`` is the hash of the coder's stage, ``replaced`` the sentence that stood there before."""
+
+
+def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, replaced: str) -> None:
+    """Add or replace one sentence; the file is either the old one or the whole new one.
+
+    Raises ValueError on an empty sentence.
+    """
+    if not sentence.strip():
+        raise ValueError(f"the sentence of latent {latent} is empty: nothing to save")
+    table = pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=list(COLUMNS))
+    same = (table["site"] == site) & (table["latent"] == latent)
+    row = pd.DataFrame([(site, coder, latent, sentence.strip(), replaced)], columns=list(COLUMNS))
+    whole = row if table[~same].empty else pd.concat([table[~same], row])
+    temporary = file.with_suffix(".tmp")
+    whole.sort_values(["site", "latent"]).reset_index(drop=True).to_parquet(temporary)
+    temporary.replace(file)
+
+
+def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
+    """The sentences of one site's latents, in order of latent; empty where there are none.
+
+    Raises ParameterError: no such file, or a sentence was written for another coder.
+    """
+    table = pd.read_parquet(find(file))
+    mine = table[table["site"] == site].sort_values("latent")
+    strange = sorted(set(mine["coder"]) - {coder})
+    if strange:
+        raise ParameterError(
+            f"{file}: its sentences for site {site!r} were written for the coder {strange[0]}, and "
+            f"this run's is {coder}: the same latent numbers mean other latents; set "
+            "explain.curated = '' or write them again in the explorer"
+        )
+    return dict(zip(mine["latent"].astype(int), mine["sentence"], strict=True))

@@ -1,0 +1,158 @@
+"""What one latent alone does to the model: its truth, its sentence, or nothing in its place.
+
+In: the evaluate windows that the simulator rated. Out: the loss of each (window, latent, arm), all
+other latents true; and one row an arm, paired against the truth. Beyond the paper, which replaces
+many latents at once (§6).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils import stats
+from rewrite_utils.controls import token_table
+from rewrite_utils.estimates import derangement, shuffled
+from rewrite_utils.runs import Stage
+from rewrite_utils.splice import Site, Source, TrueLatents, arm_losses
+from rewrite_utils.stages import SiteStages
+
+ARMS = ("truth", "sentence", "another's sentence", "token table", "mean", "zero")
+"""What stands in the latent's place; the fourth needs no LLM, the third is the floor."""
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class OneLatent:
+    """True latents, one of them overwritten: ``GivenLatents`` for a single column, without a dense
+    decode."""
+
+    latent: int
+    """Which one."""
+    values: Float[Tensor, " batch"]
+    """Its activation in each row, in its own unit."""
+
+    def output(self, site: Site) -> Float[Tensor, "site d_model"]:
+        """The coder's own decode, moved along this latent's decoder direction."""
+        coder = site.require_coder()
+        change = self.values.to(site.inputs)[site.rows] - site.dense[:, self.latent]
+        decoded = coder.decode(site.latents, site.inputs)
+        return decoded + change[:, None] * coder.W_dec[self.latent]
+
+
+def stage(site: SiteStages) -> Stage:
+    """Losses of every simulated latent alone, made once."""
+    return site.run.stage(
+        f"10_alone.{site.name}",
+        lambda folder: make(site, folder),
+        parameters={"calibrator": site.params.rewrite.headline, "seed": site.params.seed},
+        inputs=[site.simulation_stage],
+    )
+
+
+def make(site: SiteStages, folder: Path) -> dict[str, Any]:
+    """Measure and write alone.parquet."""
+    estimates = arms(site)
+    sources = {
+        (latent, arm): values[:, place]
+        for arm, values in estimates.items()
+        for place, latent in enumerate(site.simulated)
+    }
+    table = measure(site, sources, name=f"{site.name}, one latent at a time")
+    table.to_parquet(folder / "alone.parquet")
+    return {"units": len(table), "windows": site.settings.evaluate_windows}
+
+
+def arms(site: SiteStages) -> dict[str, Float[ndarray, "window latent"]]:
+    """What each arm says about the simulated latents at the rated evaluate windows; not truth."""
+    latents, windows = np.array(site.simulated), site.simulated_windows("evaluate")
+    headline, ratings = site.params.rewrite.headline, site.ratings("evaluate")
+    shape = len(windows.rows), len(latents)
+    said = {"sentence": site.evidence.calibrated(headline, ratings)}
+    if len(latents) > 1:
+        order = derangement(len(latents), site.params.seed)
+        other = site.evidence.shuffled(order).calibrated(headline, shuffled(ratings, order))
+        said["another's sentence"] = other
+    table = token_table(site.cache("explain"), windows, site.cache("evaluate"))
+    means = np.broadcast_to(site.cache("calibrate").mean[latents], shape)
+    return said | {
+        "token table": table[:, latents],
+        "mean": means.astype(np.float32),
+        "zero": np.zeros(shape, np.float32),
+    }
+
+
+def measure(
+    site: SiteStages,
+    sources: Mapping[tuple[int, str], Float[ndarray, " window"]],
+    *,
+    name: str,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """One row a (window, latent, arm), each latent's truth among its arms.
+
+    ``progress`` is told the share done after each batch and may raise to stop.
+    """
+    rows, ends = site.simulated_windows("evaluate")
+    tokens, tables = site.cache("evaluate").tokens, []
+    bar = range(0, len(rows), BATCH)
+    for start in bar if progress else tqdm(bar, desc=name, unit="batch"):
+        part = slice(start, start + BATCH)
+        mask = torch.zeros(tokens[rows[part]].shape, dtype=torch.bool)
+        mask[torch.arange(len(mask)), torch.from_numpy(ends[part])] = True
+        told = [OneLatent(key[0], torch.tensor(v[part])) for key, v in sources.items()]
+        found = _losses(site, [TrueLatents(), *told], tokens[rows[part]], mask)
+        tables.append(_table(start, list(sources), *found))
+        if progress:
+            progress(min(1.0, (start + BATCH) / len(rows)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def verdict(losses: pd.DataFrame, latent: int, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """One row an arm: its loss minus the truth's, paired, with its interval (nats).
+
+    ``delta`` is the truth's own loss minus the untouched model's; the other arms have None.
+    """
+    mine = losses[losses["latent"] == latent].pivot(index="window", columns="arm", values="loss")
+    base = losses[losses["latent"] == latent].groupby("window")["base_loss"].first().to_numpy()
+    rows, options = [], {"unit": "window", "seed": seed, "resamples": resamples}
+    for arm in (arm for arm in ARMS if arm in mine):
+        over = stats.bootstrap((mine[arm] - mine["truth"]).to_numpy(), **options)
+        coder = arm == "truth"
+        delta = stats.bootstrap(mine[arm].to_numpy() - base, **options) if coder else None
+        rows.append({"arm": arm, "over_truth": over, "delta": delta})
+    return pd.DataFrame(rows)
+
+
+def _losses(
+    site: SiteStages, sources: Sequence[Source], tokens: ndarray, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        found = arm_losses(
+            site.subject, site.coder, site.hookpoint, sources, torch.from_numpy(tokens), mask
+        )
+    return found.losses.loss, found.losses.base_loss
+
+
+def _table(start: int, keys: Sequence[tuple[int, str]], loss: Tensor, base: Tensor) -> pd.DataFrame:
+    """Long form, with the truth once for every latent."""
+    latents = list(dict.fromkeys(latent for latent, _ in keys))
+    columns = [(latent, "truth") for latent in latents] + list(keys)
+    values = torch.cat([loss[:, :1].expand(-1, len(latents)), loss[:, 1:]], dim=1)
+    return pd.DataFrame(
+        {
+            "window": start + np.repeat(np.arange(len(values)), len(columns)),
+            "latent": [latent for latent, _ in columns] * len(values),
+            "arm": [arm for _, arm in columns] * len(values),
+            "loss": values.flatten().numpy(),
+            "base_loss": base.repeat_interleave(len(columns)).numpy(),
+        }
+    )

@@ -1,0 +1,218 @@
+"""One latent on one card: what it does, what is said of it, and how far the two agree.
+
+In: a Shelf and a Reading of one latent. Out: Html whose every activation is on one scale. A card of
+two readings shows the old sentence beside the new one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rewrite_utils.display import Html
+from rewrite_utils.explorer import curve, logits, marks, neighbours, peaks, scores, windows
+from rewrite_utils.explorer.peaks import Kinds
+from rewrite_utils.explorer.scores import Scored
+from rewrite_utils.explorer.shelf import Reading, Shelf
+from rewrite_utils.stats import Estimate
+
+ARM_NAMES = {
+    "truth": "truth (coder as it is)",
+    "sentence": "this sentence",
+    "another's sentence": "another latent's sentence (floor)",
+    "token table": "token table (no LLM)",
+    "mean": "mean",
+    "zero": "zero",
+}
+
+
+def card(shelf: Shelf, reading: Reading, shown: Kinds | None = None) -> Html:
+    """The whole card; ``shown``: its windows of text, if something was predicted in them."""
+    scale, found = maximum(shelf, reading.latent), scores.scored(shelf, reading)
+    parts = [
+        _head(shelf, reading),
+        marks.columns([_scores([reading], [found]), _firing(shelf, reading.latent)]),
+        marks.columns([_alone([reading]), _curve(shelf, reading)]),
+        marks.section("Windows", marks.legend(scale)),
+        _rated(shelf, reading),
+        _text(shelf, reading.latent, shown or peaks.of(shelf, reading.latent)),
+        marks.columns([_logits(shelf, reading.latent), _near(shelf, reading.latent)]),
+    ]
+    return Html(f"<div>{''.join(parts)}</div>", line(shelf, reading, found[0]))
+
+
+def comparison(shelf: Shelf, old: Reading, new: Reading) -> Html:
+    """The old sentence beside the new one, on the same windows."""
+    scale = maximum(shelf, old.latent)
+    both = [old, new]
+    found = [scores.scored(shelf, reading) for reading in both]
+    named = marks.columns([_said(reading, width=46) for reading in both])
+    curves = marks.columns([_curve(shelf, one, name=one.origin) for one in both])
+    rated = marks.columns([_rated(shelf, one, each=2) for one in both])
+    parts = [named, _scores(both, found), _alone(both), curves, marks.legend(scale), rated]
+    pairs = zip(both, found, strict=True)
+    text = "\n".join(line(shelf, reading, scored[0]) for reading, scored in pairs)
+    return Html(f"<div>{''.join(parts)}</div>", text)
+
+
+def line(shelf: Shelf, reading: Reading, rating: Scored) -> str:
+    """The card as one line of text."""
+    cost = _over(reading, "sentence")
+    return (
+        f"{shelf.site.name}, latent {reading.latent}: {reading.sentence!r}; rating AUROC "
+        f"{rating.value:.2f} [{rating.low:.2f}, {rating.high:.2f}] (windows {rating.n}); "
+        f"CE over truth {cost}"
+    )
+
+
+def maximum(shelf: Shelf, latent: int) -> float:
+    """The scale of a latent's card: its largest activation on the explain rows."""
+    return float(shelf.cache.maximum[latent])
+
+
+def _head(shelf: Shelf, reading: Reading) -> str:
+    site = shelf.site
+    what = (
+        f"{site.name} · {site.hookpoint.name} · latent {reading.latent} of {shelf.cache.n_latents}"
+    )
+    return f'<div style="font-size: 115%"><b>{marks.visible(what)}</b></div>{_said(reading)}'
+
+
+def _said(reading: Reading, *, width: int = 90) -> str:
+    return (
+        f'<div style="max-width: {width}em; margin: 2px 0">“{marks.visible(reading.sentence)}” '
+        f'<span style="{marks.SMALL}">({marks.visible(reading.origin)})</span></div>'
+    )
+
+
+def _scores(readings: Sequence[Reading], found: Sequence[list[Scored]]) -> str:
+    body = []
+    for reading, scored in zip(readings, found, strict=True):
+        for one in scored:
+            name = one.name if len(readings) == 1 else f"{one.name}, {reading.origin}"
+            value, low, high = (marks.number(x, 2) for x in (one.value, one.low, one.high))
+            said = f"{value} [{low}, {high}]"
+            drawn = marks.interval(one.value, one.low, one.high, ends=(0.0, 1.0), floor=one.floor)
+            floor = (
+                f"{marks.number(one.floor, 2)} <span style='{marks.SMALL}'>{one.floor_name}</span>"
+            )
+            body.append([marks.visible(name), said, drawn, floor, one.n])
+    header = ["score", "value [95 %]", "0 … 1, grey: floor", "floor", "windows, firing + silent"]
+    return marks.section("Scores", marks.rows(header, body))
+
+
+def _firing(shelf: Shelf, latent: int) -> str:
+    cache = shelf.cache
+    rate, firings = float(cache.rate[latent]), cache.of(latent).values
+    mean = float(firings.mean()) if len(firings) else float("nan")
+    said = f"1 token in {1 / rate:,.0f}" if rate else "never"
+    share = f"{rate:.2%} of {cache.n_tokens:,}"
+    text = f"fires on {said} ({share}), then {marks.number(mean, 2)} on average"
+    body = marks.histogram(firings, maximum=maximum(shelf, latent))
+    return marks.section("Firing", f"{marks.note(text)}{body}", remark="explain rows")
+
+
+def _alone(readings: Sequence[Reading]) -> str:
+    lines = [
+        (arm.arm, name, arm.over_truth)
+        for reading in readings
+        for arm in reading.alone.itertuples()
+        if (name := _arm_name(arm.arm, reading, readings))
+    ]
+    reach = max((abs(x) for *_, over in lines for x in over[1:3]), default=0.0) or 1.0
+    body = [_arm(arm, name, over, reach) for arm, name, over in lines]
+    truth = readings[0].alone.iloc[0]["delta"]
+    header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0"]
+    remark = f"nats, {truth.n} evaluate windows, 95 % over windows; all other latents true"
+    base = marks.note(f"the coder as it is costs {_interval(truth)} over the untouched model")
+    return marks.section("This latent alone", marks.rows(header, body) + base, remark=remark)
+
+
+def _arm_name(arm: str, reading: Reading, readings: Sequence[Reading]) -> str:
+    """The arm's label; in a comparison only the sentence's arm belongs to the second reading."""
+    if len(readings) == 1:
+        return ARM_NAMES[arm]
+    if arm == "sentence":
+        return f"sentence, {reading.origin}"
+    return ARM_NAMES[arm] if reading is readings[0] else ""
+
+
+def _arm(arm: str, name: str, over: Estimate, reach: float) -> list[str]:
+    said = "0 by definition" if arm == "truth" else _interval(over)
+    drawn = marks.interval(over.value, over.low, over.high, ends=(-reach, reach), floor=0.0)
+    return [marks.visible(name), said, drawn]
+
+
+def _curve(shelf: Shelf, reading: Reading, *, name: str = "") -> str:
+    scale = maximum(shelf, reading.latent)
+    held = int((reading.rated.split == "evaluate").sum())
+    fitted = len(reading.rated.split) - held
+    end = curve.top(reading.rated, maximum=scale)
+    words = f"→ predicted, ↑ true, both 0 … {end:.2f}; dots: the diagonal"
+    body = curve.calibration(reading.rated, maximum=scale) + marks.note(words)
+    remark = (
+        f"blue: {held} evaluate windows, orange: means of bins, grey: {fitted} it was fitted on"
+    )
+    title = f"Predicted and true, {name}" if name else "Predicted and true"
+    return marks.section(title, body, remark=remark)
+
+
+def _rated(shelf: Shelf, reading: Reading, *, each: int = windows.EACH) -> str:
+    scale, parts = maximum(shelf, reading.latent), []
+    for kind, chosen in windows.errors(reading.rated).items():
+        shown = windows.of_ratings(shelf, reading.latent, reading.rated, chosen[:each])
+        body = marks.strips(shown, maximum=scale, nothing="none")
+        parts.append(marks.section(kind.capitalize(), body, remark=f"{len(chosen)} windows"))
+    return "".join(parts)
+
+
+def _text(shelf: Shelf, latent: int, kinds: Kinds) -> str:
+    scale, parts = maximum(shelf, latent), []
+    for kind, shown in kinds.items():
+        body = marks.strips(shown, maximum=scale, nothing="none: it never fires")
+        parts.append(marks.section(kind.capitalize(), body, remark="explain rows"))
+    return "".join(parts)
+
+
+def _logits(shelf: Shelf, latent: int) -> str:
+    found = logits.promoted(shelf.site.subject, shelf.site.coder, latent)
+    body = "".join(
+        f"<div>{name}: {', '.join(_token(text, value) for text, value in tokens)}</div>"
+        for name, tokens in (("raises", found.raised), ("lowers", found.lowered))
+    )
+    remark = "standard deviations over the vocabulary"
+    return marks.section("Logits", body + marks.note(logits.CAVEAT), remark=remark)
+
+
+def _token(text: str, value: float) -> str:
+    return f'<code title="{value:+.2f}">{marks.token(text)}</code>'
+
+
+def _near(shelf: Shelf, latent: int) -> str:
+    body = "".join(
+        f"<div>{name}: {'; '.join(_neighbour(shelf, *one) for one in near)}</div>"
+        for name, near in (
+            ("decoder cosine", _nearest(neighbours.cosines(shelf.site.coder, latent), latent)),
+            ("fires with (Jaccard)", _nearest(neighbours.cofiring(shelf.cache, latent), latent)),
+        )
+    )
+    return marks.section("Nearest latents", body)
+
+
+def _nearest(values: np.ndarray, latent: int) -> list[tuple[int, float]]:
+    return neighbours.nearest(values, latent, count=4)
+
+
+def _neighbour(shelf: Shelf, latent: int, value: float) -> str:
+    sentence = shelf.site.sentences.get(latent, "no sentence")
+    short = sentence if len(sentence) < 40 else sentence[:38] + "…"
+    return f"<b>{latent}</b> {value:.2f} <span style='{marks.SMALL}'>{marks.visible(short)}</span>"
+
+
+def _over(reading: Reading, arm: str) -> str:
+    rows = reading.alone[reading.alone["arm"] == arm]
+    return str(rows["over_truth"].iloc[0]) if len(rows) else "not measured"
+
+
+def _interval(found: Estimate) -> str:
+    value, low, high = (marks.number(x, sign=True) for x in found[:3])
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,120 @@
+"""How good one sentence is, every number with its interval and its floor.
+
+In: detection judgements and the simulator's ratings of one latent. Out: one row a score. The
+floors are what a sentence that says nothing gets: chance, or the other latents' sentences.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
+
+RESAMPLES = 1000
+
+
+class Scored(NamedTuple):
+    """One number about a sentence."""
+
+    name: str
+    """What was measured."""
+    value: float
+    """The number; NaN where it cannot be measured."""
+    low: float
+    """Lower end of the 95 % interval over windows."""
+    high: float
+    """Upper end."""
+    floor: float
+    """What a sentence that says nothing gets."""
+    floor_name: str
+    """Where the floor comes from."""
+    n: str
+    """Windows, firing + silent."""
+
+
+def auroc(
+    active: Bool[ndarray, " window"], score: Float[ndarray, " window"], *, seed: int
+) -> tuple[float, float, float]:
+    """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
+
+    NaN where all windows fire or none does. With very few firing windows the interval is too
+    narrow: it cannot know the windows that were not drawn.
+    """
+    if active.all() or not active.any():
+        return float("nan"), float("nan"), float("nan")
+    wins = _wins(active, score)
+    generator = np.random.default_rng(seed)
+    weights = [generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in wins.shape]
+    drawn = np.einsum("ra,ab,rb->r", weights[0], wins, weights[1], optimize=True)
+    return float(wins.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))
+
+
+def auroc_value(active: Bool[ndarray, " window"], score: Float[ndarray, " window"]) -> float:
+    """AUROC alone; NaN where all windows fire or none does."""
+    if active.all() or not active.any():
+        return float("nan")
+    return float(_wins(active, score).mean())
+
+
+def rating(shelf: Shelf, latent: int, rated: Rated) -> Scored:
+    """AUROC of the ratings at all rated windows, against the other latents' ratings of the same."""
+    active = rated.true > 0
+    found = auroc(active, rated.expected, seed=shelf.site.params.seed)
+    n = f"{active.sum()} + {(~active).sum()}"
+    floor = _others(shelf, latent, active)
+    return Scored("rating AUROC", *found, floor, "other latents' sentences, mean", n)
+
+
+def detection(shelf: Shelf, latent: int) -> list[Scored]:
+    """AUROC and F1 of the judge who reads the run's sentence."""
+    table = shelf.site.judgements
+    table = table[table["latent"] == latent]
+    active, said = table["active"].to_numpy(bool), table["probability"].to_numpy(np.float64)
+    found = auroc(active, said, seed=shelf.site.params.seed)
+    n = f"{active.sum()} + {(~active).sum()}"
+    share = active.mean() if len(active) else float("nan")
+    f1 = shelf.scores["f1"].get(latent, float("nan"))
+    return [
+        Scored("detection AUROC", *found, 0.5, "chance", n),
+        Scored("detection F1", f1, *_f1_interval(active, said, shelf.site.params.seed),
+               2 * share / (1 + share), "always yes", n),
+    ]  # fmt: skip
+
+
+def scored(shelf: Shelf, reading: Reading) -> list[Scored]:
+    """All scores of a reading; detection only for the sentence that was judged."""
+    found = [rating(shelf, reading.latent, reading.rated)]
+    judged = reading.sentence == shelf.site.sentences[reading.latent]
+    return found + (detection(shelf, reading.latent) if judged else [])
+
+
+def _wins(
+    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
+) -> Float[ndarray, "firing silent"]:
+    """1 where a firing window scores above a silent one, ½ where they tie."""
+    above = np.subtract.outer(score[active], score[~active])
+    return (above > 0) + 0.5 * (above == 0)
+
+
+def _others(shelf: Shelf, latent: int, active: Bool[ndarray, " window"]) -> float:
+    """Mean AUROC of the other latents' ratings for this latent's firing."""
+    if active.all() or not active.any() or len(shelf.latents) < 2:
+        return float("nan")
+    expected = np.concatenate([part.expected for part in shelf.ratings.values()])
+    others = np.delete(expected.astype(np.float64), shelf.place(latent), axis=1)
+    above = others[active][:, None] - others[~active][None]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+def _f1_interval(
+    active: Bool[ndarray, " window"], said: Float[ndarray, " window"], seed: int
+) -> tuple[float, float]:
+    if not active.any():
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(0, len(active), size=(RESAMPLES, len(active)))
+    truth, yes = active[drawn], said[drawn] > 0.5
+    f1 = 2 * (truth & yes).sum(1) / np.maximum(truth.sum(1) + yes.sum(1), 1)
+    low, high = np.percentile(f1, [2.5, 97.5])
+    return float(low), float(high)

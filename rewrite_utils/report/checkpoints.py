@@ -1,0 +1,96 @@
+"""As good as which checkpoint: each arm's loss on the subject's training curve (notebook 07).
+
+In: sites of a run whose subject has checkpoints. Out: a table with the step and its interval, and
+the curve with the arms on it. Without checkpoints: a sentence that says how to name some.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from rewrite_utils import coder_plots, display, plots, stats
+from rewrite_utils.display import Html
+from rewrite_utils.equivalence import Equivalence, equivalent
+from rewrite_utils.measure import losses_of
+from rewrite_utils.report.show import frame, keep
+from rewrite_utils.runs import Run
+from rewrite_utils.stages import SiteStages
+
+NONE = (
+    "No checkpoints: subject.checkpoints names none, so nothing is compared with training "
+    "(params/pythia-mini.yaml does)."
+)
+
+
+def checkpoints(run: Run, sites: Mapping[str, SiteStages]) -> Html:
+    """Show and keep the figure, and return the table; or say that there are no checkpoints."""
+    if not run.params.subject.checkpoints:
+        return Html(f"<p>{display.visible(NONE)}</p>", NONE)
+    figure, axes = plots.panels(len(sites), width=5.4)
+    curves, tables = [], []
+    for axis, (name, site) in zip(axes, sites.items(), strict=True):
+        curve, arms = training_curve(site), equivalences(site)
+        title = f"{name} ({site.hookpoint.name}), n = {len(site.training_curve)} windows"
+        coder_plots.checkpoint_curve(axis, curve, arms, title=title)
+        curves.append(curve.assign(site=name))
+        tables.append(arms.assign(site=name))
+    whole = pd.concat(tables, ignore_index=True)
+    data = pd.concat([pd.concat(curves, ignore_index=True), whole], ignore_index=True)
+    n = sum(len(site.training_curve) for site in sites.values())
+    keep(run, "07_checkpoints", figure, data, unit="window", n=n)
+    named = whole.assign(source=[plots.label(source) for source in whole["source"]])
+    return frame(named[["site", "source", "windows", "CE", "as good as"]])
+
+
+def training_curve(site: SiteStages) -> pd.DataFrame:
+    """Mean loss of each checkpoint with its interval over windows."""
+    rows = []
+    for step, name in zip(site.params.subject.steps, site.training_curve, strict=True):
+        found = stats.bootstrap(
+            site.training_curve[name].to_numpy(),
+            unit="window",
+            seed=site.params.seed,
+            resamples=site.params.rewrite.bootstrap,
+        )
+        rows.append({"step": step, "CE": found.value, "CE_low": found.low, "CE_high": found.high})
+    return pd.DataFrame(rows)
+
+
+def equivalences(site: SiteStages) -> pd.DataFrame:
+    """One row an arm: the subject itself, the coder, and every arm that replaces all latents."""
+    losses, every = site.losses, len(site.simulated)
+    sources = [s for s in losses["source"].unique() if s not in ("coder", "output zero")]
+    counts = {"coder": 0, "output zero": 0, "output mean": 0}
+    rows = [_row("untouched", _found(site, losses_of(losses, "coder", column="base_loss")))]
+    for source in ("coder", "output zero", *sources):
+        rows.append(
+            _row(source, _found(site, losses_of(losses, source, counts.get(source, every))))
+        )
+    return pd.DataFrame(rows)
+
+
+def _found(site: SiteStages, patched: np.ndarray) -> Equivalence:
+    """The arm's windows are the first of the curve's: the simulated ones come first."""
+    asked = site.params
+    return equivalent(
+        site.training_curve.to_numpy(np.float64)[: len(patched)],
+        patched.astype(np.float64),
+        asked.subject.steps,
+        seed=asked.seed,
+        resamples=asked.rewrite.bootstrap,
+    )
+
+
+def _row(source: str, found: Equivalence) -> dict[str, object]:
+    return {
+        "source": source,
+        "windows": found.windows,
+        "CE": found.loss,
+        "first_step": found.first,
+        "last_step": found.last,
+        "step_low": found.low,
+        "step_high": found.high,
+        "crossings": found.crossings,
+        "as good as": found.answer,
+    }

@@ -1,0 +1,129 @@
+"""How a site gets its coder: trained on the train rows, loaded, or drawn at random.
+
+In: a site. Out: the coder in the stage's folder, with its training curve (empty if not trained).
+A loaded coder must be the one the run describes, and must explain the module it is put on.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from rewrite_utils.coders import CoderConfig, SparseCoder, check_coder, random_coder
+from rewrite_utils.formats import load_coder
+from rewrite_utils.harvest import Harvest
+from rewrite_utils.splice import hooked
+from rewrite_utils.training import TrainingSettings, train
+from rewrite_utils.training.batches import Pair
+
+if TYPE_CHECKING:
+    from rewrite_utils.stages.site import SiteStages
+
+RANDOM = "random"
+CHECKED_TOKENS = 4096
+"""Tokens of the train rows that a loaded coder is checked on, and a random one centred on."""
+FIXED = ("hookpoint", "coder", "latents", "k", "skip", "tokens", "epochs", "batch", "lr")
+"""Settings of a site that its coder depends on."""
+OPTIONAL = ("bias_convention", "optimizer", "warmup_steps", "auxk_alpha")
+"""The same, hashed only where they are not the default, so that older runs keep their coders."""
+
+
+def content(site: "SiteStages") -> dict[str, Any]:
+    """What of the site's settings determines its coder."""
+    asked = site.settings
+    changed = asked.model_dump(mode="json", include=set(OPTIONAL), exclude_defaults=True)
+    return asked.model_dump(mode="json", include=set(FIXED)) | changed
+
+
+def make_coder(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Train the site's coder, load the one it names, or draw one."""
+    if site.settings.coder == RANDOM:
+        coder, facts = _random(site), {"random": True}
+    elif site.settings.coder:
+        coder, facts = _load(site)
+    else:
+        return _train(site, folder)
+    coder.save(folder)
+    pd.DataFrame().to_parquet(folder / "training.parquet")
+    return facts
+
+
+def configuration(site: "SiteStages") -> CoderConfig:
+    """The coder that the site's settings describe."""
+    asked = site.settings
+    return CoderConfig(
+        d_in=site.subject.d_model,
+        num_latents=asked.latents,
+        k=asked.k,
+        transcode=site.hookpoint.kind == "mlp",
+        skip_connection=asked.skip,
+        hookpoint=asked.hookpoint,
+    )
+
+
+def _train(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
+    asked, rows = site.settings, site.corpus.rows("train")
+    harvest = Harvest.collect(
+        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
+    )
+    batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
+    settings = TrainingSettings(
+        optimizer=asked.optimizer,
+        lr=asked.lr or None,
+        warmup_steps=min(asked.warmup_steps, len(batches) // 10),
+        auxk_alpha=asked.auxk_alpha,
+        seed=site.params.seed,
+    )
+    result = train(configuration(site), batches, settings=settings, folder=folder / "checkpoints")
+    pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
+    result.coder.save(folder)
+    harvest.delete()
+    shutil.rmtree(folder / "checkpoints")
+    return {"tokens": harvest.tokens, "steps": len(batches)}
+
+
+def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
+    """The coder that the site names.
+
+    Raises ValueError if it is another one than the run says, or explains nothing of the module.
+    """
+    asked = site.settings
+    coder = load_coder(
+        asked.coder, hookpoint=asked.hookpoint, bias_convention=asked.bias_convention
+    )
+    found = coder.config
+    for what, has, wanted in (
+        ("latents", found.num_latents, asked.latents),
+        ("k", found.k, asked.k),
+        ("skip", found.skip_connection, asked.skip),
+    ):
+        if has != wanted:
+            raise ValueError(
+                f"sites.{site.name}: the coder {asked.coder} has {what} = {has}, the run says "
+                f"{wanted}; set sites.{site.name}.{what} to {has}"
+            )
+    check = check_coder(coder, _pairs(site), hookpoint=asked.hookpoint)
+    measured = {"fvu": check.fvu, "l0": check.l0, "tokens": check.tokens}
+    return coder, {"loaded": asked.coder, **measured}
+
+
+def _random(site: "SiteStages") -> SparseCoder:
+    """Random weights, centred on the data as a trained coder is."""
+    generator = torch.Generator().manual_seed(site.params.seed)
+    coder = random_coder(configuration(site), generator)
+    sides = zip(*_pairs(site), strict=True)
+    x_mean, y_mean = (torch.cat(side).mean(0) for side in sides)
+    return coder.centre(x_mean, y_mean)
+
+
+def _pairs(site: "SiteStages") -> Iterator[Pair]:
+    """Activations of the first train rows, BOS left out, a few rows at a time."""
+    rows = site.corpus.rows("train")
+    rows = rows[: max(1, CHECKED_TOKENS // (rows.shape[1] - 1))]
+    for part in rows.split(16):
+        acts = hooked(site.collector, part, site.hookpoint)
+        yield acts.inputs[:, 1:].flatten(0, 1).cpu(), acts.outputs[:, 1:].flatten(0, 1).cpu()

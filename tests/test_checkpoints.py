@@ -1,0 +1,131 @@
+"""A subject with checkpoints, from parameters to the table of notebook 07; and one without."""
+
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config, tiny_tokenizer
+from test_stages import SITE, FakeLLM, tokenizer_with_chat, write_text
+from transformers import AutoModelForCausalLM
+
+from rewrite_utils import report
+from rewrite_utils.equivalence import next_token_losses
+from rewrite_utils.models import load_subject
+from rewrite_utils.params import parse
+from rewrite_utils.runs import Run
+from rewrite_utils.stages import SiteStages, builders, open_sites
+
+NAMES = ["step0", "step4", "step16"]
+
+
+def write_model(folder: Path, *, seed: int) -> None:
+    """A random GPT-NeoX with its tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(tiny_config("neox")).save_pretrained(folder)
+    tokenizer_with_chat(tiny_tokenizer()).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> dict:
+    """A run on a model with three checkpoints, the last of which is the model itself."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(NAMES):
+        write_model(folder / "model" / name, seed=seed)
+    shutil.copytree(folder / "model" / "step16", folder / "model", dirs_exist_ok=True)
+    corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
+    return {
+        "name": "tiny",
+        "figures": str(folder / "figures"),
+        "subject": {"model": str(folder / "model"), "checkpoints": NAMES},
+        "corpus": corpus | shares,
+        "sites": {"mlp": SITE | {"hookpoint": "layers.0.mlp", "control_windows": 30}},
+        "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
+        "score": {"activating": 3, "random": 4, "window_tokens": 8, "per_prompt": 3},
+        "simulate": {"window_tokens": 8, "first_position": 10, "align": 4},
+        "rewrite": {"fractions": [1.0], "bootstrap": 100},
+    }
+
+
+@pytest.fixture(scope="module")
+def site(raw, tmp_path_factory) -> SiteStages:
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+        llm = FakeLLM(tokenizer_with_chat(tiny_tokenizer()))
+        patch.setattr(builders, "engine", lambda _: llm)
+        site = open_sites(Run(parse(raw), tmp_path_factory.mktemp("run")))["mlp"]
+        assert len(site.losses)
+        yield site
+
+
+def test_the_curve_is_each_checkpoints_loss_at_the_evaluate_windows(site):
+    curve = site.training_curve
+    assert list(curve) == NAMES and len(curve) == 30
+    tokens, windows = site.corpus.rows("evaluate").numpy(), site.windows("evaluate")
+    for name in NAMES:
+        checkpoint = load_subject(site.params.subject.model, revision=name)
+        assert np.array_equal(curve[name], next_token_losses(checkpoint, tokens, windows))
+    assert not np.allclose(curve["step0"], curve["step4"])
+
+
+def test_the_last_checkpoint_is_the_untouched_model(site):
+    base = site.losses[site.losses["source"] == "coder"].sort_values("window")["base_loss"]
+    assert np.allclose(base, site.training_curve["step16"], atol=1e-4)
+
+
+def test_every_arm_gets_an_answer(site):
+    table = report.equivalences(site).set_index("source")
+    assert {"untouched", "coder", "mean", "output mean", *site.params.rewrite.calibrators} <= set(
+        table.index
+    )
+    assert table.loc["coder", "windows"] == 30
+    assert table.loc["shuffled explanations", "windows"] == 5
+    assert table.loc["untouched", "CE"] == pytest.approx(site.training_curve["step16"].mean())
+    assert table["as good as"].str.contains("of training").all()
+
+
+def test_the_figure_has_its_data_beside_it(site):
+    shown = report.checkpoints(site.run, {"mlp": site})
+    folder = Path(site.params.figures)
+    for ending in ("png", "pdf", "csv", "json"):
+        assert (folder / f"07_checkpoints.{ending}").stat().st_size > 100
+    assert "sentences" in repr(shown)
+
+
+def test_a_killed_stage_keeps_the_checkpoints_it_has(site, raw, tmp_path, monkeypatch):
+    shutil.copytree(site.run.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "stages" / site.checkpoints_stage.folder.name)
+    asked = []
+
+    def loads(model, *, revision, **settings):
+        asked.append(revision)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return load_subject(model, revision=revision, **settings)
+
+    monkeypatch.setattr(builders, "load_subject", loads)
+    again = open_sites(Run(parse(raw), tmp_path / "run"))["mlp"]
+    with pytest.raises(KeyboardInterrupt):
+        _ = again.training_curve
+    assert again.training_curve.equals(site.training_curve)
+    assert asked == ["step0", "step4", "step4", "step16"]
+
+
+def test_a_checkpoint_that_is_not_there_is_named(site, raw, tmp_path):
+    changed = raw | {"subject": raw["subject"] | {"checkpoints": ["step0", "step3"]}}
+    again = open_sites(Run(parse(changed), site.run.folder))["mlp"]
+    with pytest.raises(ValueError, match="no revision 'step3'; there are: step0, step4, step16"):
+        _ = again.training_curve
+
+
+def test_without_checkpoints_nothing_is_done_and_it_is_said(site, raw):
+    plain = raw | {"subject": {"model": raw["subject"]["model"]}}
+    run = Run(parse(plain), site.run.folder)
+    since = len(run.journal)
+    assert "subject.checkpoints names none" in repr(report.checkpoints(run, open_sites(run)))
+    assert len(run.journal) == since
