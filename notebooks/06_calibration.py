@@ -58,11 +58,10 @@ report.frame(report.shown_ratings(sites))
 
 # %%
 figure, axes = plots.panels(2 * len(sites), width=5.0, height=3.6)
-tables = {}
-for place, (name, site) in enumerate(sites.items()):
+tables, pairs = {}, zip(axes[::2], axes[1::2], strict=True)
+for pair, (name, site) in zip(pairs, sites.items(), strict=True):
     shown = report.before_and_after(site, names)
     title = f"{name}, n = {site.settings.evaluate_windows} windows"
-    pair = axes[2 * place : 2 * place + 2]
     tables[name] = study_plots.before_after(pair, shown, before=names[0], title=title)
 whole = report.stacked(tables)
 report.keep(run, "06_distributions", figure, whole, unit="window", n=report.windows(sites))
@@ -71,8 +70,7 @@ report.keep(run, "06_distributions", figure, whole, unit="window", n=report.wind
 # ## The same with fewer predictions (figure A1)
 
 # %%
-figure, axes = plots.panels(len(sites), width=5.0, height=3.6)
-tables = {}
+(figure, axes), tables = plots.panels(len(sites), width=5.0, height=3.6), {}
 for axis, (name, site) in zip(axes, sites.items(), strict=True):
     few = studies.few_windows(site)
     shown = report.before_and_after(site, names[1:], windows=few)
@@ -157,8 +155,7 @@ for axis, name in zip(axes, sites, strict=True):
     title = f"{name}, corrupted oracle\n{report.smallest_visible(part)}"
     study_plots.oracle(axis, part, title=title)
 plots.shared_legend(figure)
-n = int(arms["windows"].max())
-report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=n)
+report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=int(arms["windows"].max()))
 
 # %% [markdown]
 # And the simulator's own ratings, calibrated on few and on all of its windows:
@@ -187,6 +184,8 @@ for axis, name in zip(axes, sites, strict=True):
     study_plots.shrink(axis, part, title=title)
 n = sum(site.settings.calibrate_windows for site in sites.values())
 report.keep(run, "06_shrink", figure, shrunk, unit="window", n=n)
+
+# %%
 report.frame(report.best_factors(sites))
 
 # %% [markdown]

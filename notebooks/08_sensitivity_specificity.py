@@ -73,6 +73,8 @@ for axis, (name, site) in zip(axes, sites.items(), strict=True):
     title = f"{name}, synthetic alarms, sensitivity 1\n{report.smallest_visible(part)}"
     study_plots.specificity(axis, part, even, title=title)
 report.keep(run, "08_specificity_study", figure, arms, unit="window", n=int(arms["windows"].max()))
+
+# %%
 report.frame(report.break_even_table(sites))
 
 # %% [markdown]
