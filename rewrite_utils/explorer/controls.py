@@ -80,9 +80,10 @@ class Controls:
 
     def _editor(self) -> widgets.Widget:
         head = widgets.HTML(marks.section("A better sentence?", ""))
-        go = widgets.HBox([self.try_it, self.peaks, self.cancel, self.progress])
+        go = widgets.HBox([self.try_it, self.peaks])
+        wait = widgets.HBox([self.cancel, self.progress])
         then = widgets.HBox([self.keep, self.discard, self.save])
-        return widgets.VBox([head, self.sentence, go, self.said, self.beside, then])
+        return widgets.VBox([head, self.sentence, go, wait, self.said, self.beside, then])
 
     def _reader(self) -> widgets.Widget:
         head = widgets.HTML(marks.section("Your own text", ""))

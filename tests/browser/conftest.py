@@ -56,8 +56,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             _wait(f"{url}/api?token={TOKEN}", folder / "lab.log")
             yield Lab(url, folder)
         finally:
-            process.terminate()
-            process.wait(30)
+            process.terminate()  # it ends its kernels first, and a kernel its simulator
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.fixture(scope="session")
