@@ -120,8 +120,8 @@ def test_limits_of_specificity():
     target = Target.from_true(true)
     np.testing.assert_array_equal(with_false_alarms(true, target, specificity=1.0, seed=0), true)
     assert (with_false_alarms(true, target, specificity=0.0, seed=0) > 0).all()
-    with pytest.raises(ValueError, match=r"specificity 99 is not in \[0, 1\]"):
-        with_false_alarms(true, target, specificity=99, seed=0)
+    with pytest.raises(ValueError, match=r"specificity 99.0 is not in \[0, 1\]"):
+        with_false_alarms(true, target, specificity=99.0, seed=0)
 
 
 def test_a_latent_that_never_fires_has_no_false_alarms():
