@@ -39,8 +39,11 @@ def hooked(
     """The hookpoint's activations on ``rows``; the layers above it are not run."""
     subject.hookpoint(hookpoint.name)
     kept: dict[str, Tensor] = {}
-    with subject.bridge.hooks(fwd_hooks=[(n, keep(kept, n)) for n in hook_names(hookpoint)]):
-        subject.bridge(rows.to(subject.device), stop_at_layer=hookpoint.layer + 1, logits_to_keep=1)
+    hooks: list[Hook] = [(name, keep(kept, name)) for name in hook_names(hookpoint)]
+    # Behind the last layer the unembedding is run in any case, and copies its matrix for each row.
+    hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[:1, :1]))
+    with subject.bridge.hooks(fwd_hooks=hooks):
+        subject.bridge(rows.to(subject.device), stop_at_layer=hookpoint.layer + 1)
     return HookedActivations(
         kept[hookpoint.input_hook].float(), kept[hookpoint.output_hook].float()
     )

@@ -206,7 +206,8 @@ def _clean_pass(
     after = f"blocks.{hookpoint.layer}.hook_resid_post"
     names = hookpoint.input_hook, hookpoint.output_hook, after
     hooks: list[Hook] = [(name, keep(kept, name)) for name in dict.fromkeys(names)]
-    hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[batch, where]))
+    # As one row: a batch would make the unembedding copy its matrix for each row.
+    hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[batch, where].flatten(0, 1)[None]))
     with subject.bridge.hooks(fwd_hooks=hooks):
         logits, cache = subject.bridge(
             rows[:, : int(where.max()) + 1], return_type="logits_and_cache", use_cache=True
@@ -214,7 +215,8 @@ def _clean_pass(
     if any(layer.is_sliding for layer in cache.layers):
         raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
     inputs, outputs, stream = (kept[name][batch, where].float() for name in names)
-    return _Clean(cache, inputs, outputs, stream, logits.float().log_softmax(-1))
+    log_p = logits[0].unflatten(0, where.shape).float().log_softmax(-1)
+    return _Clean(cache, inputs, outputs, stream, log_p)
 
 
 def _patched_pass(
@@ -265,11 +267,12 @@ def _continue(
     unseen = torch.finfo(dtype).min
     mask = torch.zeros(seen.shape, dtype=dtype, device=at.device).masked_fill_(~seen, unseen)
     residual = residual.to(dtype)
-    with _resuming_after(subject, layer, residual):
+    as_one_row: Hook = ("unembed.hook_in", lambda hidden, hook: hidden.flatten(0, 1)[None])
+    with _resuming_after(subject, layer, residual), subject.bridge.hooks(fwd_hooks=[as_one_row]):
         logits = subject.bridge(
             residual, past_key_values=_fork(cache), position_ids=at, attention_mask=mask
         )
-    return logits.float().log_softmax(-1)
+    return logits[0].unflatten(0, at.shape).float().log_softmax(-1)
 
 
 @contextlib.contextmanager
