@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import datasets
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from splice_cases import HOOKPOINTS, LATENTS, coder_for
@@ -165,3 +167,11 @@ def world(raw, tmp_path_factory) -> World:
 def site(request, world) -> SiteStages:
     """The MLP site and the residual one."""
     return world.sites[request.param]
+
+
+@pytest.fixture
+def drawing():
+    """Figures without a screen, closed afterwards."""
+    with mpl.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")

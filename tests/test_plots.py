@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,11 +14,7 @@ from rewrite_utils.runs import Run
 FILES = ("a.png", "a.pdf", "a.csv", "a.json")
 
 
-@pytest.fixture(autouse=True)
-def drawing():
-    with mpl.rc_context({"backend": "agg"}):
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawing")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Figures about calibration: what is drawn is what is in the table, with n and unit on it."""
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,12 +8,7 @@ import pytest
 from rewrite_utils import plots, study_plots
 from rewrite_utils.stats import Estimate
 
-
-@pytest.fixture(autouse=True)
-def drawing():
-    with mpl.rc_context({"backend": "agg"}):
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawing")
 
 
 @pytest.fixture

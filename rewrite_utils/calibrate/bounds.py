@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from rewrite_utils.calibrate.protocol import Calibrator, Digits, Rated, Sample, Transform
+from rewrite_utils.calibrate.protocol import Around, Digits, Rated, Sample, Transform
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,11 @@ class CappedTransform(Transform):
 
 
 @dataclass(frozen=True)
-class Capped(Calibrator):
+class Capped(Around):
     """E[a | E] = P(active | E) · E[a | active, E] ≤ E[a | active], if E says whether, not how much.
 
     A latent that is silent in the target sample is cut to 0. It adds no parameter to estimate.
     """
-
-    inner: Calibrator
-    """The calibrator whose estimates are cut."""
-
-    @property
-    def reads_digits(self) -> bool:
-        """As the inner one."""
-        return self.inner.reads_digits
-
-    @property
-    def whole_windows(self) -> bool:
-        """As the inner one."""
-        return self.inner.whole_windows
 
     def prepared(self, samples: Iterable[Sample]) -> "Capped":
         """With the inner calibrator prepared."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from rewrite_utils.calibrate.curves import Constant, Logistic, Mix, Proportional
 from rewrite_utils.calibrate.protocol import (
+    Around,
     CalibrationError,
     Calibrator,
     Mapped,
@@ -41,7 +42,7 @@ class Mean(Calibrator):
 
 
 @dataclass(frozen=True)
-class GlobalShrink(Calibrator):
+class GlobalShrink(Around):
     """mean + factor × (inner − mean), one factor for all latents.
 
     At factor 0 it is mean ablation: a best factor whose interval excludes 0 says that the sentences
@@ -49,20 +50,8 @@ class GlobalShrink(Calibrator):
     the two halves of the windows; to choose on held-out CE, call ``at_factor`` on the transform.
     """
 
-    inner: Calibrator
-    """The calibrator that is shrunk."""
     factor: float | None = None
     """The factor; None: chosen on held-out halves."""
-
-    @property
-    def reads_digits(self) -> bool:
-        """As the inner one."""
-        return self.inner.reads_digits
-
-    @property
-    def whole_windows(self) -> bool:
-        """As the inner one."""
-        return self.inner.whole_windows
 
     def prepared(self, samples: Iterable[Sample]) -> "GlobalShrink":
         """With the inner calibrator prepared and the factor chosen."""

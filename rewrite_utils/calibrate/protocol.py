@@ -220,6 +220,24 @@ class Calibrator(ABC):
         """The transform of one block of latents, after ``prepared``."""
 
 
+@dataclass(frozen=True)
+class Around(Calibrator):
+    """A calibrator around another one: it changes what goes in or what comes out."""
+
+    inner: Calibrator
+    """The calibrator inside."""
+
+    @property
+    def reads_digits(self) -> bool:
+        """As the inner one."""
+        return self.inner.reads_digits
+
+    @property
+    def whole_windows(self) -> bool:
+        """As the inner one."""
+        return self.inner.whole_windows
+
+
 def half(sample: Sample, which: int) -> Sample:
     """The first (0) or second (1) half of the windows: neighbours, often of one row, stay."""
     middle = len(sample.predicted) // 2

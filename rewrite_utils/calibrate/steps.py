@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rewrite_utils.calibrate.protocol import (
+    Around,
     CalibrationError,
-    Calibrator,
     Digits,
     Mapped,
     Rated,
@@ -81,11 +81,8 @@ def _standard(predicted: np.ndarray, mean: np.ndarray, deviation: np.ndarray) ->
 
 
 @dataclass(frozen=True)
-class Step(Calibrator):
+class Step(Around):
     """A calibrator that changes the ratings and hands them on."""
-
-    inner: Calibrator
-    """What follows."""
 
     @abstractmethod
     def changed(self, sample: Sample) -> Sample:
@@ -117,11 +114,6 @@ class Centred(Step):
 @dataclass(frozen=True)
 class Standardised(Step):
     """Give each latent's ratings mean 0 and deviation 1: pooling then compares like with like."""
-
-    @property
-    def whole_windows(self) -> bool:
-        """As the inner one."""
-        return self.inner.whole_windows
 
     def changed(self, sample: Sample) -> Sample:
         """Standardised by the sample's own moments."""

@@ -218,7 +218,6 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
         n_arms(params, site, sources) for sources in (BASELINES, (*asked.calibrators, FLOOR))
     )
     losses = controls * (free + CONSTANTS) + site.evaluate_windows * simulated
-    above = model.n_layers - _layer(model, site) - 1
     whole = controls * params.corpus.row_tokens
     return Cost(
         "07_rewrite",
@@ -227,10 +226,16 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
         f" + {site.evaluate_windows:,} × {simulated} simulated = {losses:,} losses",
         tokens=whole + losses,
         storage=60 * losses,
-        flops=whole * (model.flops() + _flops_to(model, site))
-        + losses * (model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents),
+        flops=_spliced(model, site, whole=whole, losses=losses),
         dtype=params.subject.dtype,
     )
+
+
+def _spliced(model: ModelShape, site: Site, *, whole: int, losses: int) -> int:
+    """FLOPs of ``whole`` tokens passed untouched and ``losses`` patched ones above the splice."""
+    above = model.n_layers - _layer(model, site) - 1
+    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents
+    return whole * (model.flops() + _flops_to(model, site)) + losses * patched
 
 
 def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
@@ -256,7 +261,6 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
     oracle = 2 * len(asked.aurocs) * len(asked.calibrators)
     free, own = oracle + 2 * len(asked.specificities), 2 * len(params.rewrite.calibrators)
     losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + ABLATED)
-    above = model.n_layers - _layer(model, site) - 1
     whole = (2 * controls + site.evaluate_windows) * params.corpus.row_tokens
     return Cost(
         "08_studies",
@@ -264,8 +268,7 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
         f"{controls:,} windows × {free} arms + {site.evaluate_windows:,} × {own}",
         tokens=whole + losses,
         storage=60 * losses,
-        flops=whole * (model.flops() + _flops_to(model, site))
-        + losses * (model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents),
+        flops=_spliced(model, site, whole=whole, losses=losses),
         dtype=params.subject.dtype,
     )
 
