@@ -5,8 +5,6 @@ row is run once; each patched token then passes the layers above the splice only
 keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
 """
 
-import contextlib
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from transformers import Cache
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject
 from rewrite_utils.splice.context import Hook, keep, require_fit
+from rewrite_utils.splice.resuming import continued
 from rewrite_utils.splice.sources import Site, Source
 
 _TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
@@ -239,63 +238,10 @@ def _patched_pass(
     for start in range(0, len(site), step):
         part = slice(start, start + step)
         at = where[:, site[part]]
-        log_q = _continue(subject, hookpoint.layer, clean.cache, residual[:, part], at)
+        log_q = continued(subject, hookpoint.layer, clean.cache, residual[:, part], at)
         log_p = clean.log_p[:, site[part]]
         loss.append(-log_q.gather(2, target[:, site[part]])[..., 0])
         kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
     shape = (n_sites, n_arms)
     loss, kl = (torch.cat(parts, dim=1).unflatten(1, shape) for parts in (loss, kl))
     return PatchedLosses(loss, -clean.log_p.gather(2, target)[..., 0], kl)
-
-
-def _continue(
-    subject: Subject,
-    layer: int,
-    cache: Cache,
-    residual: Float[Tensor, "batch query d_model"],
-    at: Int[Tensor, "batch query"],
-) -> Float[Tensor, "batch query vocab"]:
-    """Next-token log-probabilities of tokens with this residual stream behind block ``layer``.
-
-    Each query sees the cached keys before its own position, and itself.
-    """
-    dtype = subject.dtype
-    n_past, n_queries = cache.get_seq_length(), at.shape[1]
-    past = torch.arange(n_past, device=at.device) < at[..., None]
-    itself = torch.eye(n_queries, dtype=torch.bool, device=at.device).expand(len(at), -1, -1)
-    seen = torch.cat([past, itself], dim=-1)[:, None]
-    unseen = torch.finfo(dtype).min
-    mask = torch.zeros(seen.shape, dtype=dtype, device=at.device).masked_fill_(~seen, unseen)
-    residual = residual.to(dtype)
-    as_one_row: Hook = ("unembed.hook_in", lambda hidden, hook: hidden.flatten(0, 1)[None])
-    with _resuming_after(subject, layer, residual), subject.bridge.hooks(fwd_hooks=[as_one_row]):
-        logits = subject.bridge(
-            residual, past_key_values=_fork(cache), position_ids=at, attention_mask=mask
-        )
-    return logits[0].unflatten(0, at.shape).float().log_softmax(-1)
-
-
-@contextlib.contextmanager
-def _resuming_after(
-    subject: Subject, layer: int, residual: Float[Tensor, "batch query d_model"]
-) -> Iterator[None]:
-    """While open, the blocks up to ``layer`` are not run and hand on ``residual``.
-
-    (TransformerLens' ``start_at_layer`` gives the same logits but still runs the blocks below.)
-    """
-    skipped = [subject.bridge.blocks[index] for index in range(layer + 1)]
-    try:
-        for block in skipped:
-            # Through vars(): the bridge's own __setattr__ would set it on the wrapped module.
-            vars(block)["forward"] = lambda *args, **kwargs: residual
-        yield
-    finally:
-        for block in skipped:
-            vars(block).pop("forward", None)
-
-
-def _fork(cache: Cache) -> Cache:
-    """A cache that starts with the same tensors; what is added to it leaves the original alone."""
-    fork = copy.copy(cache)
-    fork.layers = [copy.copy(layer) for layer in cache.layers]
-    return fork
