@@ -110,7 +110,7 @@ def test_failure_above_the_splice_gives_back_the_blocks_below(
     def fail(*args, **kwargs):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("rewrite_utils.splice.patching._fork", fail)
+    monkeypatch.setattr("rewrite_utils.splice.resuming._fork", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         patched_losses(subject, hookpoint, rows, torch.full((4,), 3), torch.zeros(4, 2, WIDTH))
     assert hooks_left(subject) == []
