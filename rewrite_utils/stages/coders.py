@@ -27,7 +27,8 @@ CHECKED_TOKENS = 4096
 """Tokens of the train rows that a loaded coder is checked on, and a random one centred on."""
 FIXED = ("hookpoint", "coder", "latents", "k", "skip", "tokens", "epochs", "batch", "lr")
 """Settings of a site that its coder depends on."""
-OPTIONAL = ("bias_convention", "optimizer", "warmup_steps", "auxk_alpha")
+OPTIONAL = ("bias_convention", "optimizer", "warmup_steps", "auxk_alpha", "dead_after")
+OPTIONAL += ("normalize_decoder",)
 """The same, hashed only where they are not the default, so that older runs keep their coders."""
 
 
@@ -61,6 +62,7 @@ def configuration(site: "SiteStages") -> CoderConfig:
         transcode=site.hookpoint.kind == "mlp",
         skip_connection=asked.skip,
         hookpoint=asked.hookpoint,
+        normalize_decoder=asked.normalize_decoder,
     )
 
 
@@ -76,6 +78,7 @@ def _train(site: "SiteStages", folder: Path) -> dict[str, Any]:
         lr=asked.lr or None,
         warmup_steps=min(asked.warmup_steps, len(batches) // 10),
         auxk_alpha=asked.auxk_alpha,
+        dead_after=asked.dead_after,
         seed=site.params.seed,
     )
     result = train(configuration(site), batches, settings=settings, folder=folder / "checkpoints")
