@@ -112,6 +112,9 @@ class Site(Section):
     """Passes over the training tokens."""
     batch: int = Field(1024, ge=1)
     """Tokens in a training step."""
+    stream: bool = False
+    """Compute activations while training, whole rows a step, instead of storing them first: no
+    disk, but every epoch runs the subject again."""
     lr: float = Field(0.0, ge=0)
     """Peak learning rate; 0 means the paper's 2e-4 / sqrt(latents / 2^14) (Signum: 5e-3 / …)."""
     optimizer: Literal["adam", "signum"] = "adam"
