@@ -68,7 +68,7 @@ def test_two_processes_train_a_sites_coder_as_one_does(params_file, tmp_path, mo
     )
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     assert command.main([*asked, str(tmp_path / "alone")]) == 0
-    assert "to use it: sites.mlp.coder: " in done.stdout and "FVU 0." in capsys.readouterr().out
+    assert "to use it: sites.mlp.coder: " in done.stdout and "FVU " in capsys.readouterr().out
     joint, alone = (SparseCoder.load(tmp_path / name) for name in ("joint", "alone"))
     for name, weight in joint.state_dict().items():
         torch.testing.assert_close(weight, alone.state_dict()[name], atol=1e-4, rtol=1e-3)
