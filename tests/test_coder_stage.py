@@ -124,7 +124,7 @@ def test_checked_on_a_text_a_coder_names_the_modules_and_a_wrong_one_cannot_pass
     check = quality.check_on_text(coder, subject, texts, row_tokens=40)
     assert check.hookpoint == "layers.1.mlp: blocks.1.mlp.hook_in → blocks.1.hook_mlp_out"
     x, y = (torch.cat(side) for side in zip(*pairs_of(trained), strict=True))
-    assert 0 < check.fvu < 1 and check.fvu == pytest.approx(float(fvu(y, coder(x))), abs=0.15)
+    assert 0 < check.fvu < 1 and check.fvu == pytest.approx(fvu(y, coder(x)).item(), abs=0.15)
     assert check.tokens == pytest.approx(8 * 39, abs=40)  # some words merge when they are read anew
     with pytest.raises(ValueError, match=r"belongs to 'layers\.1\.mlp', not to 'layers\.2\.mlp'"):
         quality.check_on_text(coder, subject, texts, hookpoint="layers.2.mlp")
