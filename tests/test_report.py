@@ -1,6 +1,7 @@
 """What notebooks say of a run: numbers computed again from the stages, the words of a verdict."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -35,16 +36,30 @@ def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(w
             assert row.minus_mean == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_the_verdict_table_gives_the_interval_beside_its_value(world):
+def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     final = report.final_arms(world.sites)
     shown = report.verdict_table(final)
     assert len(shown) == len(final) and set(shown["windows"]) == {5}
-    for text, low, high in zip(
-        shown["95 %"], final["minus_mean_low"], final["minus_mean_high"], strict=True
-    ):
-        assert [float(end) for end in text.strip("[]").split(",")] == pytest.approx(
-            [low, high], abs=5.1e-4
-        )
+    heads = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE recovered": "recovered"}
+    for head, name in (heads | {"CE − zero ablation": "minus_zero"}).items():
+        ends = [name, f"{name}_low", f"{name}_high"]
+        for text, row in zip(shown[head], final[ends].to_numpy(), strict=True):
+            told = [float(number) for number in re.findall(r"[+-]\d+\.\d+", text)]
+            assert told == pytest.approx(row, abs=5.1e-4)
+    assert shown["visible"].tolist() == final["detectable"].tolist()
+
+
+def test_the_papers_statistics_are_of_the_same_losses(world):
+    shown = report.paper_statistics(report.final_arms(world.sites)).set_index(["site", "source"])
+    for name, site in world.sites.items():
+        source = site.params.rewrite.headline
+        rows = site.losses[(site.losses["source"] == source) & (site.losses["order"] == "all")]
+        delta, base = rows["loss"] - rows["base_loss"], rows["base_loss"]
+        told = shown.loc[(name, source)]
+        assert told["v1: median |ΔCE|"].startswith(f"{delta.abs().median():+.3f} [")
+        kept = delta[base >= 0.1]
+        expected = f"{kept.mean():.3f} ± {kept.sem():.3f} (n = {len(kept)})"
+        assert told["v2: mean ΔCE ± SE"] == expected
 
 
 def test_rates_count_hits_and_false_alarms_of_each_latent(world):

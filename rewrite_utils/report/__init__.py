@@ -41,6 +41,15 @@ from rewrite_utils.report.headlines import (
     simulation_headline,
     specificity_headline,
 )
+from rewrite_utils.report.paper import (
+    against_score,
+    bars,
+    figures,
+    paper_cost,
+    paper_fractions,
+    score_tables,
+    scored,
+)
 from rewrite_utils.report.show import (
     best_and_worst,
     frame,
@@ -56,6 +65,7 @@ from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
     panel_title,
+    paper_statistics,
     power,
     rates,
     rates_by_source,
@@ -65,9 +75,12 @@ from rewrite_utils.report.tables import (
     verdict_table,
     windows,
 )
+from rewrite_utils.report.useful import useful_latents
 
 __all__ = [
     "ALTERNATIVES",
+    "against_score",
+    "bars",
     "before_and_after",
     "best_and_worst",
     "best_factors",
@@ -86,6 +99,7 @@ __all__ = [
     "equivalences",
     "explanation_headline",
     "fewer_arms",
+    "figures",
     "final_arms",
     "firing_headline",
     "frame",
@@ -98,6 +112,9 @@ __all__ = [
     "one_prediction",
     "oracle_arms",
     "panel_title",
+    "paper_cost",
+    "paper_fractions",
+    "paper_statistics",
     "power",
     "predicted_windows",
     "rates",
@@ -106,6 +123,8 @@ __all__ = [
     "report_headline",
     "rewrite_headline",
     "score_headline",
+    "score_tables",
+    "scored",
     "sensitivity_specificity",
     "sentences",
     "shown_coders",
@@ -119,6 +138,7 @@ __all__ = [
     "stacked",
     "stage_table",
     "table",
+    "useful_latents",
     "verdict_table",
     "windows",
     "write",

@@ -15,6 +15,7 @@ from rewrite_utils.splice.patching import (
 from rewrite_utils.splice.sources import (
     GivenLatents,
     GivenOutput,
+    OneLatent,
     Site,
     Source,
     TrueLatents,
@@ -31,6 +32,7 @@ __all__ = [
     "GivenLatents",
     "GivenOutput",
     "HookedActivations",
+    "OneLatent",
     "PatchedLosses",
     "Site",
     "Source",
