@@ -1,4 +1,4 @@
-"""The paper's figures: what is drawn is what is in the table, the paper's value is a dashed line."""
+"""The paper's figures: drawn is what is in the table, the paper's value is a dashed line."""
 
 import matplotlib.pyplot as plt
 import numpy as np

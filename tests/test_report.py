@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import report
-from rewrite_utils.report.claims import _no_better, _sign
+from rewrite_utils.report.claimed import _no_better, _sign
 from rewrite_utils.report.headlines import calibration_headline
+from rewrite_utils.stages import studies
 from rewrite_utils.stats import Estimate
 
 
@@ -182,13 +183,81 @@ def test_claims_give_number_interval_n_and_unit(world):
     assert len(rewrites) == 2 * len(world.run.params.rewrite.calibrators)
 
 
+def test_every_claim_of_the_paper_has_its_number_and_an_answer(world):
+    table = report.claims(world.run, world.sites)
+    words = {"agrees", "disagrees", "not resolved", "not measured", "not compared"}
+    assert set(table["verdict"]) <= words | {"beyond the paper"}
+    for name in world.sites:
+        mine = table[table["site"] == name].set_index("claim")
+        assert mine.index.is_unique
+        cost = mine.loc["the coder costs cross-entropy", "paper"]
+        assert cost == ("+10 %" if name == "mlp" else "+33 %")
+        assert mine.loc["the coder is as good as an unfinished checkpoint", "verdict"] == (
+            "not measured"
+        )
+        assert mine.loc["a specificity of 99 % is not enough to beat ablation", "paper"] == (
+            "99.9 % needed"
+        )
+
+
+def test_fewer_windows_are_compared_with_all_of_them(world):
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    for name, site in world.sites.items():
+        row = table.loc[(name, "quantile:type7+topk fitted on fewer windows costs more")]
+        losses = studies.fewer(site)
+        few, most = (
+            losses[losses["source"] == f"{count} windows: quantile:type7+topk"]["loss"].mean()
+            for count in (2, 9)
+        )
+        assert row["ours"].startswith(f"{few - most:+.3f} [")
+        assert "2 against 9 calibrate windows" in row["ours"]
+
+
+def test_false_alarms_are_counted_over_windows_and_latents(world):
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    for name, site in world.sites.items():
+        cache, true = site.cache("calibrate"), site.true("evaluate") > 0
+        threshold = [0.5 * cache.of(latent).values.mean() for latent in site.simulated]
+        said = site.estimates["raw+topk"].values > np.array(threshold)
+        expected = (said & ~true).sum() / true.sum()
+        row = table.loc[(name, "false alarms a true activation before normalisation")]
+        assert row["ours"].startswith(f"{expected:+.3f} [")
+
+
+def report_of(folder, run: str, rows: list[tuple]) -> None:
+    folder.mkdir(parents=True)
+    columns = ["site", "claim", "paper", "ours", "verdict"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "report.csv", index=False)
+    (folder / "report.md").write_text(f"# Run {run}: the paper's claims\n")
+
+
+def test_all_runs_stand_side_by_side(tmp_path):
+    report_of(
+        tmp_path,
+        "one",
+        [("a", "x", "+10 %", "1 nat", "agrees"), ("b", "x", "+33 %", "2 nat", "disagrees")],
+    )
+    report_of(tmp_path / "two", "two", [("a", "y", "no", "3 nat", "not resolved")])
+    table = report.across(tmp_path).set_index("claim")
+    assert table.columns.tolist() == ["paper", "one, a", "one, b", "two, a"]
+    assert table.loc["x", "paper"] == "+10 %; +33 %"
+    assert table.loc["x", "one, b"] == "disagrees: 2 nat" and table.loc["x", "two, a"] == "–"
+    assert table.loc["y", "two, a"] == "not resolved: 3 nat"
+
+
+def test_without_any_report_there_is_an_empty_table(tmp_path):
+    assert report.across(tmp_path).empty
+
+
 def test_the_report_is_written_as_a_page_and_as_data(world):
     table = report.claims(world.run, world.sites)
     coders = report.coder_table(world.sites)
     report.write(world.run, table, coders)
     folder = world.run.params.figures
     page = (world.run.folder / folder / "report.md").read_text()
-    assert page.count("\n| ") == len(table) + 1 + len(coders) + 1
+    drawn = report.figures(world.run)
+    assert page.count("\n| ") == len(table) + 1 + len(coders) + 1 + len(drawn) + 1
+    assert f"| {drawn['our file'][0]} |" in page
     again = pd.read_csv(world.run.folder / folder / "report.csv")
     assert again["ours"].tolist() == table["ours"].tolist()
 

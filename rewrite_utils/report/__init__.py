@@ -25,7 +25,7 @@ from rewrite_utils.report.calibrations import (
     shown_ratings,
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
-from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.claims import across, claims, report_headline, write
 from rewrite_utils.report.coders import coder_table, coders_headline
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
@@ -79,6 +79,7 @@ from rewrite_utils.report.useful import useful_latents
 
 __all__ = [
     "ALTERNATIVES",
+    "across",
     "against_score",
     "bars",
     "before_and_after",

@@ -1,6 +1,6 @@
 """Numbers of a run as tables, with the unit they were counted over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -159,14 +159,16 @@ def windows(sites: Mapping[str, SiteStages]) -> int:
     return sum(site.settings.evaluate_windows for site in sites.values())
 
 
-def sensitivity_specificity(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+def sensitivity_specificity(
+    sites: Mapping[str, SiteStages], sources: Sequence[str] = ()
+) -> pd.DataFrame:
     """Both rates of every (latent, calibration) on evaluate windows, with its detection score."""
     rows = []
     for name, site in sites.items():
         true = site.true("evaluate")
         f1 = site.scores.set_index("latent")["f1"].reindex(site.simulated).to_numpy()
         threshold = _half_when_active(site)
-        for source in site.params.rewrite.calibrators:
+        for source in sources or site.params.rewrite.calibrators:
             said = site.estimates[source].values > threshold
             active = true > 0
             rows.append(
