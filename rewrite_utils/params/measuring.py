@@ -63,6 +63,8 @@ class Studies(Section):
         *(0.99, 0.995, 0.999, 0.9999),
     )
     """Synthetic specificities of otherwise true activations."""
+    layers_at_once: bool = False
+    """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
     fewer: float = Field(0.25, gt=0, lt=1)
     """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
     10K)."""

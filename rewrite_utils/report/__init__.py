@@ -15,6 +15,7 @@ from rewrite_utils.report.around import (
     specificity_arms,
     specificity_line,
 )
+from rewrite_utils.report.at_once import layers_at_once
 from rewrite_utils.report.calibrations import (
     ALTERNATIVES,
     before_and_after,
@@ -109,6 +110,7 @@ __all__ = [
     "keep",
     "latent_losses",
     "latent_windows",
+    "layers_at_once",
     "llm_costs",
     "one_prediction",
     "oracle_arms",

@@ -12,6 +12,7 @@ from rewrite_utils.splice.patching import (
     patched_losses,
     patched_losses_everywhere,
 )
+from rewrite_utils.splice.several import Spot, losses_at_once, spliced_at_once
 from rewrite_utils.splice.sources import (
     GivenLatents,
     GivenOutput,
@@ -36,16 +37,19 @@ __all__ = [
     "PatchedLosses",
     "Site",
     "Source",
+    "Spot",
     "TrueLatents",
     "Untouched",
     "arm_losses",
     "hooked",
+    "losses_at_once",
     "mean_latents",
     "mix",
     "patched_losses",
     "patched_losses_everywhere",
     "shuffled_latents",
     "spliced",
+    "spliced_at_once",
     "substituted",
     "zero_latents",
 ]
