@@ -138,6 +138,7 @@ parts = [report.bars(site) for site in sites.values()]
 for axis, site, part in zip(axes, sites.values(), parts, strict=True):
     title = f"{site.name} ({site.hookpoint.name}), n = {part['v2_windows'].max()} windows"
     paper_plots.bars(axis, part, paper=report.paper_cost(site), title=title)
+plots.shared_legend(figure)
 report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.windows(sites))
 
 # %% [markdown]

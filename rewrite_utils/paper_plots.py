@@ -83,7 +83,6 @@ def bars(axes: Axes, arms: pd.DataFrame, *, paper: float, title: str) -> None:
     axes.axvline(0, color="#222222", lw=0.8)
     axes.set(yticks=arms.index, yticklabels=[label(source) for source in arms["source"]])
     axes.set(xlabel="v2's mean ΔCE ± SE (nats; base loss ≥ 0.1)", title=title)
-    axes.legend(fontsize=7, loc="lower right")
 
 
 def against_score(
@@ -110,6 +109,8 @@ def against_score(
         latents, bins = told["latent"].nunique(), _most_bins(tables, rate)
         note = f"{latents} latents" + ("" if bins > 1 else ", too few for bins: one mean")
         axis.set(title=f"{title}\n{rate}: {note}", xlabel=named, ylabel=rate, ylim=(-0.03, 1.03))
+        if bins == 1:
+            axis.set_xlim(told["score"].min() - 0.05, told["score"].max() + 0.05)
     axes[0].axhline(PAPER_SPECIFICITY, label="paper: specificity before ≈ 80 %", **DASH)
     return pd.concat(tables, ignore_index=True)
 

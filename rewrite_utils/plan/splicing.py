@@ -88,7 +88,7 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
 
 
 def usefulness(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 07: each simulated latent alone, predicted and at its mean, at the calibrate windows."""
+    """Stage 07: each simulated latent alone, predicted and at its mean, at calibrate windows."""
     site = params.sites[name]
     windows, latents = site.calibrate_windows, described(site)
     whole, losses = windows * params.corpus.row_tokens, windows * (2 * latents + 1)
