@@ -119,7 +119,7 @@ def _manifest(run: Run, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         "params": run.params.model_dump(mode="json"),
         "bytes": sum(entry["bytes"] for entry in files.values()),
         "files": dict(files),
-        "headlines": run.headlines,
+        "headlines": {name: run.headline_records[name] for name in run.headlines},
         "about": "Packed stages (the hash is of all that determines the content) and tables of "
         "them. To compute a stage anew, remove this folder. Corpus rows are from the sources "
         "that params name, under those sources' licences.",

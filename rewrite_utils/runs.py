@@ -67,6 +67,8 @@ class Run:
     """runs/<name>."""
     published: Path | None = None
     """runs-published/<name>: packed stages, unpacked instead of made where the hash is equal."""
+    opened: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Hash of every stage used so far, by name."""
 
     def stage(
         self,
@@ -97,6 +99,7 @@ class Run:
             started = time.monotonic()
             if stage is None:
                 stage = _make(name, target, build, key | {"hash": digest})
+        self.opened[name] = stage.hash
         self._journal(stage, made=made, seconds=time.monotonic() - started)
         return stage
 
@@ -107,16 +110,32 @@ class Run:
 
     def headline(self, notebook: str, record: Mapping[str, Any]) -> None:
         """Keep a notebook's headline number (text, value, low, high, n, unit) for the runner's
-        table."""
-        write_json(self.folder / "headlines" / f"{notebook}.json", record)
+        table, with the stages used so far."""
+        content = {**record, "stages": self.opened}
+        write_json(self.folder / "headlines" / f"{notebook}.json", content)
 
     @property
     def headlines(self) -> dict[str, dict[str, Any]]:
-        """The headline of every notebook that has run, or was published, by notebook name."""
+        """The headline of every notebook that has run, or was published, by notebook name; without
+        those that rest on a stage which has been replaced since."""
+        newest = {event["stage"]: event["hash"] for event in self.journal}
+        found = {}
+        for name, record in self.headline_records.items():
+            record, published = dict(record), record.get("published")
+            stages = record.pop("stages", None)
+            known = {**stages, **newest} if stages and published else newest
+            if stages is not None and stages.items() <= known.items():
+                found[name] = {key: value for key, value in record.items() if key != "published"}
+        return found
+
+    @property
+    def headline_records(self) -> dict[str, dict[str, Any]]:
+        """Headlines as they are kept, with the stages below them; this run's before published."""
         files = sorted((self.folder / "headlines").glob("*.json"))
         own = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-        known = packed.listing(self.published)["headlines"] if self.published else {}
-        return dict(sorted({**known, **own}.items()))
+        told = packed.listing(self.published)["headlines"] if self.published else {}
+        others = {name: record | {"published": True} for name, record in told.items()}
+        return dict(sorted({**others, **own}.items()))
 
     def _unpacked(self, name: str, target: Path) -> Stage | None:
         """The stage out of ``published``; None if it is not there, or damaged (said)."""

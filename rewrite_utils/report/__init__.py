@@ -27,7 +27,7 @@ from rewrite_utils.report.calibrations import (
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
 from rewrite_utils.report.claims import across, claims, report_headline, write
-from rewrite_utils.report.coders import coder_table, coders_headline
+from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
@@ -82,6 +82,7 @@ __all__ = [
     "ALTERNATIVES",
     "across",
     "against_score",
+    "arms_shown",
     "bars",
     "before_and_after",
     "best_and_worst",
