@@ -44,9 +44,8 @@ plots.use_style()
 
 # %%
 rates = report.sensitivity_specificity(sites)
-files = {"detection F1": "08_sensitivity_specificity", "fuzzing F1": "08_fuzzing"}
 for score, by_site in report.score_tables(sites).items():
-    report.against_score(run, files[score], report.scored(rates, by_site), score)
+    report.against_score(run, report.scored(rates, by_site), score)
 
 # %% [markdown]
 # ## Before and after calibration, all latents together

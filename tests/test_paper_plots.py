@@ -177,7 +177,8 @@ def test_the_figures_of_a_run_are_kept_with_their_data_and_found_by_the_map(worl
     report.paper_fractions(world.run, "07_unnormalised", world.sites, sources=[RAW], paper=paper)
     found = report.sensitivity_specificity(world.sites)
     for score, by_site in report.score_tables(world.sites).items():
-        report.against_score(world.run, "08_fuzzing", report.scored(found, by_site), score)
+        assert score == "detection F1"
+        report.against_score(world.run, report.scored(found, by_site), "fuzzing F1")
     after = report.figures(world.run).set_index("paper")["our file"]
     assert after["v1 A3 (inferred)"] == "07_unnormalised.png"
     assert after["v1 A4 (inferred), v2"] == "08_fuzzing.png"

@@ -21,6 +21,9 @@ PAPER_COST = {"mlp": 0.10, "resid": 0.33}
 BARS = ("coder", "zero", "mean", "token table", "word list")
 """Bars without a sentence; the calibrations and the floor follow."""
 
+SCORE_FILES = {"detection F1": "08_sensitivity_specificity", "fuzzing F1": "08_fuzzing"}
+"""Where figure 4 is kept for a score; any other goes by its own name."""
+
 
 class Drawn(NamedTuple):
     """One figure of the paper."""
@@ -116,7 +119,7 @@ def paper_fractions(
     keep(run, name, figure, kept, unit="window", n=windows)
 
 
-def against_score(run: Run, name: str, rates: pd.DataFrame, score: str) -> None:
+def against_score(run: Run, rates: pd.DataFrame, score: str) -> None:
     """Show and keep figure 4 for one score, two panels a site; ``rates`` as ``scored`` gives it."""
     places = list(dict.fromkeys(rates["site"]))
     figure, axes = plots.panels(2 * len(places), width=5.0, height=3.4)
@@ -132,6 +135,7 @@ def against_score(run: Run, name: str, rates: pd.DataFrame, score: str) -> None:
         tables.append(drawn.assign(site=site))
     plots.shared_legend(figure)
     data = pd.concat(tables, ignore_index=True)
+    name = SCORE_FILES.get(score, "08_" + "_".join(score.lower().split()))
     keep(run, name, figure, data, unit="latent", n=len(rates[["site", "latent"]].drop_duplicates()))
 
 
