@@ -54,16 +54,22 @@ def publish(run: Run, target: Path, *, limit_mb: float = LIMIT_MB) -> Mapping[st
 
 
 def finished(run: Run) -> list[Path]:
-    """The folders of all stages that the run's notebooks read, by name."""
+    """The folders of all stages that the run's notebooks read, by name.
+
+    Only notebooks that ran with the same code and parameters as the report, which all needed must.
+    """
     records = {file.stem: json.loads(file.read_text(encoding="utf-8"))
                for file in sorted((run.folder / "executed").glob("*.json"))}  # fmt: skip
-    missing = [number for number in NEEDED if not any(name.startswith(number) for name in records)]
+    report = {record["made_from"] for name, record in records.items() if name.startswith("09")}
+    same = {name: record for name, record in records.items() if record["made_from"] in report}
+    missing = [number for number in NEEDED if not any(name.startswith(number) for name in same)]
     if missing:
         raise PublishError(
-            f"run {run.params.name!r} has not executed notebook {', '.join(missing)}: run "
-            "python -m rewrite_utils.series with its parameter file first"
+            f"run {run.params.name!r} has not executed notebook {', '.join(missing)}, or not with "
+            "the code and the parameters of its report: run python -m rewrite_utils.series with its "
+            "parameter file first"
         )
-    names = sorted({stage for record in records.values() for stage in record["stages"]})
+    names = sorted({stage for record in same.values() for stage in record["stages"]})
     folders = [run.folder / "stages" / name for name in names]
     complaints = [found for folder in folders if (found := damage(folder))]
     if complaints:

@@ -120,6 +120,18 @@ def test_an_unfinished_run_is_an_error_that_says_what_to_run(finished_world, tmp
         publish.finished(run)
 
 
+def test_notebooks_of_other_code_are_left_out_and_missed(finished_world, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished_world.run.folder, folder)
+    run = Run(finished_world.run.params, folder)
+    older = {"made_from": "older", "stages": ["01_gone-0"], "figures": []}
+    (folder / "executed" / "03_x.json").write_text(json.dumps(older))
+    assert "01_gone-0" not in {stage.name for stage in publish.finished(run)}
+    (folder / "executed" / "07_x.json").write_text(json.dumps(older))
+    with pytest.raises(PublishError, match=r"not executed notebook 07, or not with the code"):
+        publish.finished(run)
+
+
 def test_a_damaged_stage_is_not_published(finished_world, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished_world.run.folder, folder)

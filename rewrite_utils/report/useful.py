@@ -7,9 +7,8 @@ that says how to ask for it.
 from collections.abc import Mapping
 
 import pandas as pd
-from scipy.stats import spearmanr
 
-from rewrite_utils import display
+from rewrite_utils import display, stats
 from rewrite_utils.display import Html
 from rewrite_utils.report.show import frame
 from rewrite_utils.report.tables import intervals
@@ -53,7 +52,8 @@ def _agreement(name: str, site: SiteStages) -> str:
     table = usefulness(site)
     parts = []
     for column, said in (("f1", "detection F1"), ("share", "share of the output")):
-        rank = spearmanr(table["usefulness"], table[column], nan_policy="omit").statistic
-        parts.append(f"{said} {rank:+.2f}")
+        pairs = table[["usefulness", column]].dropna().to_numpy()
+        found = stats.rank_correlation(*pairs.T, unit="latent", seed=site.params.seed)
+        parts.append(f"{said} {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
     ranked = ", ".join(parts)
     return f"{name}: rank correlation of usefulness with {ranked} (n = {len(table)} latents)"

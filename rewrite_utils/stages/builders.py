@@ -243,7 +243,7 @@ def make_usefulness(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """
     windows, name = site.simulated_windows("calibrate"), site.params.rewrite.headline
     told = site.evidence.held_out(name, windows.rows, seed=site.params.seed).astype(np.float32)
-    mean = np.broadcast_to(site.evidence.target.mean.astype(np.float32), told.shape)
+    mean = np.tile(site.evidence.target.mean.astype(np.float32), (len(told), 1))
     arms = {usefulness.PREDICTED: told, usefulness.MEAN: mean}
     table = usefulness.measure(
         site.subject,
