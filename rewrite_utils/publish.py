@@ -66,8 +66,8 @@ def finished(run: Run) -> list[Path]:
     if missing:
         raise PublishError(
             f"run {run.params.name!r} has not executed notebook {', '.join(missing)}, or not with "
-            "the code and the parameters of its report: run python -m rewrite_utils.series with its "
-            "parameter file first"
+            "the code and the parameters of its report: run python -m rewrite_utils.series with "
+            "its parameter file first"
         )
     names = sorted({stage for record in same.values() for stage in record["stages"]})
     folders = [run.folder / "stages" / name for name in names]
