@@ -118,9 +118,9 @@ def test_two_sites_at_one_layer_are_refused(world):
 
 @pytest.mark.usefixtures("drawing")
 def test_the_figure_has_its_data_and_a_run_that_did_not_ask_says_so(world, both):
-    assert "studies.layers_at_once is off" in report.layers_at_once(world.run, world.sites).text
-    shown = report.layers_at_once(both, open_sites(both))
-    assert plots.label("word list") in shown.text
+    assert "studies.layers_at_once is off" in repr(report.layers_at_once(world.run, world.sites))
+    shown = repr(report.layers_at_once(both, open_sites(both)))
+    assert plots.label("word list") in shown
     data = pd.read_csv(world.run.folder / both.params.figures / "11_at_once.csv")
     assert set(data["places"]) == {"mlp", "sae", "mlp+sae"} and set(data["windows"]) == {9}
 

@@ -226,7 +226,7 @@ def test_false_alarms_are_counted_over_windows_and_latents(world):
 
 
 def report_of(folder, run: str, rows: list[tuple]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     columns = ["site", "claim", "paper", "ours", "verdict"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "report.csv", index=False)
     (folder / "report.md").write_text(f"# Run {run}: the paper's claims\n")

@@ -91,7 +91,7 @@ def by_hand_untouched(subject, rows):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tokens", [3, 1000])
+@pytest.mark.parametrize("tokens", [7])
 def test_every_arm_equals_one_row_a_position(subject, rows, spots, tokens):
     mask = some_positions(rows)
     found = losses_at_once(subject, spots, rows, mask, tokens=tokens)

@@ -91,9 +91,10 @@ def test_the_most_useful_latents_go_first(ordered):
 
 
 def test_the_table_says_who_is_useful_or_how_to_ask(world, ordered):
-    assert "rewrite.orders" in report.useful_latents(world.run, world.sites, each=1).text
-    shown = report.useful_latents(world.again(rewrite__orders=ORDERS), ordered, each=1)
+    assert "rewrite.orders" in repr(report.useful_latents(world.run, world.sites, each=1))
+    asked = world.again(rewrite__orders=ORDERS)
+    shown = repr(report.useful_latents(asked, ordered, each=1))
     for site in ordered.values():
         best = site.usefulness.sort_values("usefulness", ascending=False).iloc[0]
-        assert f"{best['usefulness']:+.3f} [" in shown.text
-        assert f"(n = {len(site.simulated)} latents)" in shown.text
+        assert f"{best['usefulness']:+.3f} [" in shown
+        assert f"(n = {len(site.simulated)} latents)" in shown
