@@ -132,3 +132,27 @@ def checkpoint_curve(axes: Axes, curve: pd.DataFrame, arms: pd.DataFrame, *, tit
     axes.set(xlabel="training step (log)", ylabel="CE (nats)", title=title)
     axes.set_xticks(np.log2(1 + shown), [f"{step:,}" for step in shown])
     axes.legend(fontsize=7)
+
+
+def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) -> None:
+    """``value`` against the number of layers, one line a source; the sums of parts are dotted."""
+    for source, arm in table.groupby("source", sort=False):
+        if value == "minus_mean" and source == "mean":
+            continue
+        shade, x = colour(str(source)), arm["count"]
+        axes.plot(x, arm[value], "o-", color=shade, ms=4, label=label(str(source)))
+        axes.fill_between(
+            x, arm[f"{value}_low"], arm[f"{value}_high"], color=shade, alpha=0.1, lw=0
+        )
+        if parts:
+            axes.plot(x, arm["parts"], ":", color=shade, lw=1)
+    if parts:
+        axes.plot([], [], ":", color="#666666", label="sum of its layers alone")
+    axes.axhline(0, color="#222222", lw=0.7)
+    added = table.drop_duplicates("count")
+    names = [
+        f"{count}\n+{name}" for count, name in zip(added["count"], added["added"], strict=True)
+    ]
+    axes.set_xticks(added["count"], names)
+    axes.set_xlabel("layers rewritten at once (the one added)")
+    axes.set_ylabel("ΔCE (nats)" if parts else "CE − CE of mean ablation (nats)")

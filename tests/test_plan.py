@@ -17,9 +17,10 @@ from rewrite_utils.llm import Choices, Engine, Usage
 from rewrite_utils.models import Subject, load_subject
 from rewrite_utils.params import ROOT, load, parse
 from rewrite_utils.plan import Machine, PlanError, count, in_hours, plan, size
-from rewrite_utils.plan.costs import FRAME, Cost, costs, n_arms, split_rows
+from rewrite_utils.plan.costs import FRAME, Cost, costs, split_rows
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
+from rewrite_utils.plan.splicing import n_arms
 from rewrite_utils.rewrite import Estimate, measure
 from rewrite_utils.simulate import Layout, Window, simulate
 
@@ -142,6 +143,15 @@ def test_checkpoints_cost_a_pass_each_and_nothing_where_there_are_none():
     asked = RAW | {"subject": {"checkpoints": ["step0", "step4", "step8"]}}
     assert "07_checkpoints" not in planned(RAW)
     assert planned(asked)["07_checkpoints"].tokens == 3 * 300 * 128
+
+
+def test_usefulness_and_layers_at_once_cost_nothing_where_nobody_asks():
+    assert not {"07_usefulness", "11_at_once"} & set(planned(RAW))
+    sites = {"late": SITE, "early": SITE | {"hookpoint": "layers.2.mlp"}}
+    asked = {"rewrite": {"orders": ["top", "useful"]}, "studies": {"layers_at_once": True}}
+    found = planned(RAW | asked | {"sites": sites})
+    assert found["07_usefulness"].tokens == 60 * 128 + 60 * (2 * 64 + 1)
+    assert found["11_at_once"].tokens == 300 * 128 + 300 * 3 * 5  # alone, alone, both
 
 
 def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
