@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from numpy import ndarray
 
 from rewrite_utils.plots import PALETTE, colour, label
@@ -105,4 +106,6 @@ def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) 
     ]
     axes.set_xticks(added["count"], names)
     axes.set_xlabel("layers rewritten at once (the one added)")
-    axes.set_ylabel("ΔCE (nats)" if parts else "CE − CE of mean ablation (nats)")
+    axes.set_ylabel(("ΔCE" if parts else "CE − CE of mean ablation") + " (nats; linear below 0.3)")
+    axes.set_yscale("symlog", linthresh=0.3)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

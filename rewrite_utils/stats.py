@@ -88,8 +88,9 @@ def ratio(
     pairs = np.stack([top, bottom])
     drawn = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
     above, below = pairs[:, drawn].mean(-1)
-    low, high = np.percentile(above / below, [2.5, 97.5])
-    value = float(pairs[0].mean() / pairs[1].mean())
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have nothing below the line
+        low, high = np.percentile(above / below, [2.5, 97.5])
+        value = float(pairs[0].mean() / pairs[1].mean())
     return Estimate(value, float(low), float(high), len(top), unit, "percentile")
 
 
