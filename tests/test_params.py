@@ -73,6 +73,18 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
             {"sites": {"a": {"hookpoint": "layers.0.mlp", "bias_convention": "pre-2025-02"}}},
             "is for coders that are loaded",
         ),
+        (
+            {"sites": {"a": {"hookpoint": "layers.0.mlp", "normalize_decoder": True}}},
+            "normalize_decoder = true is for SAEs",
+        ),
+        (
+            {
+                "sites": {
+                    "a": {"hookpoint": "layers.0", "normalize_decoder": True, "optimizer": "signum"}
+                }
+            },
+            "trained with adam",
+        ),
         ({"subject": {"checkpoints": ["step8", "step4"]}}, "step8, step4 must end with"),
         ({"subject": {"checkpoints": ["main", "step4"]}}, "must end with their training step"),
         ({"subject": {"checkpoints": ["step4"]}}, "one checkpoint makes no training curve"),

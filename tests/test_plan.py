@@ -120,6 +120,9 @@ def test_the_coder_is_trained_on_what_there_is():
     all_ = planned(RAW | {"sites": {"late": SITE | {"tokens": 10**9}}})["01_coder"]
     assert all_.tokens == int(1_070_000 * 0.7) // 127 * 127
     assert all_.storage > 8 * 576 * all_.tokens
+    twice = SITE | {"tokens": 10**9, "stream": True, "epochs": 2}
+    streamed = planned(RAW | {"sites": {"late": twice}})["01_coder"]
+    assert streamed.storage < all_.storage / 100 and streamed.flops > 1.9 * all_.flops
     loaded = planned(RAW | {"sites": {"late": SITE | {"coder": "a/b"}}})["01_coder"]
     assert loaded.tokens == loaded.flops == 0
 
@@ -241,7 +244,9 @@ def test_every_file_in_params_can_be_planned_without_a_hub(path, tmp_path, monke
 def test_the_papers_setting_says_why_it_cannot_run_here():
     text = plan(load("pythia-160m"), machine=QUIET)
     assert "explainer needs 158.3 GB of memory, this machine has 24 GB" in text
-    assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in text
+    assert "01_coder.sae needs" not in text  # it is streamed
+    stored = plan(load("pythia-160m", {"sites.sae.stream": False}), machine=QUIET)
+    assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in stored
     assert "is not known without the hub" in text and "the same rows" in text
     small = plan(parse(RAW), machine=QUIET)
     assert "cannot run here" not in small and "will stop" not in small

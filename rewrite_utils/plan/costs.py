@@ -80,7 +80,7 @@ def corpus(params: Params) -> Cost:
 
 
 def coder(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 01: activations of the training tokens to disk, then training; or a coder loaded."""
+    """Stage 01: activations of the training tokens, and training; or a coder loaded."""
     site, d = params.sites[name], model.d_model
     weights = 4 * (2 * site.latents * d + site.latents + d + site.skip * d * d)
     if site.coder:
@@ -88,15 +88,16 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
     a_row = params.corpus.row_tokens - 1
     rows = min(split_rows(params)["train"], max(1, site.tokens // a_row))
     tokens, seen = rows * a_row, rows * a_row * site.epochs
-    steps = -(-seen // site.batch)
+    steps, passes = -(-seen // site.batch), site.epochs if site.stream else 1
+    sides = 0 if site.stream else 1 + site.hookpoint.endswith(".mlp")  # kept on disk
     step_flops = 2 * d * site.latents + 10 * site.k * d + 6 * d * d * site.skip
     return Cost(
         "01_coder",
         name,
         f"{site.latents:,} latents, k {site.k}, {steps:,} steps",
         tokens=tokens,
-        storage=4 * (2 if site.hookpoint.endswith(".mlp") else 1) * d * tokens + 3 * weights,
-        flops=rows * (a_row + 1) * flops_to(model, site) + seen * step_flops,
+        storage=4 * sides * d * tokens + 3 * weights,
+        flops=rows * (a_row + 1) * passes * flops_to(model, site) + seen * step_flops,
         dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,
     )

@@ -28,6 +28,7 @@ from rewrite_utils.report.calibrations import (
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
 from rewrite_utils.report.claims import across, claims, report_headline, write
 from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
+from rewrite_utils.report.coders import committed as committed_coders
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
@@ -97,6 +98,7 @@ __all__ = [
     "coder_headline",
     "coder_table",
     "coders_headline",
+    "committed_coders",
     "condition",
     "condition_table",
     "equivalences",
