@@ -168,6 +168,10 @@ def _apart(steps: Sequence[int]) -> list[int]:
     return shown
 
 
+TICKS = (-10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10)
+"""Nats on the scale of several layers, where one may cost a hundred times another."""
+
+
 def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) -> None:
     """``value`` against the number of layers, one line a source; the sums of parts are dotted."""
     for source, arm in table.groupby("source", sort=False):
@@ -189,4 +193,9 @@ def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) 
     ]
     axes.set_xticks(added["count"], names)
     axes.set_xlabel("layers rewritten at once (the one added)")
-    axes.set_ylabel("ΔCE (nats)" if parts else "CE − CE of mean ablation (nats)")
+    axes.set_ylabel(("ΔCE" if parts else "CE − mean ablation's") + " (nats; linear below 0.3)")
+    axes.set_yscale("symlog", linthresh=0.3)
+    bottom, top = axes.get_ylim()
+    shown = [tick for tick in TICKS if bottom <= tick <= top]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.set_ylim(bottom, top)

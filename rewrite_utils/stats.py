@@ -84,14 +84,11 @@ def ratio(
     seed: int,
     resamples: int = 2000,
 ) -> Estimate:
-    """mean(top) / mean(bottom), both resampled together; percentile interval.
-
-    Infinite or NaN where the bottom is 0: then no share of it is defined.
-    """
+    """mean(top) / mean(bottom), both resampled together; percentile interval."""
     pairs = np.stack([top, bottom])
     drawn = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
     above, below = pairs[:, drawn].mean(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have nothing below the line
         low, high = np.percentile(above / below, [2.5, 97.5])
         value = float(pairs[0].mean() / pairs[1].mean())
     return Estimate(value, float(low), float(high), len(top), unit, "percentile")
