@@ -102,9 +102,7 @@ class Contrast:
         near = neighbours.nearest(values, latent, count=self.rivals)
         return [one for one, value in near if value > 0]
 
-    def _rivals(
-        self, latent: int, count: int, generator: np.random.Generator
-    ) -> Counterexamples:
+    def _rivals(self, latent: int, count: int, generator: np.random.Generator) -> Counterexamples:
         near = self.similar(latent)
         each = -(-count // max(len(near), 1))
         parts = [self._of_rival(latent, rival, each, generator) for rival in near]

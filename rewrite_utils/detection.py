@@ -47,9 +47,7 @@ def judged(
     flat = [prompt for part in given for prompt in part]
     answers = engine.choices(flat, options=zero_one, answers=per_prompt).probabilities[..., 1]
     parts = np.split(answers, np.cumsum([len(part) for part in given])[:-1])
-    return [
-        part.reshape(-1)[: len(one.texts)] for part, one in zip(parts, asked, strict=True)
-    ]
+    return [part.reshape(-1)[: len(one.texts)] for part, one in zip(parts, asked, strict=True)]
 
 
 def detection_prompts(

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.convert import quiet_transformers
 
 DEFAULT = "embedded/all-minilm-l6-v2"
 Embed = Callable[[Sequence[str]], Float[ndarray, "text d"]]
@@ -26,8 +27,9 @@ class Embedder:
     def __init__(self, model: str = DEFAULT, *, batch: int = 64, most_tokens: int = 128) -> None:
         """``most_tokens``: the rest of a longer text is not read."""
         folder = model_folder(model)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
+        with quiet_transformers():
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._model = AutoModel.from_pretrained(folder).eval()
         self._batch, self._most = batch, most_tokens
 
     def __call__(self, texts: Sequence[str]) -> Float[ndarray, "text d"]:

@@ -67,9 +67,7 @@ class Source:
         if self.contrast is None:
             return Chosen(firing, NONE)
         count = self.settings.counterexamples
-        return Chosen(
-            firing, self.contrast.of(latent, firing, count=count, generator=generator)
-        )
+        return Chosen(firing, self.contrast.of(latent, firing, count=count, generator=generator))
 
     def questions(self, latents: Sequence[int]) -> dict[int, Question]:
         """What the explainer is shown about each latent."""
@@ -161,9 +159,7 @@ def strengths(
     )
 
 
-def listed(
-    cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]
-) -> list[str]:
+def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]) -> list[str]:
     """Each latent's strongest tokens as text, spaces around them dropped, each named once."""
     # One at a time: in a sequence a multi-byte character belongs to the token that completes it.
     names = [

@@ -96,9 +96,7 @@ def refine(
     return table.assign(sentence=[sentence(record, kind) for record in _records(table)])
 
 
-def refined(
-    source: Source, old: Mapping[int, Explanation], engine: Engine
-) -> list[Refined]:
+def refined(source: Source, old: Mapping[int, Explanation], engine: Engine) -> list[Refined]:
     """Try, collect the mistakes, ask once more where there are any."""
     tried = {latent: held_out(source, latent) for latent, one in old.items() if one.explanation}
     asked = [
@@ -149,9 +147,7 @@ def held_out(source: Source, latent: int) -> Tried:
     return Tried(windows, np.arange(len(windows.rows)) < len(chosen))
 
 
-def mistakes(
-    active: Bool[ndarray, " window"], probability: Float[ndarray, " window"]
-) -> Mistakes:
+def mistakes(active: Bool[ndarray, " window"], probability: Float[ndarray, " window"]) -> Mistakes:
     """What a judge gets wrong who says yes as often as windows are active.
 
     Not "above one half": a small judge says no to nearly everything, and its order still counts.
@@ -185,8 +181,7 @@ def _records(table: pd.DataFrame) -> list[Explanation]:
     rows = table[list(Explanation._fields)].itertuples(index=False)
     found = [Explanation(*row) for row in rows]
     return [
-        one if isinstance(one.explanation, str) else one._replace(explanation=None)
-        for one in found
+        one if isinstance(one.explanation, str) else one._replace(explanation=None) for one in found
     ]
 
 

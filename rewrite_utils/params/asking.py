@@ -1,9 +1,8 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rewrite_utils.params.section import Section
 
@@ -26,16 +25,25 @@ class LLM(Section):
     """GiB for the key-value cache."""
 
 
+PLAIN = "plain"
+KINDS: dict[str, tuple[str, Any]] = {
+    "embedding": ("contrast", "embedding"),
+    "decoder": ("contrast", "decoder"),
+    "cofiring": ("contrast", "cofiring"),
+    "logits": ("logits", 5),
+    "refined": ("refine", 6),
+}
+"""Kinds of explanations beside the plain one: the parameter that makes each, and its value where
+the run has none of its own."""
+
+
 class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
     # 03_curated, 03_delphi and 03_refined hash what they read themselves
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
-    SWITCHES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "contrast": ("counterexamples", "rivals"),
-        "logits": (),
-    }
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -79,6 +87,26 @@ class Explain(Section):
     delphi: str = ""
     """A delphi run's folder (with explanations/ and scores/): its sentences and scores are read and
     no explainer is asked; empty: none."""
+
+    @field_validator("compared")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            unknown = sorted(set(kind.split("+")) - KINDS.keys())
+            if unknown:
+                raise ValueError(
+                    f"no kind of explanation {unknown[0]!r}; use {', '.join(KINDS)}, joined by +"
+                )
+        return kinds
+
+    def of_kind(self, kind: str) -> "Explain":
+        """The same settings for plain explanations, or for another kind of them."""
+        changed: dict[str, Any] = {"contrast": "none", "logits": 0, "refine": 0}
+        changed |= {"delphi": "", "curated": ""}
+        for part in kind.split("+") if kind != PLAIN else ():
+            name, value = KINDS[part]
+            changed[name] = getattr(self, name) or value if name != "contrast" else value
+        return self.model_copy(update=changed)
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What all parameters have in common: frozen, no unknown names, and what of them is hashed."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,14 +20,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     UNHASHED: ClassVar[frozenset[str]] = frozenset()
-    SWITCHES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Options that are off by default, each with the fields that only it reads: off, none of them
-    is hashed, so that a new option leaves older stages what they are. Their defaults stay."""
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     def content(self) -> dict[str, Any]:
         """What determines a stage's result, as JSON-able values; fields in ``UNHASHED`` (speed,
-        or read only when a table is drawn) and ``SWITCHES`` that are off left out."""
-        default = {name: field.default for name, field in type(self).model_fields.items()}
-        off = [name for name in self.SWITCHES if getattr(self, name) == default[name]]
-        idle = {name for switch in off for name in (switch, *self.SWITCHES[switch])}
-        return self.model_dump(mode="json", exclude=set(self.UNHASHED) | idle)
+        or read only when a table is drawn) left out, and those in ``LATER`` (added after stages
+        were made) while they have their default, so that such stages stay what they are."""
+        unset = {name for name in self.LATER if getattr(self, name) == self._default(name)}
+        return self.model_dump(mode="json", exclude=set(self.UNHASHED) | unset)
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rewrite_utils import prompts
+from rewrite_utils.llm import BLOCK
 from rewrite_utils.models import parse_hookpoint
 from rewrite_utils.params import SPLITS, Params, Site
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
@@ -102,13 +103,22 @@ def prompt_tokens(name: str) -> int:
 def explain_prompt(params: Params) -> int:
     """Tokens of one explanation prompt, wording left out."""
     asked = params.explain
-    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS)
+    silent = asked.counterexamples * (asked.window_tokens + 6) if asked.contrast != "none" else 0
+    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS) + silent + 6 * asked.logits
 
 
 def detect_prompt(params: Params) -> int:
     """Tokens of one detection prompt, wording left out."""
     asked = params.score
     return SENTENCE + asked.per_prompt * (asked.window_tokens + NUMBER + 1)
+
+
+def judged_tokens(params: Params, windows: int) -> int:
+    """Tokens of judging one sentence on so many windows; alone, each shares its description."""
+    asked = params.score
+    if asked.per_prompt == 1:
+        return SENTENCE + BLOCK // 2 + windows * (asked.window_tokens + FRAME)
+    return -(-windows // asked.per_prompt) * detect_prompt(params)
 
 
 def corpus(params: Params) -> Cost:
@@ -161,6 +171,8 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
 def explanations(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 03: described × windows × their tokens, and the answers."""
     count, llm = described(params.sites[name]), params.explainer
+    if params.explain.delphi:
+        return Cost("03_explanations", name, f"read from {params.explain.delphi}")
     tokens = prompt_tokens("explain") + count * (explain_prompt(params) + params.explain.max_tokens)
     return Cost(
         "03_explanations",
@@ -178,8 +190,10 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 04: described × (activating + random) windows, a few a prompt."""
     count, asked, llm = described(params.sites[name]), params.score, params.explainer
     windows = asked.activating + asked.random
+    if params.explain.delphi:
+        return Cost("04_scores", name, f"read from {params.explain.delphi}")
     asked_of = count * -(-windows // asked.per_prompt)
-    tokens = prompt_tokens("detect") + asked_of * detect_prompt(params)
+    tokens = prompt_tokens("detect") + count * judged_tokens(params, windows)
     return Cost(
         "04_scores",
         name,

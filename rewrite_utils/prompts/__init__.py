@@ -40,9 +40,7 @@ def digest(name: str) -> str:
     return hashlib.sha256((FOLDER / f"{name}.txt").read_bytes()).hexdigest()[:12]
 
 
-def rendered(
-    tokenizer: PreTrainedTokenizerBase, name: str, options: Collection[str] = ()
-) -> str:
+def rendered(tokenizer: PreTrainedTokenizerBase, name: str, options: Collection[str] = ()) -> str:
     """The whole conversation in the model's chat format, the answer begun, braces unfilled."""
     *asked, answer = turns(name, options)
     chat = [{"role": turn.role, "content": turn.text} for turn in asked]

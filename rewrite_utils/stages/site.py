@@ -101,9 +101,8 @@ class SiteStages(ToldSite):
 
     @property
     def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
-        """What puts the simulated latents in order: detection F1 (0 where it is missing: they go
-        last), and share of the output."""
-        f1 = self.scores.set_index("latent")["f1"].reindex(self.simulated).fillna(0)
+        """What puts the simulated latents in order: detection F1, and share of the output."""
+        f1 = self.scores.set_index("latent")["f1"].reindex(self.simulated)
         return {"top": f1.to_numpy(np.float64), "useful": self.energy[self.simulated]}
 
     @functools.cached_property

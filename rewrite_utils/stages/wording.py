@@ -84,9 +84,7 @@ def make_delphi_judgements(site: "WordedSite", folder: Path, *, kind: str) -> di
     return facts | {"usage": Usage()._asdict()}
 
 
-def make_judgements(
-    site: "WordedSite", folder: Path, *, kind: str, task: str
-) -> dict[str, Any]:
+def make_judgements(site: "WordedSite", folder: Path, *, kind: str, task: str) -> dict[str, Any]:
     """Judgements of every sentence on its windows of one kind."""
     sentences = site.sentences
     if kind == "shuffled":
@@ -124,9 +122,7 @@ def drawing(site: "WordedSite", kind: str) -> Draw:
             return trials.hard(contrast, latent, asked, generator, site.quoted)
         if kind == "fuzzing":
             threshold = site.params.explain.threshold
-            return trials.fuzzing(
-                cache, latent, asked, generator, site.quoted, threshold=threshold
-            )
+            return trials.fuzzing(cache, latent, asked, generator, site.quoted, threshold=threshold)
         return trials.detection(cache, latent, asked, generator, site.quoted)
 
     return draw
