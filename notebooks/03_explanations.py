@@ -73,7 +73,7 @@ report.headline(run, "03_explanations", report.explanation_headline(sites))
 # %% [markdown]
 # *What could be wrong.* A sentence can be fluent and wrong: only the scores (04) and the rewrite
 # (07) say whether it holds; [12](12_explanations.ipynb) compares sentences written with
-# counterexamples, a second try, or the logits. The words in brackets are counted, not written by the LLM;
-# `explain.evidence` turns them off.
+# counterexamples, a second try, or the logits. The words in brackets are counted, not written by
+# the LLM; `explain.evidence` turns them off.
 #
 # Next: [04 · Scores](04_scores.ipynb).
