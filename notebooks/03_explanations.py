@@ -59,9 +59,7 @@ report.sentences(sites, most=12)
 
 # %%
 report.frame(
-    report.llm_costs(
-        {name: site.written_stage for name, site in sites.items()}, what="explanation"
-    )
+    report.llm_costs({name: site.written_stage for name, site in sites.items()}, what="explanation")
 )
 
 # %% [markdown]

@@ -16,7 +16,6 @@ from numpy import ndarray
 
 from rewrite_utils import neighbours
 from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.coders import SparseCoder
 from rewrite_utils.embedding import Embed
 from rewrite_utils.windows import by_deciles, firing_windows, grid_windows, silent_in, window_tokens
 
@@ -45,8 +44,8 @@ class Contrast:
     """How many similar latents give windows."""
     texts: Callable[[ndarray], list[str]]
     """Token ids to their texts."""
-    coder: SparseCoder
-    """For its decoder."""
+    decoder: Float[ndarray, "latent d_out"]
+    """The coder's decoder rows."""
     embed: Embed | None = None
     """Needed for "embedding" alone."""
 
@@ -96,7 +95,7 @@ class Contrast:
     def similar(self, latent: int) -> list[int]:
         """The most similar latents, nearest first; none that has nothing in common with it."""
         if self.by == "decoder":
-            values = neighbours.cosines(self.coder, latent)
+            values = neighbours.direction_cosines(self.decoder, latent)
         else:
             values = neighbours.cofiring(self.cache, latent)
         near = neighbours.nearest(values, latent, count=self.rivals)
@@ -108,7 +107,9 @@ class Contrast:
         parts = [self._of_rival(latent, rival, each, generator) for rival in near]
         rows = np.concatenate([part.rows for part in parts] or [self.grid.rows[:0]])
         ends = np.concatenate([part.ends for part in parts] or [self.grid.ends[:0]])
-        whose = np.repeat(np.array(near, np.int64), [len(part.rows) for part in parts])
+        whose = np.repeat(
+            np.array(near, np.int64), np.array([len(p.rows) for p in parts], np.int64)
+        )
         turn = np.concatenate([np.arange(len(part.rows)) for part in parts] or [rows])
         order = np.argsort(turn, kind="stable")
         order = order[_apart(rows[order], ends[order], self.window_tokens)][:count]

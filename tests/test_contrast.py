@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from latent_cases import cache_of, chatting_tokenizer, texts_of
 
 from rewrite_utils.activations import Windows
@@ -18,10 +17,8 @@ TOKENIZER = chatting_tokenizer()
 TEXTS = texts_of(TOKENIZER)
 
 
-class Decoder:
-    """Latent 1 points nearly where latent 0 does, latent 2 the other way."""
-
-    W_dec = torch.tensor([[1.0, 0.0], [0.9, 0.4], [-1.0, 0.0]])
+DECODER = np.array([[1.0, 0.0], [0.9, 0.4], [-1.0, 0.0]], np.float32)
+"""Latent 1 points nearly where latent 0 does, latent 2 the other way."""
 
 
 def letters_of(texts):
@@ -46,7 +43,7 @@ def spread(rows=30, width=17):
 
 
 def contrast_of(by, cache=None, **changed):
-    given = {"rivals": 1, "texts": TEXTS, "coder": Decoder(), "embed": letters_of} | changed
+    given = {"rivals": 1, "texts": TEXTS, "decoder": DECODER, "embed": letters_of} | changed
     return Contrast(cache or spread(), by, LENGTH, **given)
 
 
@@ -134,7 +131,7 @@ def test_fewer_silent_windows_than_asked_are_all_there_are():
     dense[1, 1:5] = 0
     cache = cache_of(dense, np.ones((2, 9), int))
     contrast = Contrast(
-        cache, "embedding", LENGTH, 1, lambda ids: ["a"] * len(ids), None, letters_of
+        cache, "embedding", LENGTH, 1, lambda ids: ["a"] * len(ids), DECODER[:1], letters_of
     )
     found = contrast.of(0, firing(cache), count=5, generator=np.random.default_rng(0))
     assert [part.tolist() for part in found.windows] == [[1], [4]]

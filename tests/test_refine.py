@@ -36,7 +36,9 @@ def asked_again(text):
 
 
 def test_held_out_windows_are_none_of_those_shown():
-    contrast = Contrast(source().cache, "cofiring", 5, 2, source().texts, None)
+    contrast = Contrast(
+        source().cache, "cofiring", 5, 2, source().texts, np.eye(5, dtype=np.float32)
+    )
     given = source(contrast=contrast)
     for latent in (1, 2, 3, 4):
         shown, tried = given.chosen(latent), held_out(given, latent)

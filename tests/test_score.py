@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from latent_cases import FakeEngine, cache_of, chatting_tokenizer, texts_of
@@ -258,11 +257,7 @@ def test_a_window_without_a_silent_token_keeps_its_marks():
 def test_hard_negatives_are_silent_windows_of_the_similar_latent():
     cache, settings = concepts(), SETTINGS.model_copy(update={"hard": 3})
     decoder = np.array([[1, 0], [0.9, 0.1], [-1, 0]], np.float32)
-
-    class Coder:
-        W_dec = torch.from_numpy(decoder)
-
-    contrast = Contrast(cache, "decoder", 4, 2, texts_of(chatting_tokenizer()), Coder())
+    contrast = Contrast(cache, "decoder", 4, 2, texts_of(chatting_tokenizer()), decoder)
     assert contrast.similar(0) == [1]
     found = hard(contrast, 0, settings, rng(), contrast.texts)
     assert found.active.tolist() == [True] * 6 + [False] * 3

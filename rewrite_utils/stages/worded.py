@@ -55,8 +55,8 @@ class WordedSite(CodedSite):
     def contrast(self, split: str, *, by: str, window_tokens: int, rivals: int) -> Contrast:
         """What finds the hard negatives of a split."""
         embed = wording.embedder() if by == "embedding" else None
-        cache = self.cache(split)
-        return Contrast(cache, by, window_tokens, rivals, self.quoted, self.coder, embed)
+        cache, decoder = self.cache(split), self.coder.W_dec.detach().float().numpy()
+        return Contrast(cache, by, window_tokens, rivals, self.quoted, decoder, embed)
 
     @functools.cached_property
     def evidence_source(self) -> Source:
