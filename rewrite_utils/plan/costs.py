@@ -11,10 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewrite_utils import prompts
-from rewrite_utils.llm import BLOCK
 from rewrite_utils.models import parse_hookpoint
 from rewrite_utils.params import SPLITS, Params, Site
+from rewrite_utils.plan.lengths import (
+    FRAME,
+    SENTENCE,
+    described,
+    explain_prompt,
+    explain_wording,
+    judged_tokens,
+    prompt_tokens,
+)
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.rewrite import Estimate, plan_arms
 
@@ -25,14 +32,6 @@ CORPUS_TOKENS = {
     "embedded/shakespeare": 1_840_000,
 }
 """Tokens of the embedded texts in SmolLM2's tokens; other tokenizers differ by a tenth or so."""
-WITH_ACTIVATIONS = 2.5
-"""Prompt tokens an explanation window's token costs, its list of activations included."""
-SENTENCE = 16
-"""Tokens of a sentence with its examples in brackets."""
-FRAME = 12
-"""Tokens around a sentence in the simulator's own part of a prompt."""
-NUMBER = 3
-"""Tokens that number a window in a detection prompt and end its line."""
 PREDICTION_BYTES = 24
 """Expected value, ten digits and their mass in float16."""
 BASELINES = ("zero", "mean", "token table", "word list")
@@ -90,37 +89,6 @@ def split_rows(params: Params) -> dict[str, int]:
     return {"train": int(total * corpus.train // width)} | rows
 
 
-def described(site: Site) -> int:
-    """Latents that get a sentence; where all live ones do, at most the coder's width."""
-    return site.described or site.latents
-
-
-def prompt_tokens(name: str) -> int:
-    """Rough length of a prompt's wording: 3.5 characters a token."""
-    return round(sum(len(turn.text) for turn in prompts.turns(name)) / 3.5)
-
-
-def explain_prompt(params: Params) -> int:
-    """Tokens of one explanation prompt, wording left out."""
-    asked = params.explain
-    silent = asked.counterexamples * (asked.window_tokens + 6) if asked.contrast != "none" else 0
-    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS) + silent + 6 * asked.logits
-
-
-def detect_prompt(params: Params) -> int:
-    """Tokens of one detection prompt, wording left out."""
-    asked = params.score
-    return SENTENCE + asked.per_prompt * (asked.window_tokens + NUMBER + 1)
-
-
-def judged_tokens(params: Params, windows: int) -> int:
-    """Tokens of judging one sentence on so many windows; alone, each shares its description."""
-    asked = params.score
-    if asked.per_prompt == 1:
-        return SENTENCE + BLOCK // 2 + windows * (asked.window_tokens + FRAME)
-    return -(-windows // asked.per_prompt) * detect_prompt(params)
-
-
 def corpus(params: Params) -> Cost:
     """Stage 00: rows of all splits, as int32."""
     rows = split_rows(params)
@@ -173,7 +141,7 @@ def explanations(params: Params, name: str, model: ModelShape) -> Cost:
     count, llm = described(params.sites[name]), params.explainer
     if params.explain.delphi:
         return Cost("03_explanations", name, f"read from {params.explain.delphi}")
-    tokens = prompt_tokens("explain") + count * (explain_prompt(params) + params.explain.max_tokens)
+    tokens = explain_wording(params) + count * (explain_prompt(params) + params.explain.max_tokens)
     return Cost(
         "03_explanations",
         name,

@@ -7,16 +7,14 @@ plain sentences and detection are in costs.py.
 from collections.abc import Iterator
 
 from rewrite_utils.params import Params
-from rewrite_utils.plan.costs import (
+from rewrite_utils.plan.costs import Cost, explanations, scores
+from rewrite_utils.plan.lengths import (
     FRAME,
     SENTENCE,
-    Cost,
     described,
     explain_prompt,
-    explanations,
     judged_tokens,
     prompt_tokens,
-    scores,
 )
 from rewrite_utils.plan.shapes import ModelShape, shape
 
