@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 from stage_cases import made
 
-from rewrite_utils import delphi, report, score_plots
+from rewrite_utils import report, score_plots
 from rewrite_utils.estimates import derangement
+from rewrite_utils.export import export
 from rewrite_utils.params import ParameterError
 from rewrite_utils.refine import held_out
 from rewrite_utils.report import trust
@@ -272,10 +273,7 @@ def test_the_figures_draw_every_latent(judged):
 def test_a_delphi_run_stands_for_sentences_and_scores(world, tmp_path):
     """What was exported from one run starts another at the simulator, and no explainer is asked."""
     first = world.sites["mlp"]
-    place = first.hookpoint.name
-    delphi.write_explanations(tmp_path, place, first.explanations)
-    given = {"cache": first.cache("score"), "window": 8, "texts": first.texts}
-    delphi.write_scores(tmp_path, place, first.judgements, **given)
+    assert export(first, tmp_path) == ["detection"]
     asked = len(world.llm.texts)
     again = SiteStages(world.again(explain__delphi=str(tmp_path)), "mlp")
     assert again.sentences == first.sentences
@@ -284,6 +282,14 @@ def test_a_delphi_run_stands_for_sentences_and_scores(world, tmp_path):
     assert again.sentences_stage.name == "03_delphi.mlp"
     assert again.scores_stage.name == "04_scores.mlp"
     assert again.simulated == first.simulated
+
+
+def test_scores_of_a_delphi_run_are_not_exported_as_our_own(world, judged, tmp_path):
+    assert export(judged["sae"], tmp_path / "ours") == ["detection", "fuzzing"]
+    assert (tmp_path / "ours" / "scores" / "fuzz").is_dir()
+    again = SiteStages(world.again(explain__delphi=str(tmp_path / "ours")), "sae")
+    with pytest.raises(ParameterError, match="came from"):
+        export(again, tmp_path / "theirs")
 
 
 def test_shown_and_held_out_windows_of_a_real_run_are_apart(judged):
