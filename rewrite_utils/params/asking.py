@@ -105,7 +105,8 @@ class Explain(Section):
         changed |= {"delphi": "", "curated": ""}
         for part in kind.split("+") if kind != PLAIN else ():
             name, value = KINDS[part]
-            changed[name] = getattr(self, name) or value if name != "contrast" else value
+            own = getattr(self, name) if name in ("logits", "refine") else None
+            changed[name] = own or value
         return self.model_copy(update=changed)
 
     @property
