@@ -18,7 +18,7 @@ HOLES = {
     "simulate": ["{pad}", "{window}", "{token}", "{explanation}"],
 }
 BEGUN = {"explain": "PIECES:", "explain_more": "PIECES:", "refine": "PIECES:"}
-BEGUN |= {"detect": "Answers: ", "fuzz": "Answers: ", "simulate": "Rating: "}
+BEGUN |= {"detect": "Answers: ", "fuzz": "Answers: ", "simulate": ""}
 BEGUN |= {"detect_one": "Answer: ", "fuzz_one": "Answer: "}
 
 
@@ -32,7 +32,7 @@ def test_turns_alternate_and_end_with_the_answer_begun(name):
     assert roles[0] == "system"
     assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
     assert prompts.turns(name)[-1].text == BEGUN[name]
-    assert all(turn.text for turn in prompts.turns(name))
+    assert all(turn.text for turn in prompts.turns(name)[:-1])
 
 
 @pytest.mark.parametrize("name", HOLES)
@@ -55,6 +55,11 @@ def test_rendered_is_the_conversation_in_order_with_the_answer_begun(name):
 def test_the_answer_goes_on_in_the_form_of_the_few_shots(name):
     *answers, begun = [t.text for t in prompts.turns(name) if t.role == "assistant"]
     assert all(answer.startswith(begun) for answer in answers)
+
+
+def test_few_shot_answers_of_the_simulator_are_one_digit():
+    answers = [turn.text for turn in prompts.turns("simulate")[:-1] if turn.role == "assistant"]
+    assert answers and all(re.fullmatch("[0-9]", answer) for answer in answers)
 
 
 @pytest.mark.parametrize("name", ["detect", "fuzz"])

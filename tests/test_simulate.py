@@ -121,7 +121,7 @@ def test_the_window_is_shared_by_all_sentences_and_knows_none():
     assert len({llm_free.shared(window) for window in WINDOWS}) == len(WINDOWS)
     assert "colours" not in TOKENIZER.decode(llm_free.shared(WINDOWS[0]))
     own = TOKENIZER.decode(llm_free.own("colours"))
-    assert own.startswith(" colours<|end|>") and own.endswith("Rating: ")
+    assert own.startswith(" colours<|end|>") and own.endswith("<|assistant|>")
 
 
 def test_a_placeholder_in_the_text_of_a_window_stays_as_it_is():

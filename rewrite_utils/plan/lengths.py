@@ -13,7 +13,7 @@ WITH_ACTIVATIONS = 2.5
 """Prompt tokens an explanation window's token costs, its list of activations included."""
 SENTENCE = 16
 """Tokens of a sentence with its examples in brackets."""
-FRAME = 12
+FRAME = 6
 """Tokens around a sentence in the simulator's own part of a prompt."""
 NUMBER = 3
 """Tokens that number a window in a detection prompt and end its line."""

@@ -76,7 +76,8 @@ def sentences(sites: Mapping[str, SiteStages], *, most: int) -> Html:
 
 
 def best_and_worst(sites: Mapping[str, SiteStages], *, each: int) -> Html:
-    """The sentences with the highest and the lowest AUROC, with intervals over their windows."""
+    """The sentences with the highest and the lowest AUROC, each once, with intervals over
+    their windows."""
     rows = []
     for name, site in sites.items():
         ends = site.score_intervals()
