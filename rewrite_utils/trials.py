@@ -5,11 +5,11 @@ activating windows of all deciles, random windows from rows where the latent is 
 A1: fuzzing, in which the marks may be on other tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
@@ -133,5 +133,5 @@ def _trial(
     return Trial(both, active, _joined(ids, texts))
 
 
-def _joined(ids: Sequence[ndarray], texts: Texts) -> list[str]:
+def _joined(ids: Int[ndarray, "window pos"], texts: Texts) -> list[str]:
     return ["".join(texts(row)) for row in ids]

@@ -180,7 +180,7 @@ def test_counterexamples_by_embedding_have_no_list():
 def test_logits_are_named_without_spaces_and_once():
     ends = Promoted([(" be", 3.0), ("be", 2.5), (" have", 2.0)], [("\n", -3.0)])
     lines = shown(promoted=lambda latent: ends)
-    assert lines[-2:] == ["Makes likelier: be, have", 'Makes less likely: "\\n"']
+    assert lines[-2:] == ["Makes likelier: be, have", "Makes less likely: \\n"]
 
 
 def test_the_wording_follows_the_options():

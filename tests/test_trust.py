@@ -22,6 +22,8 @@ from rewrite_utils.stages.worded import SCORE_KINDS
 from rewrite_utils.windows import apart_from
 
 ALL = {"score__fuzzing": 2, "score__hard": 3, "score__shuffled": True, "score__hard_by": "decoder"}
+pytestmark = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
+"""One subject is enough: what is tested here never looks inside it."""
 KINDS = ["embedding", "cofiring+refined", "logits"]
 
 
@@ -210,13 +212,10 @@ def test_sentences_by_kind_and_costs_name_every_kind(judged):
 # ── what a score cannot see ───────────────────────────────────────────────────────────────────
 
 
-def test_the_nearest_other_sentence():
+def test_traits_know_copies_near_copies_and_what_fits_everything(world, monkeypatch):
     vectors = np.array([[1, 0], [0.6, 0.8], [1, 0], [0, 1]], np.float32)
     np.testing.assert_allclose(nearest_cosine(vectors), [1, 0.8, 1, 0.8], atol=1e-6)
     assert np.isnan(nearest_cosine(vectors[:1])).all()
-
-
-def test_traits_know_copies_near_copies_and_what_fits_everything(world, monkeypatch):
     site = world.sites["sae"]
     table = site.explanations.copy()
     table["explanation"] = ["The same.", "the same", "other words here", "a", "b"]
