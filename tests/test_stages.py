@@ -194,7 +194,8 @@ def test_the_shuffled_floor_gives_every_latent_another_s_ratings(site):
 
 def test_a_single_sentence_has_no_shuffled_floor_rather_than_itself(world):
     """One sentence has no other latent's sentence to be compared with."""
-    site = SiteStages(world.again(sites__sae__described=1), "sae")
+    alone = {"rewrite__calibrators": ["raw", "isotonic"], "rewrite__headline": "isotonic"}
+    site = SiteStages(world.again(sites__sae__described=1, **alone), "sae")
     assert len(site.simulated) == 1
     assert "shuffled explanations" not in site.estimates
     assert set(site.params.rewrite.calibrators) <= set(site.estimates)
