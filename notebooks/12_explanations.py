@@ -72,7 +72,8 @@ report.sentences_by_kind(report.trained(sites), most=8)
 # ## How the scores agree
 #
 # Rank correlations over latents, the plain sentences. The simulation score is the correlation of
-# the simulator's rating with the true activation; it is there once notebook 05 has run.
+# the simulator's rating with the true activation; it is there once notebook 05 has run. Usefulness,
+# if `rewrite.orders` names it, is what a latent's prediction wins for the model over its mean.
 
 # %%
 report.frame(report.agreement(report.trained(sites)))

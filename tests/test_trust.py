@@ -181,6 +181,14 @@ def test_agreement_is_spearmans_over_latents(judged):
         assert row["rank correlation"].iloc[0].startswith(f"{expected:+.2f} [")
 
 
+def test_usefulness_stands_beside_the_scores_where_it_is_asked_for(world):
+    site = SiteStages(world.again(rewrite__orders=["top", "useful"]), "sae")
+    found = trust.all_scores(site)[trust.USEFULNESS]
+    expected = site.usefulness.set_index("latent")["usefulness"]
+    assert found[expected.index].tolist() == expected.tolist()
+    assert trust.USEFULNESS not in trust.all_scores(world.sites["sae"])
+
+
 def test_the_simulation_score_is_read_where_it_is_and_made_nowhere(world):
     site = world.sites["mlp"]
     found = trust.simulation_scores(site)

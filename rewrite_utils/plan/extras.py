@@ -7,11 +7,11 @@ plain sentences and detection are in costs.py.
 from collections.abc import Iterator
 
 from rewrite_utils.params import Params
-from rewrite_utils.plan.costs import Cost, explanations, scores
+from rewrite_utils.plan.cost import Cost, described
+from rewrite_utils.plan.costs import explanations, scores
 from rewrite_utils.plan.lengths import (
     FRAME,
     SENTENCE,
-    described,
     explain_prompt,
     judged_tokens,
     prompt_tokens,

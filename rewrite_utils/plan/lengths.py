@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from rewrite_utils import prompts
 from rewrite_utils.llm import BLOCK
-from rewrite_utils.params import Params, Site
+from rewrite_utils.params import Params
 
 WITH_ACTIVATIONS = 2.5
 """Prompt tokens an explanation window's token costs, its list of activations included."""
@@ -17,11 +17,6 @@ FRAME = 6
 """Tokens around a sentence in the simulator's own part of a prompt."""
 NUMBER = 3
 """Tokens that number a window in a detection prompt and end its line."""
-
-
-def described(site: Site) -> int:
-    """Latents that get a sentence; where all live ones do, at most the coder's width."""
-    return site.described or site.latents
 
 
 def prompt_tokens(name: str, options: Collection[str] = ()) -> int:

@@ -15,6 +15,7 @@ from rewrite_utils.report.around import (
     specificity_arms,
     specificity_line,
 )
+from rewrite_utils.report.at_once import layers_at_once
 from rewrite_utils.report.calibrations import (
     ALTERNATIVES,
     before_and_after,
@@ -25,8 +26,9 @@ from rewrite_utils.report.calibrations import (
     shown_ratings,
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
-from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.claims import across, claims, report_headline, write
 from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
+from rewrite_utils.report.coders import committed as committed_coders
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
@@ -40,6 +42,15 @@ from rewrite_utils.report.headlines import (
     score_headline,
     simulation_headline,
     specificity_headline,
+)
+from rewrite_utils.report.paper import (
+    against_score,
+    bars,
+    figures,
+    paper_cost,
+    paper_fractions,
+    score_tables,
+    scored,
 )
 from rewrite_utils.report.show import (
     best_and_worst,
@@ -56,6 +67,7 @@ from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
     panel_title,
+    paper_statistics,
     power,
     rates,
     rates_by_source,
@@ -78,12 +90,16 @@ from rewrite_utils.report.trust import (
     trained,
 )
 from rewrite_utils.report.unseen import ALIKE, sentence_traits, unseen_table, word_costs
+from rewrite_utils.report.useful import useful_latents
 
 __all__ = [
     "ALIKE",
     "ALTERNATIVES",
+    "across",
+    "against_score",
     "agreement",
     "arms_shown",
+    "bars",
     "before_and_after",
     "best_and_worst",
     "best_factors",
@@ -97,6 +113,7 @@ __all__ = [
     "coder_headline",
     "coder_table",
     "coders_headline",
+    "committed_coders",
     "compared",
     "comparison_headline",
     "condition",
@@ -104,6 +121,7 @@ __all__ = [
     "equivalences",
     "explanation_headline",
     "fewer_arms",
+    "figures",
     "final_arms",
     "firing_headline",
     "frame",
@@ -113,12 +131,16 @@ __all__ = [
     "kind_costs",
     "latent_losses",
     "latent_windows",
+    "layers_at_once",
     "llm_costs",
     "one_prediction",
     "oracle_arms",
     "paired",
     "paired_table",
     "panel_title",
+    "paper_cost",
+    "paper_fractions",
+    "paper_statistics",
     "power",
     "predicted_windows",
     "rates",
@@ -128,6 +150,8 @@ __all__ = [
     "rewrite_headline",
     "score_headline",
     "score_table",
+    "score_tables",
+    "scored",
     "scores_by_kind",
     "sensitivity_specificity",
     "sentence_traits",
@@ -146,6 +170,7 @@ __all__ = [
     "table",
     "trained",
     "unseen_table",
+    "useful_latents",
     "verdict_table",
     "windows",
     "word_costs",

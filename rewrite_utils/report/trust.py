@@ -28,6 +28,7 @@ STATISTICS = {
 HEAD = ("site", "kind", "stage")
 RANDOM_CODER = "detection, coder with random weights (floor)"
 SIMULATION = "simulation (correlation)"
+USEFULNESS = "usefulness in the rewrite"
 
 
 def scores_by_kind(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
@@ -86,7 +87,8 @@ def simulation_scores(site: SiteStages) -> pd.Series:
 
 
 def all_scores(site: SiteStages) -> pd.DataFrame:
-    """Every score of the site's latents side by side, one row a latent."""
+    """Every score of the site's latents side by side, one row a latent; and what its prediction is
+    worth to the model, where ``rewrite.orders`` asks for it."""
     columns = {}
     for kind in site.score_kinds:
         if kind != "shuffled":
@@ -95,6 +97,8 @@ def all_scores(site: SiteStages) -> pd.DataFrame:
             columns[f"{SCORE_KINDS[kind].label}: F1"] = table["f1"]
     simulated = simulation_scores(site)
     columns |= {SIMULATION: simulated} if len(simulated) else {}
+    if len(simulated) and "useful" in site.params.rewrite.orders:
+        columns[USEFULNESS] = site.usefulness.set_index("latent")["usefulness"]
     return pd.DataFrame(columns)
 
 
