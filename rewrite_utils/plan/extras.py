@@ -78,7 +78,9 @@ def compared(params: Params, name: str, model: ModelShape) -> Iterator[Cost]:
         yield _cost(params, name, "12_explanations", what, tokens, asked)
 
 
-def _cost(params: Params, name: str, stage: str, what: str, tokens: float, asked: int) -> Cost:
+def _cost(
+    params: Params, name: str, stage: str, what: str, tokens: float | int, asked: int
+) -> Cost:
     llm = params.explainer
     return Cost(
         stage,
