@@ -106,9 +106,11 @@ class Run:
         inputs: Sequence[Stage] = (),
         version: int = 1,
     ) -> bool:
-        """Whether the stage with this hash is there already; nothing is made."""
-        digest = _digest(_key(name, parameters, inputs, version))
-        return (self.folder / "stages" / f"{name}-{digest}" / MANIFEST).is_file()
+        """Whether the stage with this hash is there already, or published; nothing is made."""
+        whole = f"{name}-{_digest(_key(name, parameters, inputs, version))}"
+        packs = [self.published / (whole + packed.ENDING)] if self.published else []
+        places = [self.folder / "stages" / whole / MANIFEST, *packs]
+        return any(place.is_file() for place in places)
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -207,7 +209,9 @@ def _make(
     facts = build(partial) or {}
     manifest = key | {
         "facts": dict(facts),
-        "files": {str(file.relative_to(partial)): _describe(file) for file in _files(partial)},
+        "files": {
+            str(file.relative_to(partial)): packed.described(file) for file in _files(partial)
+        },
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
         "code": _code_version(),
@@ -244,22 +248,13 @@ def damage(folder: Path) -> str | None:
             return f"{path} is missing"
         if path.stat().st_size != expected["bytes"]:
             return f"{path} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(path) != expected["sha256"]:
+        if packed.described(path)["sha256"] != expected["sha256"]:
             return f"{path} has other content than its manifest says (sha256)"
     return None
 
 
-def _describe(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _key(

@@ -8,6 +8,7 @@ import pytest
 from rewrite_utils import paper_plots, plots, report
 from rewrite_utils.paper_plots import LEAST, PAPER_UNNORMALISED, binned, edges
 from rewrite_utils.report.paper import DRAWN, PAPER_COST
+from rewrite_utils.stages import open_sites
 
 ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
 pytestmark = [pytest.mark.usefixtures("drawing", "architecture"), ONE]
@@ -137,6 +138,16 @@ def test_a_score_of_any_table_is_joined_by_site_and_latent(world):
     [(named, detection)] = report.score_tables(world.sites).items()
     assert named == "detection F1"
     assert report.scored(found, detection)["score"].equals(found["f1"])
+
+
+def test_fuzzing_is_a_second_score_where_the_run_asks_for_it(world):
+    """The score decides where a latent stands, the rates stay."""
+    sites = open_sites(world.again(score__fuzzing=True))
+    tables = report.score_tables(sites)
+    assert list(tables) == ["detection F1", "fuzzing F1"]
+    for name, site in sites.items():
+        expected = site.scores_of("fuzzing").set_index("latent")["f1"]
+        assert tables["fuzzing F1"][name].equals(expected)
 
 
 # ── v2's bars ─────────────────────────────────────────────────────────────────────────────────

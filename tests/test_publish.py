@@ -71,6 +71,11 @@ def test_everything_opens_elsewhere_and_nothing_is_made(finished_world, publishe
     assert run.headlines["07_rewrite"] == {"text": "what was found"}
 
 
+def test_what_is_published_counts_as_finished(finished_world, published, tmp_path):
+    site = open_sites(opened(finished_world, tmp_path / "fresh", published))["mlp"]
+    assert site.is_simulated
+
+
 def test_another_parameter_is_made_and_not_taken_from_there(finished_world, published, tmp_path):
     changed = finished_world.again(tmp_path, rewrite__fractions=[1.0])
     run = Run(changed.params, tmp_path, published)

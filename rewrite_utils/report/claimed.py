@@ -198,7 +198,9 @@ def _beyond(run: Run, site: SiteStages) -> Iterator[Claim]:
     """What the paper did not measure: the two rewrites without an LLM, and the floor."""
     headline = run.params.rewrite.headline
     pairs = [("token table", "mean"), ("word list", "mean"), (headline, "token table")]
-    for source, other in [*pairs, (headline, "shuffled explanations")]:
+    floor = "shuffled explanations"
+    pairs += [(headline, floor)] if floor in site.estimates else []
+    for source, other in pairs:
         named = f"{source}, no LLM," if other == "mean" else source
         claim = f"{named} against " + ("mean ablation" if other == "mean" else f"the {other}")
         cost = f"{_against(run, site, source, other)} nat"

@@ -141,7 +141,12 @@ def against_score(run: Run, rates: pd.DataFrame, score: str) -> None:
 
 def score_tables(sites: Mapping[str, SiteStages]) -> dict[str, dict[str, pd.Series]]:
     """Every score there is, by name: a site's scores by latent."""
-    return {"detection F1": {name: _by_latent(site, "f1") for name, site in sites.items()}}
+    kinds = {"detection F1": "detection", "fuzzing F1": "fuzzing"}
+    return {
+        name: {key: _by_latent(site, kind) for key, site in sites.items()}
+        for name, kind in kinds.items()
+        if all(kind in site.score_kinds for site in sites.values())
+    }
 
 
 def scored(rates: pd.DataFrame, scores: Mapping[str, pd.Series]) -> pd.DataFrame:
@@ -153,5 +158,5 @@ def scored(rates: pd.DataFrame, scores: Mapping[str, pd.Series]) -> pd.DataFrame
     return pd.concat(found, ignore_index=True)
 
 
-def _by_latent(site: SiteStages, column: str) -> pd.Series:
-    return site.scores.set_index("latent")[column]
+def _by_latent(site: SiteStages, kind: str) -> pd.Series:
+    return site.scores_of(kind).set_index("latent")["f1"]
