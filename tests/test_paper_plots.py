@@ -142,7 +142,7 @@ def test_a_score_of_any_table_is_joined_by_site_and_latent(world):
 
 def test_fuzzing_is_a_second_score_where_the_run_asks_for_it(world):
     """The score decides where a latent stands, the rates stay."""
-    sites = open_sites(world.again(score__fuzzing=True))
+    sites = open_sites(world.again(score__fuzzing=3))
     tables = report.score_tables(sites)
     assert list(tables) == ["detection F1", "fuzzing F1"]
     for name, site in sites.items():
