@@ -261,12 +261,8 @@ def _key(
     name: str, parameters: Mapping[str, Any], inputs: Sequence[Stage], version: int
 ) -> dict[str, Any]:
     """Everything that determines a stage's content."""
-    return {
-        "stage": name,
-        "parameters": dict(parameters),
-        "inputs": {stage.name: stage.hash for stage in inputs},
-        "version": version,
-    }
+    made_of = {stage.name: stage.hash for stage in inputs}
+    return {"stage": name, "parameters": dict(parameters), "inputs": made_of, "version": version}
 
 
 def _digest(key: Mapping[str, Any]) -> str:

@@ -139,6 +139,8 @@ def test_a_kind_of_explanation_costs_its_sentences_and_its_scores():
     both = plain["03_explanations"].tokens + plain["04_scores"].tokens
     assert both < found.tokens < 2 * both
     assert found.predictions == 64 + 64 * 20
+    floor = raw | {"sites": {"late": SITE | {"coder": "random"}}}
+    assert extras(floor) == {}
 
 
 def test_one_window_a_prompt_shares_the_description():

@@ -67,8 +67,10 @@ def judged(params: Params, name: str, stage: str, windows: int, what: str) -> Co
 
 
 def compared(params: Params, name: str, model: ModelShape) -> Iterator[Cost]:
-    """Notebook 12: sentences and scores of each kind beside the plain one, in one line a kind."""
-    for kind in params.explain.compared:
+    """Notebook 12: sentences and scores of each kind beside the plain one, in one line a kind; none
+    for a coder with random weights, which is a floor."""
+    kinds = () if params.sites[name].coder == "random" else params.explain.compared
+    for kind in kinds:
         other = params.model_copy(update={"explain": params.explain.of_kind(kind)})
         parts = [explanations(other, name, model), scores(other, name, model)]
         parts += [cost for cost in further(other, name) if cost.stage != "04_shuffled"]
