@@ -101,13 +101,14 @@ def firing_rate_curves(
 ) -> pd.DataFrame:
     """Firing rate by rank, as a share of the coder's width, one line a site; the plotted data.
 
-    A kind of coder has its style of line, its sites go from dark to light.
+    A kind of coder has its style of line, its sites go from dark to light; the controls are grey.
     """
     tables, styles = [], dict.fromkeys(kinds.values(), "-")
     styles |= dict(zip(styles, ("-", "--", ":", "-.", (0, (1, 4))), strict=False))
     for site, rate in rates.items():
         alike = [name for name in rates if kinds[name] == kinds[site]]
         shade = plt.get_cmap("viridis")(0.9 * alike.index(site) / max(len(alike) - 1, 1))
+        shade = "#999999" if kinds[site].startswith("random") else shade
         ordered = np.sort(rate)[::-1]
         place = (np.arange(len(rate)) + 0.5) / len(rate)
         shown = np.where(ordered > 0, ordered, np.nan)
