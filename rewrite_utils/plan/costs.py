@@ -7,15 +7,17 @@ predictions, one week on 32 A40s).
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 from rewrite_utils import prompts
 from rewrite_utils.models import parse_hookpoint
-from rewrite_utils.params import SPLITS, Params, Site
+from rewrite_utils.params import SPLITS, Params, Simulate, Site
+from rewrite_utils.plan.cost import Cost
+from rewrite_utils.plan.ratings import SENTENCE, predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.rewrite import Estimate, plan_arms
+from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
 CORPUS_TOKENS = {
@@ -26,45 +28,14 @@ CORPUS_TOKENS = {
 """Tokens of the embedded texts in SmolLM2's tokens; other tokenizers differ by a tenth or so."""
 WITH_ACTIVATIONS = 2.5
 """Prompt tokens an explanation window's token costs, its list of activations included."""
-SENTENCE = 16
-"""Tokens of a sentence with its examples in brackets."""
-FRAME = 12
-"""Tokens around a sentence in the simulator's own part of a prompt."""
 NUMBER = 3
 """Tokens that number a window in a detection prompt and end its line."""
-PREDICTION_BYTES = 24
-"""Expected value, ten digits and their mass in float16."""
 BASELINES = ("zero", "mean", "token table", "word list")
 """Sources of latents that need no LLM, measured on all control windows."""
 FLOOR = "shuffled explanations"
 """A source beside the calibrators: the headline one, given another latent's sentence."""
 CONSTANTS = 3
 """Arms without a fraction: the coder as is, the module's output at zero, and at its mean."""
-
-
-class Cost(NamedTuple):
-    """One stage of one site."""
-
-    stage: str
-    """As its folder in runs/<name>/stages; it begins with the notebook's number."""
-    site: str
-    """The site's name; empty for the corpus, which all sites share."""
-    what: str
-    """What is made, in words and numbers."""
-    tokens: float = 0
-    """Tokens that pass through the subject or the LLM."""
-    predictions: int = 0
-    """Answers asked of an LLM: sentences, yes-or-no judgements, ratings."""
-    storage: float = 0
-    """Bytes on disk at the stage's fullest moment."""
-    flops: float = 0
-    """Floating-point operations in matrix products."""
-    dtype: str = "float32"
-    """Precision of those products."""
-    traffic: float = 0
-    """Bytes moved through memory beside the products."""
-    text: float = 0
-    """Tokens made by the tokenizer."""
 
 
 def split_rows(params: Params) -> dict[str, int]:
@@ -193,18 +164,36 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
 
 
 def simulation(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 05: (calibrate + evaluate windows) × described sentences; each window is read once."""
-    site, asked, llm = params.sites[name], params.simulate, params.simulator
+    """Stage 05: (calibrate + evaluate windows) × described sentences; what is shared, once."""
+    site, asked = params.sites[name], params.simulate
     windows = site.calibrate_windows + site.evaluate_windows
-    pairs = windows * described(site)
-    tokens = windows * (asked.window_tokens + asked.align) + pairs * (FRAME + SENTENCE)
+    what = f"{windows:,} windows × {described(site):,} latents"
+    if asked.screen < 1:
+        what += f", {asked.screen:.0%} of them sent"
+    return _ratings("05_simulation", name, what, params, {"": asked}, windows)
+
+
+def other_ways(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 05 again, on fewer windows, for each of ``studies.simulators``."""
+    asked = {way: asked_as(params.simulate, way) for way in params.studies.simulators}
+    windows = min(params.studies.simulator_windows, params.sites[name].calibrate_windows)
+    what = f"{', '.join(asked)}: {windows:,} windows × {described(params.sites[name]):,} latents"
+    return _ratings("05_way", name, what, params, asked, windows)
+
+
+def _ratings(
+    stage: str, name: str, what: str, params: Params, ways: dict[str, Simulate], windows: int
+) -> Cost:
+    llm, latents = params.simulator, described(params.sites[name])
+    asked = [(one, *rated(one, windows, latents)) for one in ways.values()]
+    tokens = sum(tokens for _, _, tokens in asked)
     return Cost(
-        "05_simulation",
+        stage,
         name,
-        f"{windows:,} windows × {described(site):,} latents",
+        what,
         tokens=tokens,
-        predictions=pairs,
-        storage=2 * PREDICTION_BYTES * pairs,
+        predictions=sum(predictions(one, pairs) for one, pairs, _ in asked),
+        storage=2 * sum(stored(one, windows * latents) for one in ways.values()),
         flops=tokens * shape(llm.model).flops(),
         dtype=llm.dtype,
     )
@@ -282,6 +271,7 @@ SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studie
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
     stages = (*SITE_STAGES, checkpoints) if params.subject.checkpoints else SITE_STAGES
+    stages = (*stages, other_ways) if params.studies.simulators else stages
     per_site = [stage(params, name, model) for stage in stages for name in params.sites]
     return [corpus(params), *per_site]
 

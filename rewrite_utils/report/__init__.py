@@ -52,6 +52,7 @@ from rewrite_utils.report.show import (
     stacked,
     table,
 )
+from rewrite_utils.report.simulators import screening, simulator_study
 from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
@@ -106,12 +107,14 @@ __all__ = [
     "report_headline",
     "rewrite_headline",
     "score_headline",
+    "screening",
     "sensitivity_specificity",
     "sentences",
     "shown_coders",
     "shown_ratings",
     "shrink_arms",
     "simulation_headline",
+    "simulator_study",
     "smallest_visible",
     "specificity_arms",
     "specificity_headline",

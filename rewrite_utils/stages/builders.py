@@ -5,13 +5,14 @@ manifest. What a stage hashes and reads is said in site.py.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from tqdm.auto import tqdm
 
 from rewrite_utils import activations, quality, rewrite
@@ -20,11 +21,14 @@ from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
 from rewrite_utils.corpus import load_corpus
+from rewrite_utils.engines.opening import open_engine
 from rewrite_utils.equivalence import next_token_losses
-from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.llm import Engine
 from rewrite_utils.models import load_subject
-from rewrite_utils.params import LLM, SPLITS, ParameterError
+from rewrite_utils.params import LLM, SPLITS, ParameterError, Simulate
 from rewrite_utils.runs import require_space
+from rewrite_utils.simulate import screening
+from rewrite_utils.simulate.contrast import contrast_texts
 from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -47,6 +51,9 @@ def engine(llm: LLM) -> Engine:
         max_tokens=llm.context,
         threads=llm.threads or None,
         memory_gb=llm.memory_gb,
+        address=llm.address,
+        workers=llm.workers,
+        worker_engine=llm.worker_engine,
     )
 
 
@@ -161,36 +168,60 @@ def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {"units": len(sentences), "usage": usage._asdict()}
 
 
-def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """The simulator's ratings of the calibrate and the evaluate windows."""
-    descriptions = [description(site, latent, text) for latent, text in site.sentences.items()]
+def make_simulation(
+    site: "SiteStages", folder: Path, *, part: simulating.Part | None = None
+) -> dict[str, Any]:
+    """The simulator's ratings of the calibrate and the evaluate windows, or part of them.
+
+    Raises Unfinished when the part is done and the whole is not.
+    """
     texts = {split: window_texts(site, split) for split in SIMULATED}
-    llm = engine(site.params.simulator)
-    before = llm.usage
+    simulator = simulating.open_simulator(site.params.simulate, engine(site.params.simulator))
+    before = simulator.usage
     for split, windows in texts.items():
         (folder / split).mkdir(exist_ok=True)
         simulating.simulate(
             windows,
-            descriptions,
-            llm,
-            align=site.params.simulate.align,
+            site.descriptions,
+            simulator,
             folder=folder / split,
             name=f"{site.name}, {split}",
+            sent=sent(site, windows),
+            part=part,
         )
-    usage = llm.usage.since(before)
-    pairs = len(descriptions) * sum(len(windows) for windows in texts.values())
+    missing = [split for split in SIMULATED if not simulating.finished(folder / split)]
+    if missing:
+        raise simulating.Unfinished(f"{site.name}: {' and '.join(missing)} windows in part")
+    usage = simulator.usage.since(before)
+    pairs = len(site.descriptions) * sum(len(windows) for windows in texts.values())
     return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
 
 
-def description(site: "SiteStages", latent: int, sentence: str) -> str:
-    """What the simulator reads about one latent, if this were its sentence."""
+def sent(
+    site: "SiteStages", windows: Sequence[simulating.Window]
+) -> Bool[np.ndarray, "window latent"] | None:
+    """The pairs that screening lets through; None where it is off."""
     asked = site.params.simulate
+    if asked.screen == 1:
+        return None
+    scores = screening.plausibility(windows, list(site.sentences.values()), by=asked.screen_by)
+    return screening.most_plausible(scores, share=asked.screen)
+
+
+def description(
+    site: "SiteStages", latent: int, sentence: str, asked: Simulate | None = None
+) -> str:
+    """What the simulator reads about one latent, if this were its sentence."""
+    asked = asked or site.params.simulate
     f1 = site.scores.set_index("latent")["f1"] if asked.show_score else {}
     return simulating.described(
         sentence,
         latent=latent,
         rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
         score=float(f1[latent]) if asked.show_score else None,
+        contrast=contrast_texts(
+            site.cache("explain"), latent, count=asked.show_contrast, token_texts=site.texts
+        ),
     )
 
 

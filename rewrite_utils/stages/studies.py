@@ -133,7 +133,7 @@ def shrink(site: SiteStages) -> pd.DataFrame:
 def held_out(site: SiteStages, name: str) -> Float[ndarray, "window latent"]:
     """Estimates of every calibrate window by the calibration fitted on the other rows of text."""
     known = site.evidence
-    method = calibrate.calibrator(name.removesuffix(rewrite.TOPK))
+    method = known.method(name)
     groups = site.simulated_windows("calibrate").rows
     return calibrate.cross_fit(
         method,
@@ -181,7 +181,7 @@ def material(site: SiteStages) -> Material:
         site.cache("calibrate"),
         site.cache("evaluate"),
         studied(site),
-        rating_shape(site.ratings("calibrate").expected),
+        rating_shape(np.maximum(site.ranked("calibrate"), 0)),
         site.params.rated_positions,
         site.params.seed,
     )

@@ -5,10 +5,12 @@ makes of it at the drawn windows.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils import curated, prompts
@@ -97,17 +99,41 @@ class ToldSite(CodedSite):
     @functools.cached_property
     def simulation_stage(self) -> Stage:
         """The simulator's rating of every (window, sentence)."""
+        return self._simulation(builders.make_simulation)
+
+    def simulate_part(self, part: simulating.Part) -> bool:
+        """Rate only some pairs now; what is rated is kept for the rest. True once all are.
+
+        Raises ValueError for a latent that has no sentence.
+        """
+        simulating.require_known(part, self.simulated)
+        try:
+            self._simulation(functools.partial(builders.make_simulation, part=part))
+        except simulating.Unfinished:
+            return False
+        return True
+
+    def _simulation(self, make: Callable[..., dict[str, Any]]) -> Stage:
+        asked = self.params.simulate
         inputs = [self.sentences_stage]
-        if self.params.simulate.show_score:
+        if asked.show_score:
             inputs.append(self.scores_stage)
         content = {
-            "simulate": self.params.simulate.content(),
+            "simulate": asked.content(),
             "windows": [self.settings.calibrate_windows, self.settings.evaluate_windows],
             "llm": self.params.simulator.content(),
-            "prompt": prompts.digest("simulate"),
+            "prompt": prompts.digest(simulating.wording(asked)),
             "seed": self.params.seed,
         }
-        return self._stage("05_simulation", builders.make_simulation, content, inputs)
+        return self._stage("05_simulation", make, content, inputs)
+
+    @functools.cached_property
+    def descriptions(self) -> dict[int, str]:
+        """What the simulator reads about each simulated latent."""
+        return {
+            latent: builders.description(self, latent, sentence)
+            for latent, sentence in self.sentences.items()
+        }
 
     @property
     def simulated(self) -> list[int]:
@@ -136,6 +162,14 @@ class ToldSite(CodedSite):
     def ratings(self, split: str) -> simulating.Ratings:
         """The simulator's ratings of a split's windows, columns as in ``simulated``."""
         return simulating.read_ratings(self.simulation_stage / split)
+
+    def ranked(self, split: str) -> Float[ndarray, "window latent"]:
+        """E as it ranks pairs: those that screening left out stand below all others, at −1."""
+        return np.nan_to_num(self.ratings(split).expected.astype(np.float64), nan=-1.0)
+
+    def sent(self, split: str) -> Bool[ndarray, "window latent"]:
+        """Which pairs went to the simulator: all of them unless ``simulate.screen`` is below 1."""
+        return simulating.read_sent(self.simulation_stage / split)
 
     def true(self, split: str) -> Float[ndarray, "window latent"]:
         """True activations at the simulated windows of the simulated latents."""

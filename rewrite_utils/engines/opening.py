@@ -1,0 +1,68 @@
+"""Which engine answers: by name, on this machine, on a server, or spread over several machines.
+
+In: a model's name and how to hold it. Out: an open `Engine`. What only one engine needs is imported
+when that engine is opened.
+"""
+
+from importlib.util import find_spec
+
+from rewrite_utils.llm import Engine
+
+ENGINES = ("auto", "vllm", "transformers", "server", "ray")
+
+
+def open_engine(
+    model: str,
+    *,
+    engine: str = "auto",
+    dtype: str = "bfloat16",
+    max_tokens: int = 2048,
+    threads: int | None = None,
+    memory_gb: float = 2.0,
+    address: str = "",
+    workers: int = 2,
+    worker_engine: str = "auto",
+) -> Engine:
+    """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
+
+    ``max_tokens`` is the longest prompt with its answer; ``threads`` the CPU threads (None or 0:
+    all); ``memory_gb`` the GiB for keys and values. ``engine``: "vllm", "transformers", "auto"
+    (vLLM where it is installed), "server" (a running one at ``address``; only the tokenizer is
+    loaded here) or "ray" (``workers`` actors, each with a ``worker_engine``). Raises ValueError on
+    another name, EngineDied if loading fails.
+    """
+    from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
+
+    if engine not in ENGINES:
+        raise ValueError(
+            f"engine {engine!r} is unknown; use {', '.join(map(repr, ENGINES[:-1]))} or 'ray'"
+        )
+    folder, engine = model_folder(model), chosen(engine)
+    if engine == "server":
+        from rewrite_utils.engines.server import ServerEngine  # noqa: PLC0415
+
+        return ServerEngine.connect(folder, address=address, name=model, max_tokens=max_tokens)
+    settings = {
+        "dtype": dtype,
+        "max_tokens": max_tokens,
+        "threads": threads or None,
+        "memory_gb": memory_gb,
+    }
+    if engine == "ray":
+        from rewrite_utils.engines.ray import RayEngine  # noqa: PLC0415
+
+        return RayEngine.load(
+            folder, settings, workers=workers, engine=chosen(worker_engine), address=address
+        )
+    if engine == "vllm":
+        from rewrite_utils.engines.vllm import VLLMEngine as Chosen  # noqa: PLC0415
+    else:
+        from rewrite_utils.engines.transformers import TransformersEngine as Chosen  # noqa: PLC0415
+    return Chosen.load(folder, **settings)
+
+
+def chosen(engine: str) -> str:
+    """The engine that "auto" means here."""
+    if engine != "auto":
+        return engine
+    return "vllm" if find_spec("vllm") else "transformers"
