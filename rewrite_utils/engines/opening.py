@@ -5,9 +5,12 @@ when that engine is opened.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 from rewrite_utils.llm import Engine
 
+Settings = dict[str, Any]
+"""dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
 
 
@@ -25,10 +28,9 @@ def open_engine(
 ) -> Engine:
     """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
 
-    ``max_tokens`` is the longest prompt with its answer; ``threads`` the CPU threads (None or 0:
-    all); ``memory_gb`` the GiB for keys and values. ``engine``: "vllm", "transformers", "auto"
-    (vLLM where it is installed), "server" (a running one at ``address``; only the tokenizer is
-    loaded here) or "ray" (``workers`` actors, each with a ``worker_engine``). Raises ValueError on
+    ``max_tokens``: the longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``:
+    for keys and values. ``engine``: "auto" is vLLM where it is installed; "server" a running one at
+    ``address``; "ray" ``workers`` actors, each with a ``worker_engine``. Raises ValueError on
     another name, EngineDied if loading fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
@@ -42,7 +44,7 @@ def open_engine(
         from rewrite_utils.engines.server import ServerEngine  # noqa: PLC0415
 
         return ServerEngine.connect(folder, address=address, name=model, max_tokens=max_tokens)
-    settings = {
+    settings: Settings = {
         "dtype": dtype,
         "max_tokens": max_tokens,
         "threads": threads or None,
@@ -51,9 +53,13 @@ def open_engine(
     if engine == "ray":
         from rewrite_utils.engines.ray import RayEngine  # noqa: PLC0415
 
-        return RayEngine.load(
-            folder, settings, workers=workers, engine=chosen(worker_engine), address=address
-        )
+        inner = chosen(worker_engine)
+        return RayEngine.load(folder, settings, workers=workers, engine=inner, address=address)
+    return _loaded(folder, engine, settings)
+
+
+def _loaded(folder: str, engine: str, settings: Settings) -> Engine:
+    """An engine that holds the model itself."""
     if engine == "vllm":
         from rewrite_utils.engines.vllm import VLLMEngine as Chosen  # noqa: PLC0415
     else:

@@ -4,6 +4,7 @@ In: a model, the cache of the shared part, each row's own tokens. Out: final sta
 options' log-probabilities or drawn tokens. Rows are padded between the shared and the own part.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from rewrite_utils.engines import prefix
 from rewrite_utils.engines.base import Sampling
 from rewrite_utils.llm import EngineError
 
@@ -25,14 +27,16 @@ class Run:
 
     def __init__(self, model: Model, shared: DynamicCache, own: list[tuple[int, ...]]) -> None:
         self._model = model
-        self._cache = lent(shared, rows=len(own))
+        self._shared = shared
+        self._before = shared.get_seq_length()
+        self._apart = self._before > 0 and prefix.fits(model)
+        self._cache = DynamicCache() if self._apart else lent(shared, rows=len(own))
         width = max(map(len, own))
         tokens = torch.tensor([row[:1] * (width - len(row)) + row for row in own])
         padding = torch.tensor([width - len(row) for row in own])[:, None]
         place = torch.arange(width)[None] - padding
-        before = torch.ones(len(own), shared.get_seq_length(), dtype=torch.bool)
-        self._mask = torch.cat([before, place >= 0], dim=1).to(model.device)
-        self._pass(tokens, shared.get_seq_length() + place.clamp(min=0))
+        self._own = (place >= 0).to(model.device)
+        self._pass(tokens, self._before + place.clamp(min=0))
 
     @property
     def hidden(self) -> Float[Tensor, "batch d_model"]:
@@ -41,19 +45,38 @@ class Run:
 
     def append(self, tokens: Int[Tensor, " batch"]) -> None:
         """One more token a row."""
-        more = torch.ones_like(self._mask[:, :1])
-        self._mask = torch.cat([self._mask, more], dim=1)
+        more = torch.ones_like(self._own[:, :1])
+        self._own = torch.cat([self._own, more], dim=1)
         self._pass(tokens[:, None], self._position + 1)
 
     def _pass(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]) -> None:
         self._position = positions[:, -1:]
-        self.states = self._model.base_model(
-            tokens.to(self._model.device),
-            attention_mask=self._mask.long(),
-            position_ids=positions.to(self._model.device),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        with self._attending():
+            self.states = self._model.base_model(
+                tokens.to(self._model.device),
+                attention_mask=self._mask(tokens.shape[1]),
+                position_ids=positions.to(self._model.device),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state
+
+    def _attending(self) -> contextlib.AbstractContextManager[None]:
+        if self._apart:
+            return prefix.attending(self._model, self._shared)
+        return contextlib.nullcontext()
+
+    def _mask(self, width: int) -> Tensor:
+        """What the last ``width`` tokens may read: 2D over all tokens, or the own ones in 4D.
+
+        A padded place reads itself, or its softmax would be of nothing.
+        """
+        if not self._apart:
+            before = torch.ones(len(self._own), self._before, dtype=torch.long)
+            return torch.cat([before.to(self._own.device), self._own.long()], dim=1)
+        total = self._own.shape[1]
+        query, key = torch.arange(total - width, total)[:, None], torch.arange(total)[None]
+        allowed = (key <= query) & (self._own[:, None] | (key == query))
+        return prefix.additive(allowed, self._model.dtype)
 
 
 def lent(cache: DynamicCache, *, rows: int) -> DynamicCache:

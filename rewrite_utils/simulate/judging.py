@@ -71,39 +71,41 @@ def compared(
     intervals over the windows, and how far the ratings agree with the base's."""
     active, rows = true > 0, []
     for way, rating in ways.items():
-        agreement = float(spearmanr(rating.ravel(), ways[base].ravel()).statistic)
+        counted = {
+            f"rank correlation with {base}": spearmanr(
+                rating.ravel(), ways[base].ravel()
+            ).statistic,
+            "windows": len(true),
+            "pairs": true.size,
+            "active": int(active.sum()),
+        }
         for name, statistic in STATISTICS.items():
-            own = resampled(
-                lambda which, s=statistic, r=rating: s(active[which], r[which]),
-                len(true),
-                unit="window",
-                seed=seed,
-            )
-            apart = resampled(
-                lambda which, s=statistic, r=rating: (
-                    s(active[which], r[which]) - s(active[which], ways[base][which])
-                ),
-                len(true),
-                unit="window",
-                seed=seed,
-            )
-            rows.append(
-                {
-                    "way": way,
-                    "statistic": name,
-                    "value": own.value,
-                    "low": own.low,
-                    "high": own.high,
-                    f"minus {base}": apart.value,
-                    "difference_low": apart.low,
-                    "difference_high": apart.high,
-                    f"rank correlation with {base}": agreement,
-                    "windows": len(true),
-                    "pairs": true.size,
-                    "active": int(active.sum()),
-                }
-            )
+            row = {"way": way, "statistic": name}
+            rows.append(row | _paired(statistic, active, rating, ways[base], base, seed) | counted)
     return pd.DataFrame(rows)
+
+
+def _paired(
+    statistic: Statistic, active: ndarray, rating: ndarray, other: ndarray, base: str, seed: int
+) -> dict[str, float]:
+    """The statistic of one way and its difference to the base's, over the same windows."""
+
+    def own(which: ndarray) -> float:
+        return statistic(active[which], rating[which])
+
+    def apart(which: ndarray) -> float:
+        return own(which) - statistic(active[which], other[which])
+
+    value = resampled(own, len(active), unit="window", seed=seed)
+    difference = resampled(apart, len(active), unit="window", seed=seed)
+    return {
+        "value": value.value,
+        "low": value.low,
+        "high": value.high,
+        f"minus {base}": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+    }
 
 
 def screening_curve(
