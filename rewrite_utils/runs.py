@@ -63,6 +63,8 @@ class Run:
     """The frozen parameters."""
     folder: Path
     """runs/<name>."""
+    opened: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Hash of every stage used so far, by name."""
 
     def stage(
         self,
@@ -93,6 +95,7 @@ class Run:
             started = time.monotonic()
             if stage is None:
                 stage = _make(name, target, build, key | {"hash": digest})
+        self.opened[name] = stage.hash
         self._journal(stage, made=made, seconds=time.monotonic() - started)
         return stage
 
@@ -103,14 +106,22 @@ class Run:
 
     def headline(self, notebook: str, record: Mapping[str, Any]) -> None:
         """Keep a notebook's headline number (text, value, low, high, n, unit) for the runner's
-        table."""
-        write_json(self.folder / "headlines" / f"{notebook}.json", record)
+        table, with the stages used so far."""
+        content = {**record, "stages": self.opened}
+        write_json(self.folder / "headlines" / f"{notebook}.json", content)
 
     @property
     def headlines(self) -> dict[str, dict[str, Any]]:
-        """The headline of every notebook that has run, by notebook name."""
-        files = sorted((self.folder / "headlines").glob("*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        """The headline of every notebook that has run, by notebook name; without those that rest
+        on a stage which has been replaced since."""
+        newest = {event["stage"]: event["hash"] for event in self.journal}
+        found = {}
+        for file in sorted((self.folder / "headlines").glob("*.json")):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            stages = record.pop("stages", None)
+            if stages is not None and stages.items() <= newest.items():
+                found[file.stem] = record
+        return found
 
     def _journal(self, stage: Stage, *, made: bool, seconds: float) -> None:
         event = {

@@ -18,8 +18,8 @@ HOLES = {
 BEGUN = {
     "explain": "PIECES:",
     "detect": "Answers: ",
-    "simulate": "Rating: ",
-    "simulate_explanation_first": "Rating: ",
+    "simulate": "",
+    "simulate_explanation_first": "",
     "simulate_original": "[",
     "simulate_everywhere": "Ratings:",
 }
@@ -35,7 +35,7 @@ def test_turns_alternate_and_end_with_the_answer_begun(name):
     assert roles[0] == "system"
     assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
     assert prompts.turns(name)[-1].text == BEGUN[name]
-    assert all(turn.text for turn in prompts.turns(name))
+    assert all(turn.text for turn in prompts.turns(name)[:-1])
 
 
 @pytest.mark.parametrize("name", HOLES)
@@ -58,6 +58,11 @@ def test_rendered_is_the_conversation_in_order_with_the_answer_begun(name):
 def test_the_answer_goes_on_in_the_form_of_the_few_shots(name):
     *answers, begun = [t.text for t in prompts.turns(name) if t.role == "assistant"]
     assert all(answer.startswith(begun) for answer in answers)
+
+
+def test_few_shot_answers_of_the_simulator_are_one_digit():
+    answers = [turn.text for turn in prompts.turns("simulate")[:-1] if turn.role == "assistant"]
+    assert answers and all(re.fullmatch("[0-9]", answer) for answer in answers)
 
 
 def test_few_shot_answers_of_detection_have_a_digit_for_each_excerpt():

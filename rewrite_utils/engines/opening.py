@@ -36,9 +36,7 @@ def open_engine(
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 
     if engine not in ENGINES:
-        raise ValueError(
-            f"engine {engine!r} is unknown; use {', '.join(map(repr, ENGINES[:-1]))} or 'ray'"
-        )
+        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
     folder, engine = model_folder(model), chosen(engine)
     if engine == "server":
         from rewrite_utils.engines.server import ServerEngine  # noqa: PLC0415

@@ -28,7 +28,7 @@ class Rewrite(Section):
     )
     """Calibrations whose rewrites are measured; a name that ends in +topk keeps
     only the k largest latents afterwards, as the paper does."""
-    headline: str = "centred+standardised+isotonic_pooled"
+    headline: str = "centred+standardised+logistic_pooled"
     """The calibrator that the verdict is about, declared before the run."""
     bootstrap: int = Field(2000, ge=100)
     """Resamples of the windows behind every interval."""

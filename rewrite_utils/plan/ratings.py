@@ -8,7 +8,7 @@ from rewrite_utils.params import Simulate
 
 SENTENCE = 16
 """Tokens of a sentence with its examples in brackets."""
-FRAME = 12
+FRAME = 6
 """Tokens around a sentence in the simulator's own part of a prompt."""
 SLOTTED = 4
 """Tokens that a window's token costs in the all-positions mode: line end, token, slot, filler."""

@@ -26,7 +26,7 @@ from rewrite_utils.report.calibrations import (
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
 from rewrite_utils.report.claims import claims, report_headline, write
-from rewrite_utils.report.coders import coder_table, coders_headline
+from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
@@ -69,6 +69,7 @@ from rewrite_utils.report.tables import (
 
 __all__ = [
     "ALTERNATIVES",
+    "arms_shown",
     "before_and_after",
     "best_and_worst",
     "best_factors",

@@ -76,11 +76,12 @@ def sentences(sites: Mapping[str, SiteStages], *, most: int) -> Html:
 
 
 def best_and_worst(sites: Mapping[str, SiteStages], *, each: int) -> Html:
-    """The sentences with the highest and the lowest AUROC."""
+    """The sentences with the highest and the lowest AUROC, each once."""
     rows = []
     for name, site in sites.items():
         ranked = site.scores.dropna().sort_values("auroc", ascending=False)
-        for score in pd.concat([ranked.head(each), ranked.tail(each)]).itertuples():
+        shown = ranked if len(ranked) <= 2 * each else pd.concat([ranked[:each], ranked[-each:]])
+        for score in shown.itertuples():
             sentence = site.sentences[int(score.latent)]
             rows.append((name, score.latent, f"{score.auroc:.2f}", f"{score.f1:.2f}", sentence))
     return display.table(rows, ["site", "latent", "AUROC", "F1", "sentence"])

@@ -91,19 +91,12 @@ class Layout:
         *,
         align: int,
         order: Order = "window_first",
-        open_end: bool = False,
     ) -> None:
-        """``align``: the shared part is filled with newlines to a multiple of so many tokens.
-
-        ``open_end``: the prompt ends without the blank before the digit, for tokenizers that write
-        the two as one token.
-        """
+        """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
         self.order = order
         self._tokenizer = tokenizer
         self._align = align
         whole = prompts.rendered(tokenizer, FILES[order])
-        if open_end:
-            whole = whole.rstrip()
         cut = whole.index(CUTS[order], whole.index("{pad}")) + len(CUTS[order])
         head, _, self._shared = whole[:cut].partition("{pad}")
         self._own = whole[cut:]

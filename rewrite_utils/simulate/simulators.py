@@ -116,7 +116,5 @@ def open_simulator(asked: Simulate, engine: Engine) -> Simulator:
     digits = DigitReader.of(engine.tokenizer, asked.digits)
     if asked.mode == "all":
         return EveryToken(engine, align=asked.align, digits=digits)
-    layout = Layout(
-        engine.tokenizer, align=asked.align, order=asked.layout, open_end=asked.digits == "strings"
-    )
+    layout = Layout(engine.tokenizer, align=asked.align, order=asked.layout)
     return LastToken(engine, layout, digits)
