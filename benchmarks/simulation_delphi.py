@@ -13,9 +13,7 @@ import sys
 import time
 from typing import Any
 
-from delphi.scorers.simulator.oai_autointerp.explanations.simulator import (
-    ExplanationNeuronSimulator,
-)
+from delphi.scorers.simulator.simulation.simulator import NeuronSimulator
 from transformers import AutoTokenizer
 from vllm import LLM, SamplingParams
 
@@ -59,7 +57,7 @@ class Client:
 
 
 async def simulated(client: Client, pairs: list[tuple[str, list[str]]]) -> list[Any]:
-    simulators = [(ExplanationNeuronSimulator(client, text), window) for text, window in pairs]
+    simulators = [(NeuronSimulator(client, text), window) for text, window in pairs]
     return await asyncio.gather(*(one.simulate(window) for one, window in simulators))
 
 
@@ -82,7 +80,13 @@ def main() -> None:
     found = asyncio.run(simulated(client, pairs))
     seconds = time.perf_counter() - start
     predictions = sum(len(one.expected_activations) for one in found)
-    said = {"predictions": predictions, "tokens": client.tokens, "seconds": seconds}
+    failed = sum(not one.distribution_values for one in found)
+    said = {
+        "failed": failed,
+        "predictions": predictions,
+        "tokens": client.tokens,
+        "seconds": seconds,
+    }
     print(json.dumps(said), flush=True)
 
 

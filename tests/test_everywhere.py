@@ -108,7 +108,7 @@ def test_what_is_shared_is_the_sentence(engine: TransformersEngine, tmp_path: Pa
 def test_an_engine_that_reads_only_behind_the_prompt_says_what_to_use() -> None:
     from stage_cases import FakeLLM  # noqa: PLC0415
 
-    with pytest.raises(EngineError, match=r"simulate.mode: all .* engine: transformers"):
+    with pytest.raises(EngineError, match=r"simulate\.mode: all.*engine: transformers"):
         open_simulator(ALL, FakeLLM(chatting_tokenizer())).rate([(WINDOWS[0], "colours")])
 
 

@@ -1,7 +1,7 @@
 """The server engine against a small real HTTP server in this process, and `make serve`'s command.
 
-The server's log-probability of an option is minus the option times the prompt's length, as in
-test_engines_vllm.py; every hook below sees a request before it is answered.
+The server's log-probability of an option is minus the option times the prompt's length (modulo
+100), as in test_engines_vllm.py; every hook below sees a request before it is answered.
 """
 
 import itertools
@@ -73,7 +73,7 @@ def answer(body: dict) -> dict:
         return {"choices": [choice], "usage": usage | {"completion_tokens": 2}}
     options = body["logprob_token_ids"]
     rows = [
-        {f"token_id:{o}": max(-9999.0, -float(o * (length + i))) for o in reversed(options)}
+        {f"token_id:{o}": max(-9999.0, -float(o * (length % 100 + i))) for o in reversed(options)}
         | {"token_id:77": -0.001}  # the likeliest token, which is none of the options
         for i in range(body["max_tokens"])
     ]

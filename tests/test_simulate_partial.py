@@ -236,7 +236,7 @@ class Slow(FakeEngine):
 
 simulator = open_simulator(Simulate(align=8), Slow(rate=either_order))
 print("ready", flush=True)
-simulate(WINDOWS, LATENTS, simulator, folder=Path(sys.argv[1]), name="test", part=Part())
+simulate(WINDOWS, LATENTS, simulator, folder=Path(sys.argv[1]), name="test")
 """
 
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 from scipy.stats import rankdata, spearmanr
 
 from rewrite_utils.simulate.screening import most_plausible
-from rewrite_utils.stats import resampled
+from rewrite_utils.stats import Estimate, resampled
 
 Statistic = Callable[[ndarray, ndarray], float]
 
@@ -66,6 +66,7 @@ def compared(
     *,
     base: str,
     seed: int,
+    resamples: int = 500,
 ) -> pd.DataFrame:
     """One row a (way, statistic): its value, and the paired difference to ``base``, with 95 %
     intervals over the windows, and how far the ratings agree with the base's."""
@@ -81,14 +82,20 @@ def compared(
         }
         for name, statistic in STATISTICS.items():
             row = {"way": way, "statistic": name}
-            rows.append(row | _paired(statistic, active, rating, ways[base], base, seed) | counted)
+            value, apart = _paired(statistic, active, (rating, ways[base]), seed, resamples)
+            rows.append(row | value | _named(apart, base) | counted)
     return pd.DataFrame(rows)
 
 
 def _paired(
-    statistic: Statistic, active: ndarray, rating: ndarray, other: ndarray, base: str, seed: int
-) -> dict[str, float]:
-    """The statistic of one way and its difference to the base's, over the same windows."""
+    statistic: Statistic,
+    active: ndarray,
+    ratings: tuple[ndarray, ndarray],
+    seed: int,
+    resamples: int,
+) -> tuple[dict[str, float], Estimate]:
+    """The statistic of one way, and its difference to the other's over the same windows."""
+    rating, other = ratings
 
     def own(which: ndarray) -> float:
         return statistic(active[which], rating[which])
@@ -96,16 +103,16 @@ def _paired(
     def apart(which: ndarray) -> float:
         return own(which) - statistic(active[which], other[which])
 
-    value = resampled(own, len(active), unit="window", seed=seed)
-    difference = resampled(apart, len(active), unit="window", seed=seed)
-    return {
-        "value": value.value,
-        "low": value.low,
-        "high": value.high,
-        f"minus {base}": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-    }
+    value, difference = (
+        resampled(of, len(active), unit="window", seed=seed, resamples=resamples)
+        for of in (own, apart)
+    )
+    return {"value": value.value, "low": value.low, "high": value.high}, difference
+
+
+def _named(difference: Estimate, base: str) -> dict[str, float]:
+    ends = {"difference_low": difference.low, "difference_high": difference.high}
+    return {f"minus {base}": difference.value} | ends
 
 
 def screening_curve(
@@ -115,6 +122,7 @@ def screening_curve(
     *,
     shares: Sequence[float],
     seed: int,
+    resamples: int = 500,
 ) -> pd.DataFrame:
     """One row a (share sent, statistic), from ratings of all pairs: what is left out ties below.
 
@@ -135,6 +143,7 @@ def screening_curve(
                 len(true),
                 unit="window",
                 seed=seed,
+                resamples=resamples,
             )
             rows.append(
                 {"share": share, "statistic": name, "value": found.value, "low": found.low}
