@@ -26,8 +26,15 @@ WINDOWS = [Window.of(["the ", word]) for word in "abcdefghijklmnopqrst"]
 SENTENCES = {2: "a, b", 7: "letters", 9: "nothing"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def once(architecture: str) -> None:
+    """One architecture is enough here, and one cluster."""
+    if architecture != "llama":
+        pytest.skip("the same for every architecture")
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(once: None) -> Iterator[None]:
     here = Path(__file__).parents[1]
     path = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
@@ -37,9 +44,7 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_folder: Path, architecture: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    if architecture != "llama":
-        pytest.skip("one architecture is enough here")
+def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     copy = tmp_path_factory.mktemp("ray") / "model"
     shutil.copytree(tiny_folder, copy)
     tokenizer = AutoTokenizer.from_pretrained(copy)

@@ -26,6 +26,13 @@ class Inside(FakeLLM):
         return np.log(0.9 * found).astype(np.float32), Usage(prompts=len(prompts))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def once(architecture):
+    """One architecture is enough here."""
+    if architecture != "llama":
+        pytest.skip("the same for every architecture")
+
+
 @pytest.fixture
 def asking(world, monkeypatch):
     """Opens the run anew with other parameters and an LLM that remembers what it was asked."""

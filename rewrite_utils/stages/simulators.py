@@ -79,7 +79,8 @@ def comparison(site: SiteStages) -> pd.DataFrame:
         return pd.DataFrame()
     found = {way: rated(site, way).expected.astype(np.float64) for way in stages}
     true = site.true("calibrate")[: _count(site)]
-    return judging.compared(true, found, base=PLAIN, seed=site.params.seed)
+    resamples = _resamples(site)
+    return judging.compared(true, found, base=PLAIN, seed=site.params.seed, resamples=resamples)
 
 
 def everywhere(site: SiteStages) -> pd.DataFrame:
@@ -107,7 +108,12 @@ def screening_curves(site: SiteStages) -> pd.DataFrame:
     for by in asked.screens:
         scores = screening.plausibility(windows, sentences, by=by)
         curve = judging.screening_curve(
-            true, expected, scores, shares=asked.shares, seed=site.params.seed
+            true,
+            expected,
+            scores,
+            shares=asked.shares,
+            seed=site.params.seed,
+            resamples=_resamples(site),
         )
         tables.append(curve.assign(screen=by))
     return pd.concat(tables, ignore_index=True)
@@ -115,6 +121,10 @@ def screening_curves(site: SiteStages) -> pd.DataFrame:
 
 def _both(site: SiteStages, of: Callable[[str], ndarray]) -> ndarray:
     return np.concatenate([of(split) for split in SIMULATED])
+
+
+def _resamples(site: SiteStages) -> int:
+    return min(500, site.params.rewrite.bootstrap)
 
 
 def _count(site: SiteStages) -> int:
