@@ -80,11 +80,25 @@ report.keep(
 #
 # Held-out positions of the evaluate rows, each patched alone. The *range* is the loss with every
 # latent at its mean minus the loss with the coder as it is: what any rewrite of the
-# latents can win or lose. `recovered` is the share kept of what the output is worth. Notebook 11
-# sets kinds, layers and widths of coders side by side.
+# latents can win or lose. `recovered` is the share kept of what the output is worth.
 
 # %%
 report.frame(report.arms_shown(sites))
+
+# %% [markdown]
+# ## What a good coder looks like
+#
+# In one row a coder: what it keeps, what it leaves to its latents, how many fire, how often.
+
+# %%
+report.frame(report.shown_coders(report.coder_table(sites)))
+
+# %% [markdown]
+# Beside it, as committed: transcoder with and without skip, SAE, and random weights, at every
+# block of the mini-Pythia (notebook 11 on `params/beyond/kinds.yaml` makes this table).
+
+# %%
+report.frame(report.shown_coders(report.committed_coders("kinds")))
 
 # %% [markdown]
 # ## Result

@@ -49,22 +49,21 @@ coders = report.coder_table(sites)
 report.frame(report.shown_coders(coders))
 
 # %% [markdown]
-# ## The dynamic range, by layer and by width
+# ## The dynamic range
+#
+# By layer and by width, as far as the sites differ in them; a line joins coders that differ in
+# nothing else.
 
 # %%
 trained = coders[~coders["kind"].str.startswith("random")]
-figure, axes = plots.panels(2)
-coder_plots.coder_lines(axes[0], trained, x="layer", y="range", title="Left to the latents")
-coder_plots.coder_lines(axes[1], trained, x="latents", y="range", title="… by width")
+figure = coder_plots.coder_figure(trained, y="range")
 report.keep(run, "11_range", figure, coders, unit="row", n=int(coders["rows"].sum()))
 
 # %% [markdown]
-# ## What is kept, by layer and by width
+# ## What is left unexplained
 
 # %%
-figure, axes = plots.panels(2)
-coder_plots.coder_lines(axes[0], trained, x="layer", y="FVU", title="Left unexplained")
-coder_plots.coder_lines(axes[1], trained, x="latents", y="FVU", title="… by width")
+figure = coder_plots.coder_figure(trained, y="FVU")
 report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum()))
 
 # %% [markdown]
@@ -72,8 +71,19 @@ report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum
 
 # %%
 figure, (axis,) = plots.panels(1, width=6.5)
-rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites))
+kinds = dict(zip(coders["site"], coders["kind"], strict=True))
+rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites), kinds)
 report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["tokens"].max()))
+
+# %% [markdown]
+# ## Several layers at once
+#
+# The coders of all sites spliced together, every latent of theirs from one source, each layer
+# reading what the layers below it have left of the stream. Layers are added in the order of the
+# parameter file; dotted: what they cost one by one, summed.
+
+# %%
+report.layers_at_once(run, sites)
 
 # %% [markdown]
 # ## Result

@@ -5,12 +5,15 @@ In: tables of report/coders.py and report/checkpoints.py. Out: drawn axes, in th
 
 from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy import ndarray
 
+from rewrite_utils import plots
 from rewrite_utils.plots import PALETTE, colour, label
 
 KINDS = {
@@ -28,41 +31,88 @@ SHOWN_ON_CURVE = ("coder", "mean", "output mean", "token table")
 AXES = {
     "layer": "layer",
     "latents": "latents",
-    "range": "CE, latents at their mean − CE of the coder (nats)",
+    "range": "range left to the latents (nats)",
     "FVU": "FVU",
 }
 """What the columns of the coder table are called on an axis."""
+MARKERS = "os^Dv"
+"""One a line of the same kind."""
+
+
+def coder_figure(table: pd.DataFrame, *, y: str) -> Figure:
+    """Panels of `coder_lines`: each place (MLP, residual stream) by each of layer and width that
+    varies, so that a scale fits its panel and no axis holds a single value.
+    """
+    place = np.where(table["kind"].str.contains("SAE"), "residual stream", "MLP")
+    varied = [x for x in ("layer", "latents") if table[x].nunique() > 1] or ["layer"]
+    wanted = [(name, part, x) for name, part in table.groupby(place, sort=False) for x in varied]
+    figure, axes = plots.panels(len(wanted))
+    for axis, (name, part, x) in zip(axes, wanted, strict=True):
+        said = f"{name}, by {'width' if x == 'latents' else x} (n = {part['rows'].min()} rows)"
+        coder_lines(axis, part, x=x, y=y, title=said)
+    return figure
 
 
 def coder_lines(axes: Axes, table: pd.DataFrame, *, x: str, y: str, title: str) -> None:
-    """One line a kind of coder; 95 % intervals where there are columns `<y>_low`, `<y>_high`."""
-    for kind, coders in table.groupby("kind", sort=False):
+    """One line a family of coders, which differ in ``x`` alone; 95 % intervals where there are
+    columns `<y>_low`, `<y>_high`. For the range: also what the whole output is worth, by layer.
+    """
+    _worth(axes, table, x=x, y=y)
+    others = [column for column in ("layer", "latents", "k") if column != x]
+    told = [column for column in others if table[column].nunique() > 1]
+    drawn: dict[str, int] = {}
+    for (kind, *same), coders in table.groupby(["kind", *others], sort=False):
         coders = coders.sort_values(x)
-        axes.plot(coders[x], coders[y], "o-", color=KINDS[str(kind)], ms=4, label=str(kind))
+        number = drawn[kind] = drawn.get(kind, -1) + 1
+        values = dict(zip(others, same, strict=True))
+        name = ", ".join([kind, *(f"{column} {values[column]}" for column in told)])
+        style = {"color": KINDS[str(kind)], "marker": MARKERS[number % len(MARKERS)], "ms": 4}
+        style |= {"ls": ("-", "--", ":")[number % 3], "label": name}
+        axes.plot(coders[x], coders[y], **style)
         if f"{y}_low" in coders:
             ends = coders[f"{y}_low"], coders[f"{y}_high"]
             axes.vlines(coders[x], *ends, color=KINDS[str(kind)], lw=1.5, alpha=0.5)
     axes.axhline(0, color="#222222", lw=0.6)
     axes.set(xlabel=AXES[x], ylabel=AXES[y], title=title)
+    places = sorted(table[x].unique())
     if x == "latents":
-        widths = sorted(table[x].unique())
         axes.set_xscale("log", base=2)
-        axes.set_xticks(widths, [str(width) for width in widths])
         axes.minorticks_off()
+    axes.set_xticks(places, [str(place) for place in places])
     axes.legend()
 
 
-def firing_rate_curves(axes: Axes, rates: Mapping[str, Float[ndarray, " latent"]]) -> pd.DataFrame:
-    """Firing rate by rank, as a share of the coder's width, one line a site; the plotted data."""
-    tables = []
+def _worth(axes: Axes, table: pd.DataFrame, *, x: str, y: str) -> None:
+    """The loss of the module's output at its mean: no range is to be expected beyond it."""
+    if (x, y) != ("layer", "range"):
+        return
+    worth = table.drop_duplicates(x).sort_values(x)
+    axes.plot(worth[x], worth["worth"], color="#aaaaaa", lw=1, label="whole output at its mean")
+    axes.fill_between(
+        worth[x], worth["worth_low"], worth["worth_high"], color="#aaaaaa", alpha=0.2, lw=0
+    )
+
+
+def firing_rate_curves(
+    axes: Axes, rates: Mapping[str, Float[ndarray, " latent"]], kinds: Mapping[str, str]
+) -> pd.DataFrame:
+    """Firing rate by rank, as a share of the coder's width, one line a site; the plotted data.
+
+    A kind of coder has its style of line, its sites go from dark to light.
+    """
+    tables, styles = [], dict.fromkeys(kinds.values(), "-")
+    styles |= dict(zip(styles, ("-", "--", ":", "-.", (0, (1, 4))), strict=False))
     for site, rate in rates.items():
+        alike = [name for name in rates if kinds[name] == kinds[site]]
+        shade = plt.get_cmap("viridis")(0.9 * alike.index(site) / max(len(alike) - 1, 1))
         ordered = np.sort(rate)[::-1]
         place = (np.arange(len(rate)) + 0.5) / len(rate)
-        axes.plot(place, np.where(ordered > 0, ordered, np.nan), lw=1.2, label=site)
+        shown = np.where(ordered > 0, ordered, np.nan)
+        axes.plot(place, shown, lw=1.2, color=shade, ls=styles[kinds[site]], label=site)
         tables.append(pd.DataFrame({"site": site, "place": place, "rate": ordered}))
     axes.set(yscale="log", xlabel="latents by rank, share of the width", ylabel="firing rate")
     axes.set_title("Who fires how often (lines end where latents are dead)")
-    axes.legend(fontsize=6, ncols=max(1, len(rates) // 8))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -82,3 +132,27 @@ def checkpoint_curve(axes: Axes, curve: pd.DataFrame, arms: pd.DataFrame, *, tit
     axes.set(xlabel="training step (log)", ylabel="CE (nats)", title=title)
     axes.set_xticks(np.log2(1 + shown), [f"{step:,}" for step in shown])
     axes.legend(fontsize=7)
+
+
+def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) -> None:
+    """``value`` against the number of layers, one line a source; the sums of parts are dotted."""
+    for source, arm in table.groupby("source", sort=False):
+        if value == "minus_mean" and source == "mean":
+            continue
+        shade, x = colour(str(source)), arm["count"]
+        axes.plot(x, arm[value], "o-", color=shade, ms=4, label=label(str(source)))
+        axes.fill_between(
+            x, arm[f"{value}_low"], arm[f"{value}_high"], color=shade, alpha=0.1, lw=0
+        )
+        if parts:
+            axes.plot(x, arm["parts"], ":", color=shade, lw=1)
+    if parts:
+        axes.plot([], [], ":", color="#666666", label="sum of its layers alone")
+    axes.axhline(0, color="#222222", lw=0.7)
+    added = table.drop_duplicates("count")
+    names = [
+        f"{count}\n+{name}" for count, name in zip(added["count"], added["added"], strict=True)
+    ]
+    axes.set_xticks(added["count"], names)
+    axes.set_xlabel("layers rewritten at once (the one added)")
+    axes.set_ylabel("ΔCE (nats)" if parts else "CE − CE of mean ablation (nats)")

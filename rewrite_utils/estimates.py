@@ -12,11 +12,14 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.calibrate import Calibrator, Target, Transform, calibrator
+from rewrite_utils.calibrate import Calibrator, Target, Transform, calibrator, cross_fit
 from rewrite_utils.calibrate.screened import Screened
 from rewrite_utils.controls import token_table, word_list
 from rewrite_utils.rewrite import TOPK
 from rewrite_utils.simulate import Ratings
+
+FOLDS = 24
+"""Rows of text are left out one by one, or in so many folds where there are more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,23 @@ class Evidence:
         """Only the first ``count`` windows; the larger target stays whole."""
         ratings = Ratings(*(field[:count] for field in self.ratings))
         return dataclasses.replace(self, ratings=ratings, true=self.true[:count])
+
+    def held_out(
+        self, name: str, groups: Int[ndarray, " window"], *, seed: int
+    ) -> Float[ndarray, "window latent"]:
+        """Estimates of its own windows, each by the calibration fitted on the other ``groups``
+        (rows of text)."""
+        method = self.method(name)
+        return cross_fit(
+            method,
+            self.ratings.expected,
+            self.true,
+            folds=min(FOLDS, len(np.unique(groups))),
+            generator=np.random.default_rng(seed),
+            digits=self.ratings.digits if method.reads_digits else None,
+            groups=groups,
+            target=self.target,
+        )
 
     def shuffled(self, order: Int[ndarray, " latent"]) -> "Evidence":
         """The same with each latent's ratings taken from another latent's sentence."""

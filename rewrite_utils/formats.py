@@ -20,6 +20,8 @@ from torch import Tensor
 from rewrite_utils.coders import BiasConvention, CoderConfig, SparseCoder, require_hookpoint
 
 _SPARSIFY, _SAELENS = "sae.safetensors", "sae_weights.safetensors"
+_OTHER_FUNCTIONS = ("signed", "embed_skip", "gram_lookup")
+"""Options of sparsify that make a coder another function than ours."""
 _SPARSIFY_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 
 
@@ -100,12 +102,14 @@ def write_sparsify(coder: SparseCoder, folder: Path) -> None:
 def _sparsify_config(
     cfg: dict[str, Any], folder: str, bias_convention: BiasConvention
 ) -> CoderConfig:
-    if cfg.get("activation", "topk") != "topk" or cfg.get("signed"):
+    others = [option for option in _OTHER_FUNCTIONS if cfg.get(option)]
+    if cfg.get("activation", "topk") != "topk" or others:
         raise ValueError(
             f"{folder}: this package reads TopK coders with ReLU, not activation "
-            f"{cfg.get('activation', 'topk')!r} (signed: {cfg.get('signed', False)})"
+            f"{cfg.get('activation', 'topk')!r} with {', '.join(others) or 'no option'}"
         )
-    transcode = cfg.get("transcode", False)
+    # Before 2025-02 cfg.json said nothing of transcoding; only transcoders had a skip.
+    transcode = cfg.get("transcode", cfg.get("skip_connection", False))
     named = folder if re.fullmatch(r"layers\.\d+(\.mlp)?", folder) else ""
     return CoderConfig(
         d_in=cfg["d_in"],

@@ -1,13 +1,13 @@
-"""The coder's training data: inputs and outputs of the hooked module, on disk, read by step.
+"""The coder's training data: inputs and outputs of the hooked module, without BOS positions.
 
-In: a subject, a hookpoint, rows of tokens. Out: memory-mapped arrays, so memory does not grow with
-the corpus: inputs and outputs of an MLP, one array for the residual stream, which is both. A killed
-harvest goes on behind its last finished batch. BOS positions are left out.
+In: a subject, a hookpoint, rows of tokens. Out: `Batches` whose memory does not grow with the
+corpus: a `Harvest` on disk (memory-mapped; one array for the residual stream, which is both sides;
+a killed one goes on behind its last finished batch), or `Streamed`, computed when a step asks.
 """
 
 import dataclasses
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,10 @@ from tqdm.auto import tqdm
 from rewrite_utils.models import Hookpoint, Subject
 from rewrite_utils.runs import require_space, write_json
 from rewrite_utils.splice import hooked
-from rewrite_utils.training import TensorBatches
+from rewrite_utils.training import Pair, TensorBatches, order_of
+
+CHUNK = 16
+"""Rows in one pass of the subject."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Harvest:
         *,
         tokens: int,
         folder: Path,
-        batch: int = 16,
+        batch: int = CHUNK,
     ) -> "Harvest":
         """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
         fewer)."""
@@ -56,10 +59,10 @@ class Harvest:
         bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
         for start in range(done, len(rows), batch):
             part = rows[start : start + batch]
-            acts = hooked(subject, part, hookpoint)
             where = slice(start * a_row, (start + len(part)) * a_row)
-            for array, values in zip(arrays, acts, strict=False):
-                array[where] = values[:, 1:].flatten(0, 1).float().cpu().numpy()
+            found = next(pairs(subject, hookpoint, part, batch=batch))
+            for array, values in zip(arrays, found, strict=False):
+                array[where] = values.cpu().numpy()
             if start // batch % 16 == 15:
                 for array in arrays:
                     array.flush()
@@ -74,9 +77,55 @@ class Harvest:
         sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
         return TensorBatches(sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed)
 
-    def delete(self) -> None:
-        """Remove the arrays: the trained coder no longer needs them."""
-        shutil.rmtree(self.folder)
+
+class Streamed:
+    """Activations computed when a step asks for them, whole rows a step: nothing is stored."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        hookpoint: Hookpoint,
+        rows: Int[Tensor, "row pos"],
+        *,
+        batch: int,
+        epochs: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """``batch``: tokens in a joint step; ``share``: this process and how many there are."""
+        self.subject, self.hookpoint, self.rows = subject, hookpoint, rows
+        self.epochs, self.seed, self.share = epochs, seed, share
+        self.rows_a_step = batch // (rows.shape[1] - 1)
+        if not share[1] <= self.rows_a_step <= len(rows):
+            raise ValueError(
+                f"a batch of {batch} tokens is {self.rows_a_step} rows, but there are {len(rows)} "
+                f"rows and {share[1]} processes: raise or lower the batch"
+            )
+
+    def __len__(self) -> int:
+        """Steps in all epochs."""
+        return len(self.rows) // self.rows_a_step * self.epochs
+
+    def __getitem__(self, step: int, /) -> Pair:
+        """This process' rows of the step, run through the subject now."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} is not in 0 … {len(self) - 1}")
+        epoch, place = divmod(step, len(self.rows) // self.rows_a_step)
+        order = order_of(len(self.rows), seed=self.seed, epoch=epoch)
+        chosen = order[place * self.rows_a_step : (place + 1) * self.rows_a_step]
+        process, processes = self.share
+        parts = pairs(self.subject, self.hookpoint, self.rows[chosen[process::processes]])
+        x, y = (torch.cat(side) for side in zip(*parts, strict=True))
+        return x, x if self.hookpoint.kind == "resid" else y
+
+
+def pairs(
+    subject: Subject, hookpoint: Hookpoint, rows: Int[Tensor, "row pos"], *, batch: int = CHUNK
+) -> Iterator[Pair]:
+    """(input, output) of the hooked module at every token of the rows but the BOS."""
+    for part in rows.split(batch):
+        acts = hooked(subject, part, hookpoint)
+        yield acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
 
 
 def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:

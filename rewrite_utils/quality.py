@@ -1,10 +1,12 @@
-"""What a coder is worth: loss and FVU on held-out text, and the range left to its latents.
+"""What a coder is worth: does it explain a text, and the range left to its latents.
 
-In: a coder and rows it was not trained on. Out: one row an arm (coder, latents at mean or zero,
-whole output at mean or zero), positions patched one at a time, intervals over rows. Paper §2.
-`over_coder` of "latents at mean" is the dynamic range; `recovered` = (CE of the output at its mean
-− CE of the arm) / (CE of the output at its mean − CE of the untouched model).
+In: a coder and text it was not trained on. Out: a `CoderCheck`; or a table, one row an arm (coder,
+latents at mean or zero, whole output at mean or zero), positions patched one at a time, intervals
+over rows. Paper §2. `over_coder` of "latents at mean" is the dynamic range; `recovered` = (CE of
+the output at its mean − CE of the arm) / (CE of the output at its mean − CE of the untouched).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from rewrite_utils import stats
-from rewrite_utils.coders import SparseCoder
+from rewrite_utils.coders import CoderCheck, SparseCoder, check_coder
+from rewrite_utils.harvest import pairs
 from rewrite_utils.models import Hookpoint, Subject
 from rewrite_utils.splice import (
     ArmLosses,
@@ -25,6 +28,31 @@ from rewrite_utils.splice import (
     mean_latents,
     zero_latents,
 )
+
+
+def check_on_text(
+    coder: SparseCoder,
+    subject: Subject,
+    texts: Sequence[str],
+    *,
+    hookpoint: str = "",
+    row_tokens: int = 128,
+    limit: float | None = 1.0,
+) -> CoderCheck:
+    """`check_coder` on texts, cut into rows behind a BOS; names the modules that were read.
+
+    ``hookpoint``: left out, the coder's own. Raises ValueError as `check_coder` does, and where
+    neither says a hookpoint that the subject has.
+    """
+    place = subject.hookpoint(hookpoint or coder.config.hookpoint)
+    parts = []
+    for text in texts:
+        ids = torch.tensor(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+        rows = (part[None] for part in ids.split(row_tokens - 1) if len(part))
+        parts += [torch.cat([torch.full_like(row[:, :1], subject.bos), row], 1) for row in rows]
+    read = (pair for row in parts for pair in pairs(subject, place, row))
+    found = check_coder(coder, read, hookpoint=place.name, limit=limit)
+    return found._replace(hookpoint=f"{place.name}: {place.input_hook} → {place.output_hook}")
 
 
 @torch.no_grad()

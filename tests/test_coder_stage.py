@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 
 import datasets
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_tokenizer
 from stage_cases import SITE, tokenizer_with_chat, write_text
 
-from rewrite_utils import coder_plots, plots, report
-from rewrite_utils.coders import CoderConfig, SparseCoder
+from rewrite_utils import coder_plots, harvest, plots, quality, report
+from rewrite_utils.coders import CoderConfig, SparseCoder, fvu
 from rewrite_utils.params import parse
 from rewrite_utils.runs import Run
 from rewrite_utils.splice import hooked
@@ -116,6 +116,31 @@ def test_a_mislabelled_coder_cannot_pass(trained, open_site, tmp_path):
         _ = open_site(coder=folder, hookpoint="layers.2.mlp").coder
 
 
+def test_checked_on_a_text_a_coder_names_the_modules_and_a_wrong_one_cannot_pass(trained):
+    """The text that the stage read, given as text: the FVU on it, and the modules by name."""
+    coder, subject = trained.coder, trained.subject
+    rows = trained.corpus.rows("explain")[:8, 1:]
+    texts = [subject.tokenizer.decode(row) for row in rows]
+    check = quality.check_on_text(coder, subject, texts, row_tokens=40)
+    assert check.hookpoint == "layers.1.mlp: blocks.1.mlp.hook_in → blocks.1.hook_mlp_out"
+    x, y = (torch.cat(side) for side in zip(*pairs_of(trained), strict=True))
+    assert 0 < check.fvu < 1 and check.fvu == pytest.approx(fvu(y, coder(x)).item(), abs=0.15)
+    assert check.tokens == pytest.approx(8 * 39, abs=40)  # some words merge when they are read anew
+    with pytest.raises(ValueError, match=r"belongs to 'layers\.1\.mlp', not to 'layers\.2\.mlp'"):
+        quality.check_on_text(coder, subject, texts, hookpoint="layers.2.mlp")
+    nameless = SparseCoder(coder.config.model_copy(update={"hookpoint": ""}))
+    nameless.load_state_dict(coder.state_dict())
+    nameless.W_dec.data *= 30
+    with pytest.raises(ValueError, match=r"does not explain 'layers\.2\.mlp': FVU \d"):
+        quality.check_on_text(nameless, subject, texts, hookpoint="layers.2.mlp")
+    with pytest.raises(ValueError, match="hookpoint '' is neither"):
+        quality.check_on_text(nameless, subject, texts)
+
+
+def pairs_of(site: SiteStages):
+    return harvest.pairs(site.subject, site.hookpoint, site.corpus.rows("explain"))
+
+
 @pytest.mark.parametrize("what", [{"latents": 24}, {"k": 2}, {"skip": True}])
 def test_a_coder_of_other_sizes_than_the_run_says_is_refused(trained, open_site, tmp_path, what):
     name = next(iter(what))
@@ -147,6 +172,25 @@ def test_the_optimiser_and_the_warm_up_are_parameters(open_site, trained):
     assert rates[2] == [pytest.approx(0.003)] * len(rates[2])
     weights = [site.coder.W_dec for site in (trained, longer, signum)]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_decoder_norms_and_dead_latents_are_parameters(open_site):
+    sae = {"hookpoint": "layers.1"}
+    normed = open_site(**sae, normalize_decoder=True)
+    assert torch.allclose(normed.coder.W_dec.norm(dim=1), torch.ones(12), atol=1e-5)
+    assert not torch.allclose(open_site(**sae).coder.W_dec.norm(dim=1), torch.ones(12), atol=1e-3)
+    crowded = {"latents": 30, "k": 1, "tokens": 1500}
+    dead, revived = (open_site(**crowded, dead_after=200, auxk_alpha=a) for a in (0.0, 1.0))
+    assert dead.training["dead"].max() > 0
+    assert not torch.equal(dead.coder.W_enc, revived.coder.W_enc)
+
+
+def test_a_streamed_coder_needs_no_disk_and_explains_as_much(open_site, trained):
+    """Rows in the place of tokens are shuffled, so the weights differ and the FVU hardly."""
+    site = open_site(stream=True)
+    assert site.coder_stage.manifest["facts"]["steps"] > 30
+    fvus = [s.quality.set_index("arm").loc["coder", "fvu"] for s in (site, trained)]
+    assert fvus[0] == pytest.approx(fvus[1], abs=0.15) and fvus[0] < 0.95
 
 
 def test_settings_at_their_defaults_leave_older_coders_where_they_are(trained, open_site):
@@ -209,18 +253,35 @@ def test_the_quality_of_the_untouched_and_of_nothing_are_the_ends_of_recovered(k
     assert arms.loc["coder", "over_coder"] == 0
 
 
-def test_the_figures_draw_the_table(kinds):
+def test_the_figures_draw_the_table(kinds, drawing):
     table = report.coder_table(kinds)
-    with mpl.rc_context({"backend": "agg"}):
-        _, (by_layer, by_width, rates) = plots.panels(3, columns=3)
-        coder_plots.coder_lines(by_layer, table, x="layer", y="range", title="r")
-        coder_plots.coder_lines(by_width, table, x="latents", y="FVU", title="f")
-        drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds))
+    _, (by_layer, by_width, rates) = plots.panels(3, columns=3)
+    coder_plots.coder_lines(by_layer, table, x="layer", y="range", title="r")
+    coder_plots.coder_lines(by_width, table, x="latents", y="FVU", title="f")
+    named = dict(zip(table["site"], table["kind"], strict=True))
+    drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds), named)
     lines = {line.get_label(): line.get_ydata() for line in by_layer.lines}
     assert list(lines["SAE"]) == [table.set_index("kind").loc["SAE", "range"]]
-    assert by_layer.get_ylabel() == "CE, latents at their mean − CE of the coder (nats)"
+    assert list(lines["whole output at its mean"]) == [table["worth"].iloc[0]]
+    assert by_layer.get_ylabel() == "range left to the latents (nats)"
     assert [text.get_text() for text in by_width.get_xticklabels()] == ["12"]
     assert len(drawn) == 4 * 12 and set(drawn["site"]) == set(kinds)
+    assert len({line.get_linestyle() for line in rates.lines}) == 4
+
+
+def test_a_line_joins_only_coders_that_differ_in_nothing_else(kinds, drawing):
+    one = report.coder_table(kinds).iloc[[0]]
+    wider = [one.assign(latents=n, k=k) for n, k in ((12, 3), (24, 3), (48, 3), (24, 6), (48, 6))]
+    (axis,) = coder_plots.coder_figure(pd.concat(wider), y="range").axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
+    assert lines["transcoder, k 3"] == [12, 24, 48] and lines["transcoder, k 6"] == [24, 48]
+    assert axis.get_title().startswith("MLP, by width (n = ")
+
+
+def test_an_mlp_and_a_residual_stream_do_not_share_a_scale(kinds, drawing):
+    figure = coder_plots.coder_figure(report.coder_table(kinds), y="FVU")
+    titles = [axis.get_title().split(" (")[0] for axis in figure.axes]
+    assert titles == ["MLP, by layer", "residual stream, by layer"]
 
 
 def test_the_headline_leaves_the_control_out(kinds):

@@ -136,6 +136,24 @@ def test_old_bias_convention_subtracts_b_dec(tmp_path):
     assert (old(x) - current(x)).abs().max() > 0.1
 
 
+def test_an_old_folder_that_does_not_say_transcode_is_a_transcoder_if_it_skips(tmp_path):
+    for kind, transcode in (("skip transcoder", True), ("SAE", False)):
+        coder_of(kind).save(tmp_path / kind)
+        cfg = json.loads((tmp_path / kind / "cfg.json").read_text())
+        del cfg["transcode"], cfg["hookpoint"]
+        (tmp_path / kind / "cfg.json").write_text(json.dumps(cfg))
+        assert SparseCoder.load(tmp_path / kind).config.transcode is transcode
+
+
+@pytest.mark.parametrize("option", ["signed", "embed_skip", "gram_lookup"])
+def test_a_sparsify_coder_of_another_function_is_an_error(option, tmp_path):
+    coder_of("transcoder").save(tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text()) | {option: True}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ValueError, match=f"not activation 'topk' with {option}"):
+        SparseCoder.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["saelens-topk", "saelens-topk-rescaled"])
 def test_saelens_coder_gives_its_own_outputs(name):
     # Saved, with its outputs, by sae-lens 6.54.0 (`TopKSAE.save_model`).

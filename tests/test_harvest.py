@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rewrite_utils import harvest as harvesting
-from rewrite_utils.harvest import Harvest
+from rewrite_utils.harvest import Harvest, Streamed
 from rewrite_utils.models import Hookpoint
 from rewrite_utils.splice import hooked
+from rewrite_utils.training import order_of
 
 A_ROW = 11
 SIDES = ("inputs", "outputs")
@@ -139,7 +140,51 @@ def test_an_sae_reads_the_one_array_as_input_and_target(subject, rows, tmp_path)
     assert [file.name for file in files(tmp_path)] == ["inputs.npy"]
 
 
-def test_deleting_removes_the_arrays(subject, rows, tmp_path):
-    found = collect(subject, Hookpoint(0, "mlp"), rows, tmp_path / "harvest")
-    found.delete()
-    assert not (tmp_path / "harvest").exists()
+# ── computed when asked ───────────────────────────────────────────────────────────────────────
+
+
+def streamed(subject, place, rows, **changed) -> Streamed:
+    asked = {"batch": 10 * A_ROW, "epochs": 2, "seed": 3} | changed
+    return Streamed(subject, place, rows, **asked)
+
+
+def test_streamed_epochs_show_every_row_once_and_a_step_the_same_every_time(
+    subject, hookpoint, many
+):
+    batches = streamed(subject, hookpoint, many)
+    assert len(batches) == 8
+    everything = hooked(subject, many, hookpoint).inputs[:, 1:].flatten(0, 1)
+    for epoch in range(2):
+        steps = [batches[step] for step in range(4 * epoch, 4 * epoch + 4)]
+        seen = torch.cat([x for x, _ in steps])
+        torch.testing.assert_close(seen.sum(0), everything.sum(0), atol=1e-3, rtol=1e-4)
+        assert len(seen) == 40 * A_ROW
+    again, other = batches[5], batches[1]
+    assert torch.equal(batches[5][1], again[1]) and not torch.equal(other[0], again[0])
+    with pytest.raises(IndexError, match="step 8 is not in 0 … 7"):
+        batches[8]
+
+
+def test_streamed_pairs_are_what_the_hookpoint_reads_and_writes(subject, hookpoint, many):
+    x, y = streamed(subject, hookpoint, many, batch=40 * A_ROW)[0]
+    order = order_of(40, seed=3, epoch=0)
+    acts = hooked(subject, many[order], hookpoint)
+    torch.testing.assert_close(x, acts.inputs[:, 1:].flatten(0, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(y, acts.outputs[:, 1:].flatten(0, 1), atol=1e-5, rtol=1e-5)
+    assert (x is y) == (hookpoint.kind == "resid")
+
+
+def test_the_shares_of_all_processes_are_the_joint_step(subject, many):
+    place = Hookpoint(1, "mlp")
+    joint = streamed(subject, place, many)[2]
+    shares = [streamed(subject, place, many, share=(rank, 3))[2] for rank in range(3)]
+    assert [len(x) // A_ROW for x, _ in shares] == [4, 3, 3]
+    for whole, side in ((joint[0], 0), (joint[1], 1)):
+        together = torch.cat([share[side] for share in shares])
+        torch.testing.assert_close(together.sum(0), whole.sum(0), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": A_ROW - 1}, {"batch": 41 * A_ROW}, {"share": (0, 11)}])
+def test_a_step_without_rows_for_every_process_is_an_error(subject, many, wrong):
+    with pytest.raises(ValueError, match=r"is \d+ rows, but there are 40 rows and \d+ processes"):
+        streamed(subject, Hookpoint(0, "mlp"), many, **wrong)

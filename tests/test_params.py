@@ -73,6 +73,18 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
             {"sites": {"a": {"hookpoint": "layers.0.mlp", "bias_convention": "pre-2025-02"}}},
             "is for coders that are loaded",
         ),
+        (
+            {"sites": {"a": {"hookpoint": "layers.0.mlp", "normalize_decoder": True}}},
+            "normalize_decoder = true is for SAEs",
+        ),
+        (
+            {
+                "sites": {
+                    "a": {"hookpoint": "layers.0", "normalize_decoder": True, "optimizer": "signum"}
+                }
+            },
+            "trained with adam",
+        ),
         ({"subject": {"checkpoints": ["step8", "step4"]}}, "step8, step4 must end with"),
         ({"subject": {"checkpoints": ["main", "step4"]}}, "must end with their training step"),
         ({"subject": {"checkpoints": ["step4"]}}, "one checkpoint makes no training curve"),
@@ -127,6 +139,17 @@ def test_every_name_left_out_of_the_hash_is_a_field():
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_every_file_in_params_loads_under_its_own_name(path):
     assert load(path).name == path.stem
+
+
+def test_the_full_run_has_the_main_jobs_coder_and_headline():
+    """Only windows, rows and scores are more: the coder is trained on the same rows."""
+    main, full = load("embedded"), load("embedded-full")
+    more = {"calibrate_windows": 0, "evaluate_windows": 0, "control_windows": 0}
+    one, other = (run.sites["early"].model_dump(mode="json") | more for run in (main, full))
+    assert one == other and main.seed == full.seed and main.subject == full.subject
+    rows = {"max_rows": 0}
+    assert main.corpus.model_copy(update=rows) == full.corpus.model_copy(update=rows)
+    assert main.rewrite.headline == full.rewrite.headline and main.explain == full.explain
 
 
 @pytest.mark.parametrize("stem", ["pythia-160m", "smollm2-135m"])

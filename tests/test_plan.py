@@ -17,10 +17,11 @@ from rewrite_utils.llm import Choices, Engine, Usage
 from rewrite_utils.models import Subject, load_subject
 from rewrite_utils.params import ROOT, Simulate, load, parse
 from rewrite_utils.plan import Machine, PlanError, count, in_hours, plan, size
-from rewrite_utils.plan.costs import Cost, costs, n_arms, split_rows
+from rewrite_utils.plan.costs import Cost, costs, split_rows
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
 from rewrite_utils.plan.ratings import FRAME, rated
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
+from rewrite_utils.plan.splicing import n_arms
 from rewrite_utils.rewrite import Estimate, measure
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 
@@ -120,6 +121,9 @@ def test_the_coder_is_trained_on_what_there_is():
     all_ = planned(RAW | {"sites": {"late": SITE | {"tokens": 10**9}}})["01_coder"]
     assert all_.tokens == int(1_070_000 * 0.7) // 127 * 127
     assert all_.storage > 8 * 576 * all_.tokens
+    twice = SITE | {"tokens": 10**9, "stream": True, "epochs": 2}
+    streamed = planned(RAW | {"sites": {"late": twice}})["01_coder"]
+    assert streamed.storage < all_.storage / 100 and streamed.flops > 1.9 * all_.flops
     loaded = planned(RAW | {"sites": {"late": SITE | {"coder": "a/b"}}})["01_coder"]
     assert loaded.tokens == loaded.flops == 0
 
@@ -140,6 +144,15 @@ def test_checkpoints_cost_a_pass_each_and_nothing_where_there_are_none():
     asked = RAW | {"subject": {"checkpoints": ["step0", "step4", "step8"]}}
     assert "07_checkpoints" not in planned(RAW)
     assert planned(asked)["07_checkpoints"].tokens == 3 * 300 * 128
+
+
+def test_usefulness_and_layers_at_once_cost_nothing_where_nobody_asks():
+    assert not {"07_usefulness", "11_at_once"} & set(planned(RAW))
+    sites = {"late": SITE, "early": SITE | {"hookpoint": "layers.2.mlp"}}
+    asked = {"rewrite": {"orders": ["top", "useful"]}, "studies": {"layers_at_once": True}}
+    found = planned(RAW | asked | {"sites": sites})
+    assert found["07_usefulness"].tokens == 60 * 128 + 60 * (2 * 64 + 1)
+    assert found["11_at_once"].tokens == 300 * 128 + 300 * 3 * 5  # alone, alone, both
 
 
 def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
@@ -248,7 +261,9 @@ def test_every_file_in_params_can_be_planned_without_a_hub(path, tmp_path, monke
 def test_the_papers_setting_says_why_it_cannot_run_here():
     text = plan(load("pythia-160m"), machine=QUIET)
     assert "explainer needs 158.3 GB of memory, this machine has 24 GB" in text
-    assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in text
+    assert "01_coder.sae needs" not in text  # it is streamed
+    stored = plan(load("pythia-160m", {"sites.sae.stream": False}), machine=QUIET)
+    assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in stored
     assert "is not known without the hub" in text and "the same rows" in text
     small = plan(parse(RAW), machine=QUIET)
     assert "cannot run here" not in small and "will stop" not in small

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rewrite_utils.topk import decode_sparse, sum_by_latent, top_latents
 
@@ -70,3 +71,28 @@ def test_onednn_and_plain_paths_agree(monkeypatch):
     monkeypatch.setattr("rewrite_utils.topk._ONEDNN", None)
     plain = top_latents(x, W_enc, b_enc, 4)[0]
     torch.testing.assert_close(fast.sort(1).values, plain.sort(1).values)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor made while it is open."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        every = made if isinstance(made, tuple) else (made,)
+        sizes = [tensor.numel() for tensor in every if isinstance(tensor, Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+def test_decode_and_both_gradients_touch_the_active_rows_only():
+    x, W_enc, b_enc, W_dec = case(256)
+    values, indices = top_latents(x, W_enc, b_enc, 4)
+    with Largest() as seen:
+        decoded = decode_sparse(values, indices, W_dec)
+        torch.autograd.grad(decoded.sum(), (x, W_enc, b_enc, W_dec))
+    assert 70 * 9 <= seen.elements <= W_enc.numel() < 70 * 256
+    with Largest() as dense:
+        reference(x, W_enc, b_enc, 4)
+    assert dense.elements == 70 * 256

@@ -189,6 +189,19 @@ def test_a_constant_target_stops():
         train(CONFIG, TensorBatches(x, torch.ones_like(y), batch=50), settings=settings)
 
 
+def test_the_bar_shows_fvu_dead_latents_and_tokens_a_second(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(
+        "rewrite_utils.training.loop.tqdm.set_postfix",
+        lambda bar, text, refresh: shown.append(text),
+    )
+    result = train(CONFIG, batches(), settings=SETTINGS.model_copy(update={"dead_after": 100}))
+    last = result.records[-1]
+    assert shown[-1]["FVU"] == f"{last.fvu:.3f}" and shown[-1]["dead"] == f"{last.dead:.1%}"
+    assert float(shown[-1]["tokens/s"].replace(",", "")) > 0
+    assert "training: 100%" in capsys.readouterr().err
+
+
 def test_settings_and_activations_that_do_not_fit():
     with pytest.raises(ValueError, match="warmup_steps = 1000, but the batches make 40 steps"):
         train(CONFIG, batches(), settings=TrainingSettings())

@@ -15,8 +15,8 @@ class Rewrite(Section):
     fractions: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Shares of the described latents that are replaced by their predictions."""
     orders: tuple[Literal["top", "random", "useful"], ...] = ("top", "random")
-    """Which latents go first: best score, drawn anew for each window, or largest share of the
-    output."""
+    """Which latents go first: best score, drawn anew for each window, or most useful: what the
+    headline's prediction of this latent alone wins over its mean, on held-out calibrate windows."""
     calibrators: tuple[str, ...] = (
         "raw+topk",
         "quantile:type7+topk",
@@ -79,6 +79,8 @@ class Studies(Section):
         *(0.5, 0.75, 1.0),
     )
     """Shares of the pairs that such a first pass would send to the simulator."""
+    layers_at_once: bool = False
+    """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
     fewer: float = Field(0.25, gt=0, lt=1)
     """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
     10K)."""

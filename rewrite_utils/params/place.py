@@ -112,6 +112,9 @@ class Site(Section):
     """Passes over the training tokens."""
     batch: int = Field(1024, ge=1)
     """Tokens in a training step."""
+    stream: bool = False
+    """Compute activations while training, whole rows a step, instead of storing them first: no
+    disk, but every epoch runs the subject again."""
     lr: float = Field(0.0, ge=0)
     """Peak learning rate; 0 means the paper's 2e-4 / sqrt(latents / 2^14) (Signum: 5e-3 / …)."""
     optimizer: Literal["adam", "signum"] = "adam"
@@ -120,6 +123,10 @@ class Site(Section):
     """Steps of linear warm-up (Adam only), at most a tenth of all."""
     auxk_alpha: float = Field(0.0, ge=0)
     """Weight of the AuxK loss that revives dead latents; 0: off, as in the paper's run."""
+    dead_after: int = Field(1_000_000, ge=1)
+    """A latent is dead in training (for AuxK and its curve) when silent for this many tokens."""
+    normalize_decoder: bool = False
+    """Keep the decoder's rows at norm 1 while training (an SAE trained with Adam)."""
     described: int = Field(0, ge=0)
     """How many latents get a sentence, those that carry most of the output first; 0: all of
     them."""
@@ -140,6 +147,11 @@ class Site(Section):
         if self.described > self.latents:
             raise ValueError(
                 f"described = {self.described} is more than the {self.latents} latents"
+            )
+        if self.normalize_decoder and (self.hookpoint.endswith(".mlp") or self.optimizer != "adam"):
+            raise ValueError(
+                "normalize_decoder = true is for SAEs (layers.N) trained with adam: a transcoder's "
+                "decoder starts at 0, Signum averages weights; leave it out"
             )
         if self.bias_convention != "current" and self.coder in ("", "random"):
             raise ValueError(

@@ -6,17 +6,13 @@ predictions, one week on 32 A40s).
 """
 
 import math
-from collections.abc import Iterable
-
-import numpy as np
 
 from rewrite_utils import prompts
-from rewrite_utils.models import parse_hookpoint
-from rewrite_utils.params import SPLITS, Params, Simulate, Site
-from rewrite_utils.plan.cost import Cost
+from rewrite_utils.params import SPLITS, Params, Simulate
+from rewrite_utils.plan.cost import Cost, described, flops_to
 from rewrite_utils.plan.ratings import SENTENCE, predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
-from rewrite_utils.rewrite import Estimate, plan_arms
+from rewrite_utils.plan.splicing import at_once, checkpoints, rewrite, studies, usefulness
 from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
@@ -30,12 +26,6 @@ WITH_ACTIVATIONS = 2.5
 """Prompt tokens an explanation window's token costs, its list of activations included."""
 NUMBER = 3
 """Tokens that number a window in a detection prompt and end its line."""
-BASELINES = ("zero", "mean", "token table", "word list")
-"""Sources of latents that need no LLM, measured on all control windows."""
-FLOOR = "shuffled explanations"
-"""A source beside the calibrators: the headline one, given another latent's sentence."""
-CONSTANTS = 3
-"""Arms without a fraction: the coder as is, the module's output at zero, and at its mean."""
 
 
 def split_rows(params: Params) -> dict[str, int]:
@@ -58,11 +48,6 @@ def split_rows(params: Params) -> dict[str, int]:
     shares = {name: pool if corpus.faithful else corpus.shares[name] for name in CACHED}
     rows = {name: int(min(total * share // width, limit)) for name, share in shares.items()}
     return {"train": int(total * corpus.train // width)} | rows
-
-
-def described(site: Site) -> int:
-    """Latents that get a sentence; where all live ones do, at most the coder's width."""
-    return site.described or site.latents
 
 
 def prompt_tokens(name: str) -> int:
@@ -91,7 +76,7 @@ def corpus(params: Params) -> Cost:
 
 
 def coder(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 01: activations of the training tokens to disk, then training; or a coder loaded."""
+    """Stage 01: activations of the training tokens, and training; or a coder loaded."""
     site, d = params.sites[name], model.d_model
     weights = 4 * (2 * site.latents * d + site.latents + d + site.skip * d * d)
     if site.coder:
@@ -99,15 +84,16 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
     a_row = params.corpus.row_tokens - 1
     rows = min(split_rows(params)["train"], max(1, site.tokens // a_row))
     tokens, seen = rows * a_row, rows * a_row * site.epochs
-    steps = -(-seen // site.batch)
+    steps, passes = -(-seen // site.batch), site.epochs if site.stream else 1
+    sides = 0 if site.stream else 1 + site.hookpoint.endswith(".mlp")  # kept on disk
     step_flops = 2 * d * site.latents + 10 * site.k * d + 6 * d * d * site.skip
     return Cost(
         "01_coder",
         name,
         f"{site.latents:,} latents, k {site.k}, {steps:,} steps",
         tokens=tokens,
-        storage=4 * (2 if site.hookpoint.endswith(".mlp") else 1) * d * tokens + 3 * weights,
-        flops=rows * (a_row + 1) * _flops_to(model, site) + seen * step_flops,
+        storage=4 * sides * d * tokens + 3 * weights,
+        flops=rows * (a_row + 1) * passes * flops_to(model, site) + seen * step_flops,
         dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,
     )
@@ -124,7 +110,7 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
         f"{rows:,} rows, at most {tokens * site.k:,} activations",
         tokens=tokens,
         storage=24 * tokens * site.k,
-        flops=tokens * (_flops_to(model, site) + 2 * model.d_model * site.latents),
+        flops=tokens * (flops_to(model, site) + 2 * model.d_model * site.latents),
         dtype=params.subject.collected_in,
     )
 
@@ -199,94 +185,18 @@ def _ratings(
     )
 
 
-def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 07: each window once whole, and one token a (window, arm) through the layers above."""
-    site, asked = params.sites[name], params.rewrite
-    controls = max(site.control_windows, site.evaluate_windows)
-    free, simulated = (
-        n_arms(params, site, sources) for sources in (BASELINES, (*asked.calibrators, FLOOR))
-    )
-    losses = controls * (free + CONSTANTS) + site.evaluate_windows * simulated
-    whole = controls * params.corpus.row_tokens
-    return Cost(
-        "07_rewrite",
-        name,
-        f"{controls:,} windows × {free + CONSTANTS} arms"
-        f" + {site.evaluate_windows:,} × {simulated} simulated = {losses:,} losses",
-        tokens=whole + losses,
-        storage=60 * losses,
-        flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
-    )
-
-
-def _spliced(model: ModelShape, site: Site, *, whole: int, losses: int) -> int:
-    """FLOPs of ``whole`` tokens passed untouched and ``losses`` patched ones above the splice."""
-    above = model.n_layers - _layer(model, site) - 1
-    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents
-    return whole * (model.flops() + _flops_to(model, site)) + losses * patched
-
-
-def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 07: every checkpoint of the subject once over the evaluate windows."""
-    site, asked = params.sites[name], params.subject
-    count, windows = len(asked.checkpoints), max(site.control_windows, site.evaluate_windows)
-    tokens = count * windows * params.corpus.row_tokens
-    return Cost(
-        "07_checkpoints",
-        name,
-        f"{count} checkpoints × {windows:,} windows",
-        tokens=tokens,
-        storage=8 * count * windows,
-        flops=tokens * model.flops() + count * windows * 2 * model.vocab * model.d_model,
-        dtype=asked.dtype,
-    )
-
-
-def studies(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stages 06 and 08 of notebooks 06 and 08: the same splice, its sources without an LLM."""
-    site, asked = params.sites[name], params.studies
-    controls = max(site.control_windows, site.evaluate_windows)
-    oracle = 2 * len(asked.aurocs) * len(asked.calibrators)
-    free, own = oracle + 2 * len(asked.specificities), 2 * len(params.rewrite.calibrators)
-    losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + ABLATED)
-    whole = (2 * controls + site.evaluate_windows) * params.corpus.row_tokens
-    return Cost(
-        "08_studies",
-        name,
-        f"{controls:,} windows × {free} arms + {site.evaluate_windows:,} × {own}",
-        tokens=whole + losses,
-        storage=60 * losses,
-        flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
-    )
-
-
-ABLATED = 3
-"""Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
 SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studies)
 """The stages of a site, in order."""
 
 
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
-    stages = (*SITE_STAGES, checkpoints) if params.subject.checkpoints else SITE_STAGES
-    stages = (*stages, other_ways) if params.studies.simulators else stages
+    asked = {
+        checkpoints: params.subject.checkpoints,
+        usefulness: "useful" in params.rewrite.orders,
+        other_ways: params.studies.simulators,
+    }
+    stages = [*SITE_STAGES, *(stage for stage, wanted in asked.items() if wanted)]
     per_site = [stage(params, name, model) for stage in stages for name in params.sites]
-    return [corpus(params), *per_site]
-
-
-def n_arms(params: Params, site: Site, sources: Iterable[str]) -> int:
-    """Arms of some sources, as the rewrite plans them: every fraction in every order."""
-    asked = params.rewrite
-    estimate = Estimate(np.empty((0, described(site)), np.float32), asked.orders)
-    return len(plan_arms(dict.fromkeys(sources, estimate), asked.fractions, described(site)))
-
-
-def _layer(model: ModelShape, site: Site) -> int:
-    return parse_hookpoint(site.hookpoint, n_layers=model.n_layers).layer
-
-
-def _flops_to(model: ModelShape, site: Site) -> int:
-    """FLOPs a token up to and with the hooked block."""
-    return model.flops(layers=_layer(model, site) + 1)
+    together = [at_once(params, model)] if params.studies.layers_at_once else []
+    return [corpus(params), *per_site, *together]

@@ -15,6 +15,7 @@ from rewrite_utils.report.around import (
     specificity_arms,
     specificity_line,
 )
+from rewrite_utils.report.at_once import layers_at_once
 from rewrite_utils.report.calibrations import (
     ALTERNATIVES,
     before_and_after,
@@ -25,8 +26,9 @@ from rewrite_utils.report.calibrations import (
     shown_ratings,
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
-from rewrite_utils.report.claims import claims, report_headline, write
+from rewrite_utils.report.claims import across, claims, report_headline, write
 from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
+from rewrite_utils.report.coders import committed as committed_coders
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
 from rewrite_utils.report.headlines import (
@@ -40,6 +42,15 @@ from rewrite_utils.report.headlines import (
     score_headline,
     simulation_headline,
     specificity_headline,
+)
+from rewrite_utils.report.paper import (
+    against_score,
+    bars,
+    figures,
+    paper_cost,
+    paper_fractions,
+    score_tables,
+    scored,
 )
 from rewrite_utils.report.show import (
     best_and_worst,
@@ -57,6 +68,7 @@ from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
     panel_title,
+    paper_statistics,
     power,
     rates,
     rates_by_source,
@@ -66,10 +78,14 @@ from rewrite_utils.report.tables import (
     verdict_table,
     windows,
 )
+from rewrite_utils.report.useful import useful_latents
 
 __all__ = [
     "ALTERNATIVES",
+    "across",
+    "against_score",
     "arms_shown",
+    "bars",
     "before_and_after",
     "best_and_worst",
     "best_factors",
@@ -83,11 +99,13 @@ __all__ = [
     "coder_headline",
     "coder_table",
     "coders_headline",
+    "committed_coders",
     "condition",
     "condition_table",
     "equivalences",
     "explanation_headline",
     "fewer_arms",
+    "figures",
     "final_arms",
     "firing_headline",
     "frame",
@@ -96,10 +114,14 @@ __all__ = [
     "keep",
     "latent_losses",
     "latent_windows",
+    "layers_at_once",
     "llm_costs",
     "one_prediction",
     "oracle_arms",
     "panel_title",
+    "paper_cost",
+    "paper_fractions",
+    "paper_statistics",
     "power",
     "predicted_windows",
     "rates",
@@ -108,6 +130,8 @@ __all__ = [
     "report_headline",
     "rewrite_headline",
     "score_headline",
+    "score_tables",
+    "scored",
     "screening",
     "sensitivity_specificity",
     "sentences",
@@ -123,6 +147,7 @@ __all__ = [
     "stacked",
     "stage_table",
     "table",
+    "useful_latents",
     "verdict_table",
     "windows",
     "write",

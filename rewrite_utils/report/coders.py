@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils.coders import CoderConfig
+from rewrite_utils.params import ROOT
 from rewrite_utils.report.show import stacked
 from rewrite_utils.stages import CACHED_SPLITS, SiteStages
 from rewrite_utils.stages.coders import RANDOM
@@ -20,6 +21,20 @@ from rewrite_utils.stages.coders import RANDOM
 def coder_table(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """One row a coder: FVU, ΔCE, CE recovered, range with intervals over rows; L0, dead, rates."""
     return pd.DataFrame([_row(name, site) for name, site in sites.items()])
+
+
+def committed(sweep: str) -> pd.DataFrame:
+    """The coder table of a sweep of params/beyond, as it is kept beside its figure.
+
+    Raises FileNotFoundError where that sweep has not been run.
+    """
+    file = ROOT / "figures" / "beyond" / sweep / "11_range.csv"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is not there; make it: python -m rewrite_utils.series "
+            f"params/beyond/{sweep}.yaml --only 11"
+        )
+    return pd.read_csv(file)
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

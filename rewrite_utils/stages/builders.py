@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from tqdm.auto import tqdm
 
-from rewrite_utils import activations, quality, rewrite
+from rewrite_utils import activations, quality, rewrite, usefulness
 from rewrite_utils import explain as explaining
 from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
@@ -265,6 +265,28 @@ def _measure(
         seed=site.params.seed,
         name=f"{site.name}, {what}",
     )
+
+
+def make_usefulness(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Losses at the calibrate windows with one latent predicted or at its mean, all others true.
+
+    Each window is predicted by a calibration fitted on the other rows of text.
+    """
+    windows, name = site.simulated_windows("calibrate"), site.params.rewrite.headline
+    told = site.evidence.held_out(name, windows.rows, seed=site.params.seed).astype(np.float32)
+    mean = np.tile(site.evidence.target.mean.astype(np.float32), (len(told), 1))
+    arms = {usefulness.PREDICTED: told, usefulness.MEAN: mean}
+    table = usefulness.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("calibrate").tokens,
+        windows,
+        {(j, arm): v[:, i] for arm, v in arms.items() for i, j in enumerate(site.simulated)},
+        name=f"{site.name}, one latent at a time",
+    )
+    table.to_parquet(folder / "losses.parquet")
+    return {"units": len(table), "windows": len(windows.rows)}
 
 
 def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:

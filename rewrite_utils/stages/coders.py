@@ -14,10 +14,9 @@ import torch
 
 from rewrite_utils.coders import CoderConfig, SparseCoder, check_coder, random_coder
 from rewrite_utils.formats import load_coder
-from rewrite_utils.harvest import Harvest
-from rewrite_utils.splice import hooked
-from rewrite_utils.training import TrainingSettings, train
-from rewrite_utils.training.batches import Pair
+from rewrite_utils.harvest import Harvest, Streamed, pairs
+from rewrite_utils.models import Subject
+from rewrite_utils.training import Batches, Pair, TrainingSettings, train
 
 if TYPE_CHECKING:
     from rewrite_utils.stages.site import SiteStages
@@ -27,7 +26,8 @@ CHECKED_TOKENS = 4096
 """Tokens of the train rows that a loaded coder is checked on, and a random one centred on."""
 FIXED = ("hookpoint", "coder", "latents", "k", "skip", "tokens", "epochs", "batch", "lr")
 """Settings of a site that its coder depends on."""
-OPTIONAL = ("bias_convention", "optimizer", "warmup_steps", "auxk_alpha")
+OPTIONAL = ("bias_convention", "optimizer", "warmup_steps", "auxk_alpha", "dead_after")
+OPTIONAL += ("normalize_decoder", "stream")
 """The same, hashed only where they are not the default, so that older runs keep their coders."""
 
 
@@ -61,29 +61,59 @@ def configuration(site: "SiteStages") -> CoderConfig:
         transcode=site.hookpoint.kind == "mlp",
         skip_connection=asked.skip,
         hookpoint=asked.hookpoint,
+        normalize_decoder=asked.normalize_decoder,
+    )
+
+
+def settings(site: "SiteStages", steps: int) -> TrainingSettings:
+    """How the site's coder is trained."""
+    asked = site.settings
+    return TrainingSettings(
+        optimizer=asked.optimizer,
+        lr=asked.lr or None,
+        warmup_steps=min(asked.warmup_steps, steps // 10),
+        auxk_alpha=asked.auxk_alpha,
+        dead_after=asked.dead_after,
+        seed=site.params.seed,
+    )
+
+
+def streamed(
+    site: "SiteStages", subject: Subject | None = None, *, share: tuple[int, int] = (0, 1)
+) -> Streamed:
+    """The site's activations, computed while it trains; ``share``: this process, of how many."""
+    asked, rows = site.settings, site.corpus.rows("train")
+    return Streamed(
+        subject or site.collector,
+        site.hookpoint,
+        rows[: max(1, asked.tokens // (rows.shape[1] - 1))],
+        batch=asked.batch,
+        epochs=asked.epochs,
+        seed=site.params.seed,
+        share=share,
     )
 
 
 def _train(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """Harvest activations, train on them, remove them; the curve stays as training.parquet."""
-    asked, rows = site.settings, site.corpus.rows("train")
-    harvest = Harvest.collect(
-        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
-    )
-    batches = harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
-    settings = TrainingSettings(
-        optimizer=asked.optimizer,
-        lr=asked.lr or None,
-        warmup_steps=min(asked.warmup_steps, len(batches) // 10),
-        auxk_alpha=asked.auxk_alpha,
-        seed=site.params.seed,
-    )
-    result = train(configuration(site), batches, settings=settings, folder=folder / "checkpoints")
+    """Train on harvested (or streamed) activations; the curve stays as training.parquet."""
+    asked = site.settings
+    batches = streamed(site) if asked.stream else _harvested(site, folder / "harvest")
+    how = settings(site, len(batches))
+    result = train(configuration(site), batches, settings=how, folder=folder / "checkpoints")
     pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
     result.coder.save(folder)
-    harvest.delete()
+    shutil.rmtree(folder / "harvest", ignore_errors=True)
     shutil.rmtree(folder / "checkpoints")
-    return {"tokens": harvest.tokens, "steps": len(batches)}
+    return {"tokens": result.records[-1].tokens // asked.epochs, "steps": len(batches)}
+
+
+def _harvested(site: "SiteStages", folder: Path) -> Batches:
+    """Activations of the train rows, on disk until the coder is trained."""
+    asked, rows = site.settings, site.corpus.rows("train")
+    harvest = Harvest.collect(
+        site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder
+    )
+    return harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
 
 
 def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
@@ -107,7 +137,12 @@ def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
                 f"{wanted}; set sites.{site.name}.{what} to {has}"
             )
     check = check_coder(coder, _pairs(site), hookpoint=asked.hookpoint)
-    measured = {"fvu": check.fvu, "l0": check.l0, "tokens": check.tokens}
+    measured = {
+        "hookpoint": check.hookpoint,
+        "fvu": check.fvu,
+        "l0": check.l0,
+        "tokens": check.tokens,
+    }
     return coder, {"loaded": asked.coder, **measured}
 
 
@@ -121,9 +156,7 @@ def _random(site: "SiteStages") -> SparseCoder:
 
 
 def _pairs(site: "SiteStages") -> Iterator[Pair]:
-    """Activations of the first train rows, BOS left out, a few rows at a time."""
+    """Activations of the first train rows, a few rows at a time."""
     rows = site.corpus.rows("train")
     rows = rows[: max(1, CHECKED_TOKENS // (rows.shape[1] - 1))]
-    for part in rows.split(16):
-        acts = hooked(site.collector, part, site.hookpoint)
-        yield acts.inputs[:, 1:].flatten(0, 1).cpu(), acts.outputs[:, 1:].flatten(0, 1).cpu()
+    return pairs(site.collector, site.hookpoint, rows)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import explain as explaining
-from rewrite_utils import measure, rewrite
+from rewrite_utils import measure, rewrite, usefulness
 from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import builders
@@ -40,6 +40,8 @@ class SiteStages(ToldSite):
             "seed": self.params.seed,
         }
         inputs = [self.scores_stage, self.simulation_stage]
+        if "useful" in self.params.rewrite.orders:
+            inputs.append(self.usefulness_stage)
         return self._stage("07_rewrite", builders.make_rewrite, content, inputs)
 
     @functools.cached_property
@@ -108,9 +110,29 @@ class SiteStages(ToldSite):
 
     @property
     def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
-        """What puts the simulated latents in order: detection F1, and share of the output."""
-        f1 = self.scores.set_index("latent")["f1"].reindex(self.simulated)
-        return {"top": f1.to_numpy(np.float64), "useful": self.energy[self.simulated]}
+        """What puts the simulated latents in order: detection F1; if asked for, usefulness."""
+        tables = {"top": self.scores["f1"].set_axis(self.scores["latent"])}
+        if "useful" in self.params.rewrite.orders:
+            useful = self.usefulness
+            tables["useful"] = useful["usefulness"].set_axis(useful["latent"])
+        return {
+            order: values.reindex(self.simulated).to_numpy(np.float64)
+            for order, values in tables.items()
+        }
+
+    @functools.cached_property
+    def usefulness_stage(self) -> Stage:
+        """The loss with each latent alone predicted or at its mean, at the calibrate windows."""
+        content = {"calibrator": self.params.rewrite.headline, "seed": self.params.seed}
+        made, inputs = builders.make_usefulness, [self.simulation_stage]
+        return self._stage("07_usefulness", made, content, inputs)
+
+    @functools.cached_property
+    def usefulness(self) -> pd.DataFrame:
+        """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
+        losses = pd.read_parquet(self.usefulness_stage / "losses.parquet")
+        resamples = self.params.rewrite.bootstrap
+        return usefulness.usefulness(losses, seed=self.params.seed, resamples=resamples)
 
     @functools.cached_property
     def evidence(self) -> Evidence:

@@ -6,18 +6,20 @@ of each batch. Knows nothing of models or text.
 Paper: method §1 (Adam, warm-up, linear decay, clip 1; loss = FVU).
 """
 
-from rewrite_utils.training.batches import Batches, TensorBatches
+from rewrite_utils.training.batches import Batches, Pair, TensorBatches, order_of
 from rewrite_utils.training.loop import TrainingResult, train
 from rewrite_utils.training.settings import TrainingRecord, TrainingSettings, learning_rate
 from rewrite_utils.training.signum import ScheduleFreeSignum
 
 __all__ = [
     "Batches",
+    "Pair",
     "ScheduleFreeSignum",
     "TensorBatches",
     "TrainingRecord",
     "TrainingResult",
     "TrainingSettings",
     "learning_rate",
+    "order_of",
     "train",
 ]

@@ -7,7 +7,7 @@ step gives the same pair every time: that is what makes a resumed run exact.
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Pair = tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_out"]]
@@ -55,8 +55,13 @@ class TensorBatches:
             raise IndexError(f"step {step} is not in 0 … {len(self) - 1}")
         epoch, place = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self.x), generator=generator))
+            self._order = (epoch, order_of(len(self.x), seed=self.seed, epoch=epoch))
         chosen = self._order[1][place * self.batch : (place + 1) * self.batch]
         x = self.x[chosen]
         return x, x if self.y is self.x else self.y[chosen]
+
+
+def order_of(count: int, *, seed: int, epoch: int) -> Int[Tensor, " count"]:
+    """The order in which an epoch shows ``count`` things."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator)
