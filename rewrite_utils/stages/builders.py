@@ -5,14 +5,13 @@ manifest. What a stage hashes and reads is said in site.py.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
 from tqdm.auto import tqdm
 
 from rewrite_utils import activations, quality, rewrite, usefulness
@@ -27,7 +26,6 @@ from rewrite_utils.llm import Engine
 from rewrite_utils.models import load_subject
 from rewrite_utils.params import LLM, SPLITS, ParameterError, Simulate
 from rewrite_utils.runs import require_space
-from rewrite_utils.simulate import screening
 from rewrite_utils.simulate.contrast import contrast_texts
 from rewrite_utils.windows import window_tokens
 
@@ -166,46 +164,6 @@ def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
     usage = llm.usage.since(before)
     table.to_parquet(folder / "judgements.parquet")
     return {"units": len(sentences), "usage": usage._asdict()}
-
-
-def make_simulation(
-    site: "SiteStages", folder: Path, *, part: simulating.Part | None = None
-) -> dict[str, Any]:
-    """The simulator's ratings of the calibrate and the evaluate windows, or part of them.
-
-    Raises Unfinished when the part is done and the whole is not.
-    """
-    texts = {split: window_texts(site, split) for split in SIMULATED}
-    simulator = simulating.open_simulator(site.params.simulate, engine(site.params.simulator))
-    before = simulator.usage
-    for split, windows in texts.items():
-        (folder / split).mkdir(exist_ok=True)
-        simulating.simulate(
-            windows,
-            site.descriptions,
-            simulator,
-            folder=folder / split,
-            name=f"{site.name}, {split}",
-            sent=sent(site, windows),
-            part=part,
-        )
-    missing = [split for split in SIMULATED if not simulating.finished(folder / split)]
-    if missing:
-        raise simulating.Unfinished(f"{site.name}: {' and '.join(missing)} windows in part")
-    usage = simulator.usage.since(before)
-    pairs = len(site.descriptions) * sum(len(windows) for windows in texts.values())
-    return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
-
-
-def sent(
-    site: "SiteStages", windows: Sequence[simulating.Window]
-) -> Bool[np.ndarray, "window latent"] | None:
-    """The pairs that screening lets through; None where it is off."""
-    asked = site.params.simulate
-    if asked.screen == 1:
-        return None
-    scores = screening.plausibility(windows, list(site.sentences.values()), by=asked.screen_by)
-    return screening.most_plausible(scores, share=asked.screen)
 
 
 def description(

@@ -18,7 +18,7 @@ from rewrite_utils import score as scoring
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
 from rewrite_utils.runs import Stage
-from rewrite_utils.stages import builders
+from rewrite_utils.stages import builders, rated
 from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.coded import CodedSite
 from rewrite_utils.windows import draw_windows
@@ -99,7 +99,7 @@ class ToldSite(CodedSite):
     @functools.cached_property
     def simulation_stage(self) -> Stage:
         """The simulator's rating of every (window, sentence)."""
-        return self._simulation(builders.make_simulation)
+        return self._simulation(rated.make_simulation)
 
     def simulate_part(self, part: simulating.Part) -> bool:
         """Rate only some pairs now; what is rated is kept for the rest. True once all are.
@@ -108,7 +108,7 @@ class ToldSite(CodedSite):
         """
         simulating.require_known(part, self.simulated)
         try:
-            self._simulation(functools.partial(builders.make_simulation, part=part))
+            self._simulation(functools.partial(rated.make_simulation, part=part))
         except simulating.Unfinished:
             return False
         return True
