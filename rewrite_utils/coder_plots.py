@@ -3,7 +3,7 @@
 In: tables of report/coders.py and report/checkpoints.py. Out: drawn axes, in the style of plots.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy import ndarray
 
 from rewrite_utils import plots
@@ -35,6 +36,8 @@ AXES = {
     "FVU": "FVU",
 }
 """What the columns of the coder table are called on an axis."""
+APART = 1.4
+"""Doublings between two numbers under a logarithmic axis."""
 MARKERS = "os^Dv"
 """One a line of the same kind."""
 
@@ -126,12 +129,47 @@ def checkpoint_curve(axes: Axes, curve: pd.DataFrame, arms: pd.DataFrame, *, tit
         axes.axhline(arm["CE"], color=shade, lw=0.7, ls=":")
         axes.plot(
             np.log2(1 + np.clip(ends, 0, curve["step"].max())), [arm["CE"]] * 2, color=shade, lw=3,
-            alpha=0.6, label=f"{label(arm['source'])}: 95 % over windows",
+            alpha=0.6, label=label(arm["source"]),
         )  # fmt: skip
-    shown = curve["step"].to_numpy()[:: max(1, len(curve) // 8)]
     axes.set(xlabel="training step (log)", ylabel="CE (nats)", title=title)
-    axes.set_xticks(np.log2(1 + shown), [f"{step:,}" for step in shown])
-    axes.legend(fontsize=7)
+    shown = _apart(curve["step"].tolist())
+    axes.set_xticks(np.log2(1 + np.array(shown)), [f"{step:,}" for step in shown])
+    axes.legend(fontsize=7, loc="lower left")
+
+
+def training_shares(axes: Axes, arms: pd.DataFrame, *, final: int, title: str) -> None:
+    """The answer of every arm: the share of training it is as good as, with its interval.
+
+    Hollow: the curve passes that loss more than once (first and last time drawn); triangles at the
+    edge: worse or better than every checkpoint.
+    """
+    rows = arms[arms["source"] != "untouched"].iloc[::-1].reset_index(drop=True)
+    for place, arm in rows.iterrows():
+        shade, steps = colour(arm["source"]), arm[["step_low", "step_high"]].to_numpy(float)
+        axes.plot(np.clip(steps, 0, final) / final, [place] * 2, color=shade, lw=2, alpha=0.6)
+        first, last = np.clip([arm["first_step"], arm["last_step"]], 0, final) / final
+        outside = "<" if arm["first_step"] < 0 else ">"
+        style = {"color": shade, "marker": "o" if arm["crossings"] else outside, "ls": "", "ms": 5}
+        style |= {"mfc": shade if arm["crossings"] < 2 else "white"}
+        axes.plot([first, last], [place] * 2, **style)
+    names = [f"{label(arm.source)} (n = {arm.windows})" for arm in rows.itertuples()]
+    axes.set(yticks=range(len(rows)), yticklabels=names, xlim=(-0.03, 1.03), title=title)
+    axes.set(xlabel="as good as the model after this share of its training")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.tick_params(axis="y", labelsize=7)
+
+
+def _apart(steps: Sequence[int]) -> list[int]:
+    """The steps that can be written under a logarithmic axis, the last one among them."""
+    shown: list[int] = []
+    for step in sorted(steps, reverse=True):
+        if not shown or np.log2((1 + shown[-1]) / (1 + step)) >= APART:
+            shown.append(step)
+    return shown
+
+
+TICKS = (-10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10)
+"""Nats on the scale of several layers, where one may cost a hundred times another."""
 
 
 def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) -> None:
@@ -155,4 +193,9 @@ def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) 
     ]
     axes.set_xticks(added["count"], names)
     axes.set_xlabel("layers rewritten at once (the one added)")
-    axes.set_ylabel("ΔCE (nats)" if parts else "CE − CE of mean ablation (nats)")
+    axes.set_ylabel(("ΔCE" if parts else "CE − mean ablation's") + " (nats; linear below 0.3)")
+    axes.set_yscale("symlog", linthresh=0.3)
+    bottom, top = axes.get_ylim()
+    shown = [tick for tick in TICKS if bottom <= tick <= top]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.set_ylim(bottom, top)

@@ -84,7 +84,15 @@ def shuffled(ratings: Ratings, order: Int[ndarray, " latent"]) -> Ratings:
 
 
 def derangement(n: int, seed: int) -> Int[ndarray, " latent"]:
-    """A random order of n latents in which none keeps its own place (n ≥ 2)."""
+    """A random order of n latents in which none keeps its own place.
+
+    Raises ValueError for fewer than two: one sentence has no other latent to go to.
+    """
+    if n < 2:
+        raise ValueError(
+            f"the floor of shuffled explanations needs 2 latents with a sentence or more, not {n}: "
+            "raise sites.<site>.described or leave the floor out"
+        )
     order = np.random.default_rng(seed).permutation(n)
     partner = np.empty(n, np.int64)
     partner[order] = np.roll(order, 1)

@@ -123,7 +123,7 @@ def training_curve(axes: Axes, records: pd.DataFrame, *, title: str) -> None:
     axes.plot(
         records["tokens"] / 1e3, records["dead"], color=PALETTE[3], ls="--", label="dead latents"
     )
-    axes.set(xlabel="training tokens (thousands)", ylabel="share", ylim=(0, 1.02), title=title)
+    axes.set(xlabel="training tokens (thousands)", ylabel="share", ylim=(-0.02, 1.02), title=title)
     axes.legend()
 
 

@@ -84,12 +84,7 @@ class Run:
 
         ``version`` is the builder's own: raise it when the code would give other content.
         """
-        key = {
-            "stage": name,
-            "parameters": dict(parameters),
-            "inputs": {stage.name: stage.hash for stage in inputs},
-            "version": version,
-        }
+        key = _key(name, parameters, inputs, version)
         digest = _digest(key)
         target = self.folder / "stages" / f"{name}-{digest}"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +97,18 @@ class Run:
         self.opened[name] = stage.hash
         self._journal(stage, made=made, seconds=time.monotonic() - started)
         return stage
+
+    def finished(
+        self,
+        name: str,
+        *,
+        parameters: Mapping[str, Any],
+        inputs: Sequence[Stage] = (),
+        version: int = 1,
+    ) -> bool:
+        """Whether the stage with this hash is there already; nothing is made."""
+        digest = _digest(_key(name, parameters, inputs, version))
+        return (self.folder / "stages" / f"{name}-{digest}" / MANIFEST).is_file()
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -253,6 +260,18 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _key(
+    name: str, parameters: Mapping[str, Any], inputs: Sequence[Stage], version: int
+) -> dict[str, Any]:
+    """Everything that determines a stage's content."""
+    return {
+        "stage": name,
+        "parameters": dict(parameters),
+        "inputs": {stage.name: stage.hash for stage in inputs},
+        "version": version,
+    }
 
 
 def _digest(key: Mapping[str, Any]) -> str:

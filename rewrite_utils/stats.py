@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 from scipy.optimize import isotonic_regression
@@ -84,14 +84,11 @@ def ratio(
     seed: int,
     resamples: int = 2000,
 ) -> Estimate:
-    """mean(top) / mean(bottom), both resampled together; percentile interval.
-
-    Infinite or NaN where the bottom is 0: then no share of it is defined.
-    """
+    """mean(top) / mean(bottom), both resampled together; percentile interval."""
     pairs = np.stack([top, bottom])
     drawn = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
     above, below = pairs[:, drawn].mean(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have nothing below the line
         low, high = np.percentile(above / below, [2.5, 97.5])
         value = float(pairs[0].mean() / pairs[1].mean())
     return Estimate(value, float(low), float(high), len(top), unit, "percentile")
@@ -166,6 +163,43 @@ def detectable(sample: Float[ndarray, " unit"]) -> float:
     """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
     two-sided)."""
     return float(2.8 * np.std(sample, ddof=1) / np.sqrt(len(sample)))
+
+
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with its 95 % Wilson interval; NaN where nothing was counted."""
+    if n == 0:
+        return float("nan"), float("nan"), float("nan")
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return hits / n, float(interval.low), float(interval.high)
+
+
+def wins(
+    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
+) -> Float[ndarray, "firing silent"]:
+    """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
+    above = np.subtract.outer(score[active], score[~active])
+    return (above > 0) + 0.5 * (above == 0)
+
+
+def auroc(
+    active: Bool[ndarray, " window"],
+    score: Float[ndarray, " window"],
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
+
+    NaN where all windows fire or none does. With very few firing windows the interval is too
+    narrow: it cannot know the windows that were not drawn.
+    """
+    if active.all() or not active.any():
+        return float("nan"), float("nan"), float("nan")
+    table = wins(active, score)
+    generator = np.random.default_rng(seed)
+    weights = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in table.shape]
+    drawn = np.einsum("ra,ab,rb->r", weights[0], table, weights[1], optimize=True)
+    return float(table.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))
 
 
 def _interval(

@@ -14,6 +14,9 @@ from rewrite_utils.splice import GivenLatents, Spot, TrueLatents, spliced_at_onc
 from rewrite_utils.stages import at_once as stages
 from rewrite_utils.stages import open_sites
 
+ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
+pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
+
 
 @pytest.fixture(scope="module")
 def both(world):

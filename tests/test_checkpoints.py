@@ -5,13 +5,14 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_config, tiny_tokenizer
 from stage_cases import SITE, FakeLLM, tokenizer_with_chat, write_text
 from transformers import AutoModelForCausalLM
 
-from rewrite_utils import report
+from rewrite_utils import coder_plots, plots, report
 from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.models import load_subject
 from rewrite_utils.params import parse
@@ -103,6 +104,20 @@ def test_the_figure_has_its_data_beside_it(site):
     for ending in ("png", "pdf", "csv", "json"):
         assert (folder / f"07_checkpoints.{ending}").stat().st_size > 100
     assert "sentences" in repr(shown)
+
+
+def test_the_figure_tells_one_answer_from_several_and_from_none(drawing):
+    """One crossing: filled; three: hollow, first and last; none: a triangle at the edge."""
+    steps = {"first_step": [50.0, 20.0, -np.inf], "last_step": [50.0, 80.0, -np.inf]}
+    ends = {"step_low": [40.0, 10.0, -np.inf], "step_high": [60.0, np.inf, -np.inf]}
+    arms = pd.DataFrame({**steps, **ends, "crossings": [1, 3, 0], "windows": 9})
+    _, (axis,) = plots.panels(1)
+    arms["source"] = ["coder", "mean", "output zero"]
+    coder_plots.training_shares(axis, arms, final=100, title="t")
+    drawn = [(line.get_marker(), list(line.get_xdata())) for line in axis.lines[1::2]]
+    assert drawn == [("<", [0.0, 0.0]), ("o", [0.2, 0.8]), ("o", [0.5, 0.5])]
+    assert [list(line.get_xdata()) for line in axis.lines[::2]][1:] == [[0.1, 1.0], [0.4, 0.6]]
+    assert [line.get_markerfacecolor() for line in axis.lines[1::2]][1] == "white"
 
 
 def test_a_killed_stage_keeps_the_checkpoints_it_has(site, raw, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from splice_cases import HOOKPOINTS, coder_for
 from test_display import FORBIDDEN, Shown
 
-from rewrite_utils import curated
+from rewrite_utils import curated, logits, neighbours
 from rewrite_utils.explorer import (
     Cancelled,
     LatentExplorer,
@@ -20,9 +20,7 @@ from rewrite_utils.explorer import (
     alone,
     card,
     curve,
-    logits,
     marks,
-    neighbours,
     owntext,
     table,
     windows,

@@ -9,7 +9,8 @@ from rewrite_utils import paper_plots, plots, report
 from rewrite_utils.paper_plots import LEAST, PAPER_UNNORMALISED, binned, edges
 from rewrite_utils.report.paper import DRAWN, PAPER_COST
 
-pytestmark = pytest.mark.usefixtures("drawing")
+ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
+pytestmark = [pytest.mark.usefixtures("drawing", "architecture"), ONE]
 RAW = "raw+topk"
 
 

@@ -18,8 +18,10 @@ from rewrite_utils.models import Subject, load_subject
 from rewrite_utils.params import ROOT, Simulate, load, parse
 from rewrite_utils.plan import Machine, PlanError, count, in_hours, plan, size
 from rewrite_utils.plan.costs import Cost, costs, split_rows
+from rewrite_utils.plan.extras import options
+from rewrite_utils.plan.lengths import FRAME
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
-from rewrite_utils.plan.ratings import FRAME, rated
+from rewrite_utils.plan.ratings import rated
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.plan.splicing import n_arms
 from rewrite_utils.rewrite import Estimate, measure
@@ -113,6 +115,44 @@ def test_detection_counts_every_window_and_every_prompt():
     score = {"activating": 7, "random": 6, "per_prompt": 5}
     cost = planned(RAW | {"score": score})["04_scores"]
     assert cost.predictions == 64 * 13 and "192 prompts" in cost.what
+
+
+def extras(raw: dict) -> dict[str, Cost]:
+    params = parse(raw)
+    return {cost.stage: cost for cost in options(params, shape(params.subject.model))}
+
+
+def test_options_cost_nothing_until_they_are_asked_for():
+    assert options(load("embedded"), shape("embedded/smollm2-135m-instruct")) == []
+    score = {"activating": 4, "random": 6, "hard": 3, "fuzzing": 5, "shuffled": True}
+    found = extras(RAW | {"score": score, "explain": {"refine": 6}})
+    asked = {stage: cost.predictions for stage, cost in found.items()}
+    assert asked == {
+        "03_refined": 64 * 13,
+        "04_hard": 64 * 7,
+        "04_fuzzing": 64 * 10,
+        "04_shuffled": 64 * 10,
+    }
+
+
+def test_a_kind_of_explanation_costs_its_sentences_and_its_scores():
+    raw = RAW | {"explain": {"compared": ["embedding"]}}
+    plain, found = planned(RAW), extras(raw)["12_explanations"]
+    both = plain["03_explanations"].tokens + plain["04_scores"].tokens
+    assert both < found.tokens < 2 * both
+    assert found.predictions == 64 + 64 * 20
+
+
+def test_one_window_a_prompt_shares_the_description():
+    five, one = (
+        planned(RAW | {"score": {"per_prompt": count}})["04_scores"].tokens for count in (5, 1)
+    )
+    assert five < one < 2.5 * five
+
+
+def test_sentences_of_a_delphi_run_cost_nothing():
+    found = planned(RAW | {"explain": {"delphi": "/a/run"}})
+    assert found["03_explanations"].tokens == found["04_scores"].tokens == 0
 
 
 def test_the_coder_is_trained_on_what_there_is():

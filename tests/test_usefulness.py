@@ -12,6 +12,8 @@ from rewrite_utils.stages import SiteStages, open_sites
 from rewrite_utils.usefulness import MEAN, PREDICTED, TRUTH, usefulness
 
 ORDERS = ["top", "random", "useful"]
+ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
+pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,15 @@ predictions, one week on 32 A40s).
 
 import math
 
-from rewrite_utils import prompts
 from rewrite_utils.params import SPLITS, Params, Simulate
 from rewrite_utils.plan.cost import Cost, described, flops_to
-from rewrite_utils.plan.ratings import SENTENCE, predictions, rated, stored
+from rewrite_utils.plan.lengths import (
+    explain_prompt,
+    explain_wording,
+    judged_tokens,
+    prompt_tokens,
+)
+from rewrite_utils.plan.ratings import predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.plan.splicing import at_once, checkpoints, rewrite, studies, usefulness
 from rewrite_utils.simulate.ways import asked_as
@@ -22,10 +27,6 @@ CORPUS_TOKENS = {
     "embedded/shakespeare": 1_840_000,
 }
 """Tokens of the embedded texts in SmolLM2's tokens; other tokenizers differ by a tenth or so."""
-WITH_ACTIVATIONS = 2.5
-"""Prompt tokens an explanation window's token costs, its list of activations included."""
-NUMBER = 3
-"""Tokens that number a window in a detection prompt and end its line."""
 
 
 def split_rows(params: Params) -> dict[str, int]:
@@ -48,23 +49,6 @@ def split_rows(params: Params) -> dict[str, int]:
     shares = {name: pool if corpus.faithful else corpus.shares[name] for name in CACHED}
     rows = {name: int(min(total * share // width, limit)) for name, share in shares.items()}
     return {"train": int(total * corpus.train // width)} | rows
-
-
-def prompt_tokens(name: str) -> int:
-    """Rough length of a prompt's wording: 3.5 characters a token."""
-    return round(sum(len(turn.text) for turn in prompts.turns(name)) / 3.5)
-
-
-def explain_prompt(params: Params) -> int:
-    """Tokens of one explanation prompt, wording left out."""
-    asked = params.explain
-    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS)
-
-
-def detect_prompt(params: Params) -> int:
-    """Tokens of one detection prompt, wording left out."""
-    asked = params.score
-    return SENTENCE + asked.per_prompt * (asked.window_tokens + NUMBER + 1)
 
 
 def corpus(params: Params) -> Cost:
@@ -118,7 +102,9 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
 def explanations(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 03: described × windows × their tokens, and the answers."""
     count, llm = described(params.sites[name]), params.explainer
-    tokens = prompt_tokens("explain") + count * (explain_prompt(params) + params.explain.max_tokens)
+    if params.explain.delphi:
+        return Cost("03_explanations", name, f"read from {params.explain.delphi}")
+    tokens = explain_wording(params) + count * (explain_prompt(params) + params.explain.max_tokens)
     return Cost(
         "03_explanations",
         name,
@@ -135,8 +121,10 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 04: described × (activating + random) windows, a few a prompt."""
     count, asked, llm = described(params.sites[name]), params.score, params.explainer
     windows = asked.activating + asked.random
+    if params.explain.delphi:
+        return Cost("04_scores", name, f"read from {params.explain.delphi}")
     asked_of = count * -(-windows // asked.per_prompt)
-    tokens = prompt_tokens("detect") + asked_of * detect_prompt(params)
+    tokens = prompt_tokens("detect") + count * judged_tokens(params, windows)
     return Cost(
         "04_scores",
         name,

@@ -5,11 +5,8 @@ In: the simulator's parameters and counts. Out: numbers, in tokens of about 3.5 
 """
 
 from rewrite_utils.params import Simulate
+from rewrite_utils.plan.lengths import FRAME, SENTENCE
 
-SENTENCE = 16
-"""Tokens of a sentence with its examples in brackets."""
-FRAME = 6
-"""Tokens around a sentence in the simulator's own part of a prompt."""
 SLOTTED = 4
 """Tokens that a window's token costs in the all-positions mode: line end, token, slot, filler."""
 

@@ -29,12 +29,15 @@ def checkpoints(run: Run, sites: Mapping[str, SiteStages]) -> Html:
     """Show and keep the figure, and return the table; or say that there are no checkpoints."""
     if not run.params.subject.checkpoints:
         return Html(f"<p>{display.visible(NONE)}</p>", NONE)
-    figure, axes = plots.panels(len(sites), width=5.4)
+    figure, axes = plots.panels(2 * len(sites), width=6.0, height=4.0)
     curves, tables = [], []
-    for axis, (name, site) in zip(axes, sites.items(), strict=True):
+    for place, (name, site) in enumerate(sites.items()):
         curve, arms = training_curve(site), equivalences(site)
         title = f"{name} ({site.hookpoint.name}), n = {len(site.training_curve)} windows"
-        coder_plots.checkpoint_curve(axis, curve, arms, title=title)
+        coder_plots.checkpoint_curve(axes[2 * place], curve, arms, title=title)
+        final, of = int(curve["step"].max()), site.coder.config.num_latents
+        said = f"{name}: {len(site.simulated)} of {of} latents replaced, 95 % over windows"
+        coder_plots.training_shares(axes[2 * place + 1], arms, final=final, title=said)
         curves.append(curve.assign(site=name))
         tables.append(arms.assign(site=name))
     whole = pd.concat(tables, ignore_index=True)

@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import explain as explaining
 from rewrite_utils import measure, rewrite, usefulness
 from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
 from rewrite_utils.runs import Run, Stage
+from rewrite_utils.simulate import Ratings
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED
 from rewrite_utils.stages.told import ToldSite
@@ -38,7 +38,7 @@ class SiteStages(ToldSite):
             "rewrite": self.params.rewrite.content(),
             "control_windows": self.settings.control_windows,
             "seed": self.params.seed,
-        }
+        } | self.params.score.reading()
         inputs = [self.scores_stage, self.simulation_stage]
         if "useful" in self.params.rewrite.orders:
             inputs.append(self.usefulness_stage)
@@ -99,14 +99,7 @@ class SiteStages(ToldSite):
     def shown(self) -> str:
         """The evidence about the first described latent as its prompt shows it."""
         latent = int(self.described[0])
-        return explaining.evidence(
-            self.cache("explain"),
-            [latent],
-            self.params.explain,
-            token_texts=self.texts,
-            skip=self.subject.tokenizer.all_special_ids,
-            seed=self.params.seed,
-        )[latent].text
+        return self.evidence_source.questions([latent])[latent].text
 
     @property
     def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
@@ -156,9 +149,15 @@ class SiteStages(ToldSite):
         )
         ratings = self.ratings("evaluate")
         told = {name: self.evidence.calibrated(name, ratings) for name in asked.calibrators}
-        order = derangement(len(latents), self.params.seed)
-        floor = self.evidence.shuffled(order).calibrated(asked.headline, shuffled(ratings, order))
+        floor = self._floor(ratings) if len(latents) > 1 else {}
         return {
             name: rewrite.Estimate(values, asked.orders)
-            for name, values in (free | told | {"shuffled explanations": floor}).items()
+            for name, values in (free | told | floor).items()
         }
+
+    def _floor(self, ratings: Ratings) -> dict[str, Float[ndarray, "window latent"]]:
+        """Ratings of other latents' sentences, calibrated as the headline; needs two latents."""
+        order, headline = derangement(len(self.simulated), self.params.seed), self.params.rewrite
+        floor = self.evidence.shuffled(order)
+        values = floor.calibrated(headline.headline, shuffled(ratings, order))
+        return {"shuffled explanations": values}
