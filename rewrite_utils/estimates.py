@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.calibrate import Target, Transform, calibrator, cross_fit
+from rewrite_utils.calibrate import Calibrator, Target, Transform, calibrator, cross_fit
+from rewrite_utils.calibrate.screened import Screened
 from rewrite_utils.controls import token_table, word_list
 from rewrite_utils.rewrite import TOPK
 from rewrite_utils.simulate import Ratings
@@ -31,17 +32,23 @@ class Evidence:
     """True activations at the same windows."""
     target: Target
     """True activations at every token of the calibrate rows, for means, maxima and F_true."""
+    screened: bool = False
+    """Whether NaN ratings are pairs that screening left out; otherwise they are an error."""
+
+    def method(self, name: str) -> Calibrator:
+        """The calibrator of that name; "+topk" concerns only the splice."""
+        name = name.removesuffix(TOPK)
+        return Screened(name) if self.screened else calibrator(name)
 
     def fit(self, name: str) -> Transform:
-        """The calibrator of that name ("+topk" concerns only the splice), fitted."""
-        method = calibrator(name.removesuffix(TOPK))
+        """The calibrator of that name, fitted."""
+        method = self.method(name)
         digits = self.ratings.digits if method.reads_digits else None
         return method.fit(self.ratings.expected, self.true, digits=digits, target=self.target)
 
     def calibrated(self, name: str, ratings: Ratings) -> Float[ndarray, "window latent"]:
         """Estimated activations for the ratings of other windows."""
-        reads_digits = calibrator(name.removesuffix(TOPK)).reads_digits
-        digits = ratings.digits if reads_digits else None
+        digits = ratings.digits if self.method(name).reads_digits else None
         return self.fit(name)(ratings.expected, digits=digits)
 
     def first(self, count: int) -> "Evidence":
@@ -54,7 +61,7 @@ class Evidence:
     ) -> Float[ndarray, "window latent"]:
         """Estimates of its own windows, each by the calibration fitted on the other ``groups``
         (rows of text)."""
-        method = calibrator(name.removesuffix(TOPK))
+        method = self.method(name)
         return cross_fit(
             method,
             self.ratings.expected,

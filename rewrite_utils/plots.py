@@ -210,6 +210,7 @@ def rating_histogram(
     bins, tables = np.linspace(0, 9, 37), []
     for name, which, shade in (("silent", true == 0, PALETTE[7]), ("fires", true > 0, PALETTE[1])):
         rated = expected[which].astype(np.float64)
+        rated = rated[~np.isnan(rated)]  # pairs that screening left out
         if len(rated):
             density, _ = np.histogram(rated, bins, density=True)
             axes.stairs(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 from scipy.optimize import isotonic_regression
@@ -215,3 +215,28 @@ def _interval(
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def resampled(
+    statistic: Callable[[Int[ndarray, " unit"]], float],
+    n: int,
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 500,
+) -> Estimate:
+    """Percentile interval of a statistic of several numbers a unit; it is given the units drawn.
+
+    Resamples on which the statistic is NaN (none active, say) are left out. Raises ValueError for
+    fewer than two units; NaN with NaN ends where it is undefined on the sample itself.
+    """
+    if n < 2:
+        raise ValueError(f"an interval needs two or more {unit}s, got {n}")
+    value = float(statistic(np.arange(n)))
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    found = np.array([statistic(which) for which in drawn])
+    found = found[~np.isnan(found)]
+    if np.isnan(value) or len(found) < resamples / 2:
+        return Estimate(value, float("nan"), float("nan"), n, unit, "undefined")
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n, unit, "percentile")

@@ -15,15 +15,17 @@ from rewrite_utils.assets import model_folder
 from rewrite_utils.coders import CoderConfig, SparseCoder
 from rewrite_utils.llm import Choices, Engine, Usage
 from rewrite_utils.models import Subject, load_subject
-from rewrite_utils.params import ROOT, load, parse
+from rewrite_utils.params import ROOT, Simulate, load, parse
 from rewrite_utils.plan import Machine, PlanError, count, in_hours, plan, size
-from rewrite_utils.plan.costs import FRAME, Cost, costs, split_rows
+from rewrite_utils.plan.costs import Cost, costs, split_rows
 from rewrite_utils.plan.extras import options
+from rewrite_utils.plan.lengths import FRAME
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
+from rewrite_utils.plan.ratings import rated
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.plan.splicing import n_arms
 from rewrite_utils.rewrite import Estimate, measure
-from rewrite_utils.simulate import Layout, Window, simulate
+from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 
 QUIET = Machine(
     rates={"float32": 1e11, "bfloat16": 1e12}, cores=2, memory=24 * 10**9, disk=50 * 10**9
@@ -209,6 +211,7 @@ def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
 def engine(tokenizer: PreTrainedTokenizerFast) -> MagicMock:
     """An engine that remembers what it is asked and finds every answer equally likely."""
     made = MagicMock(spec=Engine, tokenizer=tokenizer, usage=Usage())
+    made.configure_mock(context=4096, workers=1)
 
     def choices(asked, *, options, answers=1):
         shape_ = len(asked), answers, len(options)
@@ -222,14 +225,29 @@ def test_the_simulator_is_asked_as_often_as_planned(engine, tmp_path, monkeypatc
     monkeypatch.setattr(
         prompts, "rendered", lambda *_: "{pad}{window} {token}\nDescription: {explanation}"
     )
-    simulate(
-        [Window("a «b»", "b")] * 5, ["c", "d", "e"], engine, align=32, folder=tmp_path, name="test"
-    )
+    simulator = open_simulator(Simulate(), engine)
+    windows, sentences = [Window.of(["a ", "b"])] * 5, {1: "c", 2: "d", 3: "e"}
+    simulate(windows, sentences, simulator, folder=tmp_path, name="test")
     asked = [prompt for call in engine.choices.call_args_list for prompt in call.args[0]]
     site = SITE | {"described": 3, "calibrate_windows": 3, "evaluate_windows": 2}
     cost = planned(RAW | {"sites": {"late": site}})["05_simulation"]
     assert len(asked) == cost.predictions == 15
     assert all(len(prompt.shared) % 32 == 0 for prompt in asked)
+
+
+def test_other_ways_of_asking_cost_what_they_compute():
+    plain = Simulate()
+    pairs, tokens = rated(plain, 40, 10)
+    assert pairs == 400
+    assert rated(plain.model_copy(update={"screen": 0.25}), 40, 10)[0] == 100
+    every = rated(plain.model_copy(update={"mode": "all"}), 40, 10)[1]
+    assert 3 * 32 * 400 < every < 6 * 32 * 400  # three to six tokens a prediction
+    original = rated(plain.model_copy(update={"layout": "original"}), 40, 10)[1]
+    assert original == 400 * (FRAME + 16 + 32) > tokens
+    asked = RAW | {"studies": {"simulators": ["all", "rate"], "simulator_windows": 5}}
+    assert "05_way" not in planned(RAW)
+    late = parse(asked).sites["late"]
+    assert planned(asked)["05_way"].predictions == 5 * (late.described or late.latents) * 33
 
 
 def test_the_rewrite_measures_as_many_arms_as_planned(tiny_folder):
@@ -265,7 +283,7 @@ def test_the_rewrite_measures_as_many_arms_as_planned(tiny_folder):
 def test_the_simulators_frame_is_as_long_as_planned():
     name = "embedded/qwen2.5-coder-1.5b-instruct"
     layout = Layout(AutoTokenizer.from_pretrained(model_folder(name)), align=32)
-    assert abs(len(layout.own("")) - FRAME) <= 3
+    assert abs(len(layout.prompt(Window.of(["a"]), "").own) - FRAME) <= 3
 
 
 # ── the text and its errors ───────────────────────────────────────────────────────────────────

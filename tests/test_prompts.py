@@ -16,10 +16,23 @@ HOLES = {
     "detect_one": ["{pad}", "{explanation}", "{windows}"],
     "fuzz_one": ["{pad}", "{explanation}", "{windows}"],
     "simulate": ["{pad}", "{window}", "{token}", "{explanation}"],
+    "simulate_explanation_first": ["{pad}", "{explanation}", "{window}", "{token}"],
+    "simulate_original": ["{pad}", "{explanation}", "{window}"],
+    "simulate_everywhere": ["{pad}", "{explanation}"],
 }
-BEGUN = {"explain": "PIECES:", "explain_more": "PIECES:", "refine": "PIECES:"}
-BEGUN |= {"detect": "Answers: ", "fuzz": "Answers: ", "simulate": ""}
-BEGUN |= {"detect_one": "Answer: ", "fuzz_one": "Answer: "}
+BEGUN = {
+    "explain": "PIECES:",
+    "explain_more": "PIECES:",
+    "refine": "PIECES:",
+    "detect": "Answers: ",
+    "fuzz": "Answers: ",
+    "detect_one": "Answer: ",
+    "fuzz_one": "Answer: ",
+    "simulate": "",
+    "simulate_explanation_first": "",
+    "simulate_original": "[",
+    "simulate_everywhere": "Ratings:",
+}
 
 
 def test_every_prompt_is_tested_here():
@@ -96,6 +109,16 @@ def test_turns_of_a_file(tmp_path, monkeypatch):
     (tmp_path / "one.txt").write_text(text)
     found = prompts.turns("one")
     assert found == [("system", "Two\nlines"), ("user", " a # b"), ("assistant", "It: ")]
+
+
+def test_both_orders_of_the_simulator_say_the_same():
+    """The comparison of layouts is about order alone."""
+    one, other = (prompts.turns(name) for name in ("simulate", "simulate_explanation_first"))
+    for a, b in zip(one, other, strict=True):
+        assert a.role == b.role
+        assert sorted(a.text.removeprefix("{pad}").splitlines()) == sorted(
+            b.text.removeprefix("{pad}").splitlines()
+        )
 
 
 # ── options and quoting ───────────────────────────────────────────────────────────────────────

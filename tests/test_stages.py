@@ -10,7 +10,6 @@ from stage_cases import REFUSED, SITES, STAGES, finish, made, used
 
 from rewrite_utils.activations import Windows
 from rewrite_utils.estimates import derangement
-from rewrite_utils.llm import Prompt
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import DamagedStageWarning
 from rewrite_utils.simulate import Layout, Ratings, described
@@ -98,8 +97,8 @@ def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
         assert ratings.expected.shape == (count, len(site.simulated)) == site.true(split).shape
         for place, window in enumerate(windows):
             for column, (latent, sentence) in enumerate(site.sentences.items()):
-                own = layout.own(described(sentence, latent=latent))
-                digits = world.llm.probabilities(Prompt(layout.shared(window), own), (1, 10))[0]
+                prompt = layout.prompt(window, described(sentence, latent=latent))
+                digits = world.llm.probabilities(prompt, (1, 10))[0]
                 found = ratings.expected[place, column]
                 assert found == pytest.approx(digits @ np.arange(10), abs=0.01)
 

@@ -63,6 +63,22 @@ class Studies(Section):
         *(0.99, 0.995, 0.999, 0.9999),
     )
     """Synthetic specificities of otherwise true activations."""
+    simulators: tuple[
+        Literal["rate", "score", "contrast", "explanation_first", "original", "all"], ...
+    ] = ()
+    """Other ways to ask the simulator, compared with the plain one on the same pairs: firing rate,
+    score or contrast tokens shown, the other two layouts, all positions in one pass. Costs LLM
+    time; empty: not done."""
+    simulator_windows: int = Field(16, ge=2)
+    """Calibrate windows of that comparison."""
+    screens: tuple[Literal["lexical", "embedding", "both"], ...] = ("lexical",)
+    """Cheap first passes whose curve is drawn from the ratings that are there; embedding and both
+    need the embedded sentence model."""
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (
+        *(0.02, 0.05, 0.1, 0.2, 0.35),
+        *(0.5, 0.75, 1.0),
+    )
+    """Shares of the pairs that such a first pass would send to the simulator."""
     layers_at_once: bool = False
     """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
     fewer: float = Field(0.25, gt=0, lt=1)

@@ -23,8 +23,10 @@ from rewrite_utils.plan.lengths import (
     prompt_tokens,
 )
 from rewrite_utils.plan.machine import Machine
+from rewrite_utils.plan.ratings import SLOTTED
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.rewrite import TOPK
+from rewrite_utils.simulate import wording
 
 BYTES = {"float32": 4, "bfloat16": 2}
 SORTING_BYTES = 52
@@ -127,7 +129,9 @@ def _require_prompts(params: Params) -> None:
         (
             "simulator",
             params.simulator,
-            prompt_tokens("simulate") + simulate.window_tokens + simulate.align + FRAME + SENTENCE,
+            prompt_tokens(wording(simulate))
+            + simulate.window_tokens * (SLOTTED if simulate.mode == "all" else 1)
+            + (simulate.align + FRAME + SENTENCE),
         ),
     ):
         longest = min(llm.context, shape(llm.model).context)

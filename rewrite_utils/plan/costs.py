@@ -7,18 +7,18 @@ predictions, one week on 32 A40s).
 
 import math
 
-from rewrite_utils.params import SPLITS, Params
+from rewrite_utils.params import SPLITS, Params, Simulate
 from rewrite_utils.plan.cost import Cost, described, flops_to
 from rewrite_utils.plan.lengths import (
-    FRAME,
-    SENTENCE,
     explain_prompt,
     explain_wording,
     judged_tokens,
     prompt_tokens,
 )
+from rewrite_utils.plan.ratings import predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.plan.splicing import at_once, checkpoints, rewrite, studies, usefulness
+from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
 CORPUS_TOKENS = {
@@ -27,8 +27,6 @@ CORPUS_TOKENS = {
     "embedded/shakespeare": 1_840_000,
 }
 """Tokens of the embedded texts in SmolLM2's tokens; other tokenizers differ by a tenth or so."""
-PREDICTION_BYTES = 24
-"""Expected value, ten digits and their mass in float16."""
 
 
 def split_rows(params: Params) -> dict[str, int]:
@@ -140,18 +138,36 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
 
 
 def simulation(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 05: (calibrate + evaluate windows) × described sentences; each window is read once."""
-    site, asked, llm = params.sites[name], params.simulate, params.simulator
+    """Stage 05: (calibrate + evaluate windows) × described sentences; what is shared, once."""
+    site, asked = params.sites[name], params.simulate
     windows = site.calibrate_windows + site.evaluate_windows
-    pairs = windows * described(site)
-    tokens = windows * (asked.window_tokens + asked.align) + pairs * (FRAME + SENTENCE)
+    what = f"{windows:,} windows × {described(site):,} latents"
+    if asked.screen < 1:
+        what += f", {asked.screen:.0%} of them sent"
+    return _ratings("05_simulation", name, what, params, {"": asked}, windows)
+
+
+def other_ways(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 05 again, on fewer windows, for each of ``studies.simulators``."""
+    asked = {way: asked_as(params.simulate, way) for way in params.studies.simulators}
+    windows = min(params.studies.simulator_windows, params.sites[name].calibrate_windows)
+    what = f"{', '.join(asked)}: {windows:,} windows × {described(params.sites[name]):,} latents"
+    return _ratings("05_way", name, what, params, asked, windows)
+
+
+def _ratings(
+    stage: str, name: str, what: str, params: Params, ways: dict[str, Simulate], windows: int
+) -> Cost:
+    llm, latents = params.simulator, described(params.sites[name])
+    asked = [(one, *rated(one, windows, latents)) for one in ways.values()]
+    tokens = sum(tokens for _, _, tokens in asked)
     return Cost(
-        "05_simulation",
+        stage,
         name,
-        f"{windows:,} windows × {described(site):,} latents",
+        what,
         tokens=tokens,
-        predictions=pairs,
-        storage=2 * PREDICTION_BYTES * pairs,
+        predictions=sum(predictions(one, pairs) for one, pairs, _ in asked),
+        storage=2 * sum(stored(one, windows * latents) for one in ways.values()),
         flops=tokens * shape(llm.model).flops(),
         dtype=llm.dtype,
     )
@@ -163,7 +179,11 @@ SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studie
 
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
-    asked = {checkpoints: params.subject.checkpoints, usefulness: "useful" in params.rewrite.orders}
+    asked = {
+        checkpoints: params.subject.checkpoints,
+        usefulness: "useful" in params.rewrite.orders,
+        other_ways: params.studies.simulators,
+    }
     stages = [*SITE_STAGES, *(stage for stage, wanted in asked.items() if wanted)]
     per_site = [stage(params, name, model) for stage in stages for name in params.sites]
     together = [at_once(params, model)] if params.studies.layers_at_once else []

@@ -63,6 +63,7 @@ from rewrite_utils.report.show import (
     stacked,
     table,
 )
+from rewrite_utils.report.simulators import screening, simulator_study
 from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
@@ -153,6 +154,7 @@ __all__ = [
     "score_tables",
     "scored",
     "scores_by_kind",
+    "screening",
     "sensitivity_specificity",
     "sentence_traits",
     "sentences",
@@ -161,6 +163,7 @@ __all__ = [
     "shown_ratings",
     "shrink_arms",
     "simulation_headline",
+    "simulator_study",
     "smallest_visible",
     "specificity_arms",
     "specificity_headline",

@@ -55,7 +55,7 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     rows = []
     for name, site in sites.items():
         for split in ("calibrate", "evaluate"):
-            expected = site.ratings(split).expected.astype(np.float64)
+            expected = site.ranked(split)
             true = site.true(split)
             active = true > 0
             rows.append(

@@ -18,11 +18,13 @@ from rewrite_utils import activations, quality, rewrite, usefulness
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
 from rewrite_utils.corpus import load_corpus
+from rewrite_utils.engines.opening import open_engine
 from rewrite_utils.equivalence import next_token_losses
-from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.llm import Engine
 from rewrite_utils.models import load_subject
-from rewrite_utils.params import LLM, SPLITS
+from rewrite_utils.params import LLM, SPLITS, Simulate
 from rewrite_utils.runs import require_space
+from rewrite_utils.simulate.contrast import contrast_texts
 from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ def engine(llm: LLM) -> Engine:
         max_tokens=llm.context,
         threads=llm.threads or None,
         memory_gb=llm.memory_gb,
+        address=llm.address,
+        workers=llm.workers,
+        worker_engine=llm.worker_engine,
     )
 
 
@@ -104,35 +109,19 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {split: list(rows.shape) for split, rows in tokens.items()}
 
 
-def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """The simulator's ratings of the calibrate and the evaluate windows."""
-    descriptions = [description(site, latent, text) for latent, text in site.sentences.items()]
-    texts = {split: window_texts(site, split) for split in SIMULATED}
-    llm = engine(site.params.simulator)
-    before = llm.usage
-    for split, windows in texts.items():
-        (folder / split).mkdir(exist_ok=True)
-        simulating.simulate(
-            windows,
-            descriptions,
-            llm,
-            align=site.params.simulate.align,
-            folder=folder / split,
-            name=f"{site.name}, {split}",
-        )
-    usage = llm.usage.since(before)
-    pairs = len(descriptions) * sum(len(windows) for windows in texts.values())
-    return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
-
-
-def description(site: "SiteStages", latent: int, sentence: str) -> str:
+def description(
+    site: "SiteStages", latent: int, sentence: str, asked: Simulate | None = None
+) -> str:
     """What the simulator reads about one latent, if this were its sentence."""
-    asked = site.params.simulate
+    asked = asked or site.params.simulate
     return simulating.described(
         sentence,
         latent=latent,
         rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
         score=site.f1_of(latent) if asked.show_score else None,
+        contrast=contrast_texts(
+            site.cache("explain"), latent, count=asked.show_contrast, token_texts=site.texts
+        ),
     )
 
 

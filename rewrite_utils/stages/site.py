@@ -131,7 +131,8 @@ class SiteStages(ToldSite):
     def evidence(self) -> Evidence:
         """Ratings beside the truth at the calibrate windows: what calibrators are fitted on."""
         target = target_of(self.cache("calibrate"), np.array(self.simulated))
-        return Evidence(self.ratings("calibrate"), self.true("calibrate"), target)
+        screened = self.params.simulate.screen < 1
+        return Evidence(self.ratings("calibrate"), self.true("calibrate"), target, screened)
 
     @functools.cached_property
     def estimates(self) -> dict[str, rewrite.Estimate]:

@@ -168,7 +168,7 @@ def material(site: SiteStages) -> Material:
         site.cache("calibrate"),
         site.cache("evaluate"),
         studied(site),
-        rating_shape(site.ratings("calibrate").expected),
+        rating_shape(np.maximum(site.ranked("calibrate"), 0)),
         site.params.rated_positions,
         site.params.seed,
     )
