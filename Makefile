@@ -4,10 +4,11 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-browser plan notebooks lab lint types lock clean
+.PHONY: help env reproduce test test-browser plan serve notebooks lab lint types lock clean
 
 PARAMS ?= params/embedded.yaml
 ONLY ?=
+PORT ?= 8000
 # The series walks through 01 … 09 and shows the whole in 00, so the tests do too.
 NOTEBOOKS := $(filter-out notebooks/00_%,$(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))) \
              $(wildcard notebooks/00_*.ipynb)
@@ -83,6 +84,10 @@ test-browser: env ## the explorer in headless Chromium against JupyterLab (apt i
 
 plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hours; runs nothing
 	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan
+
+serve: env ## a vLLM server on 127.0.0.1:$(PORT) with the simulator of PARAMS (engine: server)
+	@$(BIN)/python -m rewrite_utils.assets
+	exec $(BIN)/python -m rewrite_utils.engines.serving $(PARAMS) --port $(PORT)
 
 notebooks: env ## execute the committed notebooks again at their own parameters (ONLY=05-07)
 	@$(BIN)/python -m rewrite_utils.assets

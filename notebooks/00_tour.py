@@ -58,7 +58,7 @@ report.keep(
 # What the model loses when this MLP's output is replaced: by the coder, by its mean, by nothing.
 
 # %%
-report.frame(site.quality)
+report.frame(report.arms_shown({site.name: site}))
 
 # %% [markdown]
 # ## One latent

@@ -79,12 +79,11 @@ report.keep(
 # ## What it is worth
 #
 # Held-out positions of the evaluate rows, each patched alone. The *range* is the loss with every
-# latent at its mean minus the loss with the coder as it is (`over_coder`): what any rewrite of the
+# latent at its mean minus the loss with the coder as it is: what any rewrite of the
 # latents can win or lose. `recovered` is the share kept of what the output is worth.
 
 # %%
-quality = report.stacked({name: site.quality for name, site in sites.items()})
-report.frame(quality)
+report.frame(report.arms_shown(sites))
 
 # %% [markdown]
 # ## What a good coder looks like

@@ -27,7 +27,7 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, prompts, report
+from rewrite_utils import explain, plots, prompts, report
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites
 
@@ -38,11 +38,12 @@ plots.use_style()
 # %% [markdown]
 # ## What the explainer is told
 #
-# The instructions, as they stand in `rewrite_utils/prompts/explain.txt`, then one latent's
-# evidence.
+# The instructions, as they stand in `rewrite_utils/prompts/explain.txt` (with counterexamples or
+# logits: `explain_more.txt`), then one latent's evidence.
 
 # %%
-print(prompts.turns("explain")[0].text)
+asked = run.params.explain
+print(prompts.turns(explain.wording(asked), asked.options)[0].text)
 
 # %%
 print(next(iter(sites.values())).shown())
@@ -58,9 +59,7 @@ report.sentences(sites, most=12)
 
 # %%
 report.frame(
-    report.llm_costs(
-        {name: site.explanations_stage for name, site in sites.items()}, what="explanation"
-    )
+    report.llm_costs({name: site.written_stage for name, site in sites.items()}, what="explanation")
 )
 
 # %% [markdown]
@@ -71,7 +70,8 @@ report.headline(run, "03_explanations", report.explanation_headline(sites))
 
 # %% [markdown]
 # *What could be wrong.* A sentence can be fluent and wrong: only the scores (04) and the rewrite
-# (07) say whether it holds. The words in brackets are counted, not written by the LLM;
-# `explain.evidence` turns them off.
+# (07) say whether it holds; [12](12_explanations.ipynb) compares sentences written with
+# counterexamples, a second try, or the logits. The words in brackets are counted, not written by
+# the LLM; `explain.evidence` turns them off.
 #
 # Next: [04 · Scores](04_scores.ipynb).

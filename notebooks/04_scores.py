@@ -27,7 +27,7 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report
+from rewrite_utils import plots, report, score_plots
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites
 
@@ -37,6 +37,8 @@ plots.use_style()
 
 # %% [markdown]
 # ## Distribution
+#
+# A latent without an activating window among the score rows has no score: it is missing, not 0.
 
 # %%
 figure, axes = plots.panels(len(sites))
@@ -46,20 +48,51 @@ scores = report.stacked({name: site.scores for name, site in sites.items()})
 report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
 
 # %% [markdown]
+# ## Scores over their floors
+#
+# Every test this run asked for, as the share of latents at or below each AUROC. A sentence that
+# says nothing lies on .5. The floors, if the run has them: other latents' sentences
+# (`score.shuffled`), and sentences about a coder with random weights (a site of that kind).
+# Means with 95 % over latents.
+
+# %%
+floors = report.scores_by_kind(sites)
+figure, axes = plots.panels(floors["site"].nunique())
+for axis, (name, table) in zip(axes, floors.groupby("site", sort=False), strict=True):
+    score_plots.score_curves(axis, table, title=name)
+report.keep(run, "04_floors", figure, floors, unit="latent", n=len(floors))
+
+# %%
+report.frame(report.score_table(floors, seed=run.params.seed))
+
+# %% [markdown]
 # ## Best and worst
 
 # %%
 report.best_and_worst(sites, each=3)
 
 # %% [markdown]
+# ## What a score cannot see
+#
+# Two latents may share a sentence and both score well; a sentence may fit nearly any text; a long
+# one costs the simulator tokens at every window. Shares of latents with 95 % Wilson intervals.
+
+# %%
+traits = report.sentence_traits(sites)
+report.frame(report.unseen_table(traits))
+
+# %%
+figure, axes = plots.panels(2 * len(sites))
+for place, (name, table) in enumerate(traits.groupby("site", sort=False)):
+    score_plots.near_copies(axes[2 * place], table, alike=report.ALIKE, title=name)
+    score_plots.over_general(axes[2 * place + 1], table, title=f"{name}: too general on the left")
+report.keep(run, "04_unseen", figure, traits, unit="latent", n=len(traits))
+
+# %% [markdown]
 # ## What they cost
 
 # %%
-report.frame(
-    report.llm_costs(
-        {name: site.scores_stage for name, site in sites.items()}, what="judged latent"
-    )
-)
+report.frame(report.word_costs(sites))
 
 # %% [markdown]
 # ## Result
@@ -70,6 +103,7 @@ report.headline(run, "04_scores", report.score_headline(sites))
 # %% [markdown]
 # *What could be wrong.* Few windows a latent: a single latent's score is uncertain by ±.2 and
 # more. Balanced accuracy at ½ punishes a judge that says "yes" too readily even if it ranks well:
-# compare F1 with AUROC.
+# compare F1 with AUROC, or set `score.threshold: prior`. The judge wrote the sentences: it may
+# understand its own words better than a reader would.
 #
 # Next: [05 · Simulation](05_simulation.ipynb).

@@ -27,7 +27,7 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report
+from rewrite_utils import plots, report, simulator_plots
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites
 
@@ -68,6 +68,29 @@ report.keep(
 
 # %%
 report.frame(report.rating_quality(sites))
+
+# %% [markdown]
+# ## What screening would save
+#
+# Firing is rare, so most pairs are hopeless. A cheap first pass that sees only sentence and text
+# ranks them; here the ratings of *all* pairs show what would be left if only the most plausible
+# share went to the LLM. `simulate.screen` turns it on.
+
+# %%
+curves = report.screening(sites)
+figure, axes = plots.panels(len(sites))
+for axis, (name, table) in zip(axes, curves.groupby("site", sort=False), strict=True):
+    simulator_plots.screening(axis, table, statistic="AUROC", title=name)
+report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["windows"].max()))
+
+# %% [markdown]
+# ## Other ways to ask
+#
+# Firing rate, score or contrast tokens shown; the other two layouts; all positions of a window in
+# one pass. Same pairs, paired differences. `studies.simulators` names the ways; each asks the LLM.
+
+# %%
+report.simulator_study(sites)
 
 # %% [markdown]
 # ## What it costs

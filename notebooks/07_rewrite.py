@@ -29,7 +29,9 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report
+import pandas as pd
+
+from rewrite_utils import paper_plots, plots, report
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites
 
@@ -40,8 +42,28 @@ plots.use_style()
 # %% [markdown]
 # ## Loss against the fraction rewritten (the paper's figure 3)
 #
-# Latents with the best scores first, and in an order drawn anew for each window. Differences to the
-# coder are paired; the shaded bands are 95 % bootstrap intervals over windows.
+# As the paper draws it: the paper's calibration and ours, best scores first and random, between the
+# coder and the ablations of the same latents; one panel a site. Shaded: 95 % bootstrap intervals
+# over windows of the paired differences to the coder. Dashed: the paper's range on Pythia.
+
+# %%
+calibrators, headline = run.params.rewrite.calibrators, run.params.rewrite.headline
+normalised = [name for name in calibrators if name.startswith("quantile")][:1]
+report.paper_fractions(run, "07_paper_fractions", sites, sources=[*normalised, headline])
+
+# %% [markdown]
+# Without normalisation (the paper's appendix): the raw ratings times each latent's maximum. Dashed:
+# the authors' own un-normalised predictions, their first 100 windows, on Pythia.
+
+# %%
+raw = [name for name in calibrators if name.startswith("raw")]
+paper = paper_plots.PAPER_UNNORMALISED
+report.paper_fractions(run, "07_unnormalised", sites, sources=raw, paper=paper)
+
+# %% [markdown]
+# ## The same for every source
+#
+# One panel an order; latents in random order are drawn anew for each window.
 
 # %%
 verdicts = {name: site.verdict for name, site in sites.items()}
@@ -58,6 +80,17 @@ for axis, (site, order) in zip(axes, places, strict=True):
 plots.shared_legend(figure)
 fractions = report.stacked(verdicts)
 report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.windows(sites))
+
+# %% [markdown]
+# ## Which latents are worth predicting?
+#
+# Detection scores say how well a sentence is understood, not what its predictions are worth. *CE
+# won*: with one latent alone replaced, all others true, its mean minus its prediction by the
+# headline calibration, at calibrate windows held out of the fit; the order "most useful first"
+# takes them by it. *At stake*: the same for a perfect prediction.
+
+# %%
+report.useful_latents(run, sites, each=4)
 
 # %% [markdown]
 # ## The verdict: against mean ablation of the same latents
@@ -79,13 +112,34 @@ for axis, (name, site) in zip(axes, sites.items(), strict=True):
 report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## The same in numbers, with the paper's own statistics under their names
+# ## The same in numbers
 #
-# v1 reports the median of |ΔCE|, which is biased upward; v2 the mean over prompts with a base
-# loss of 0.1 nat or more.
+# *Visible*: the smallest difference to mean ablation that this many windows can see (80 % power).
+# *CE recovered*: of what lies between mean ablation and the coder, the share an arm wins back.
 
 # %%
 report.frame(report.verdict_table(final))
+
+# %% [markdown]
+# The paper's statistics of the same losses, under their names. v1 reports the median of |ΔCE|,
+# which is biased upward: an arm that changes nothing on average still gets a positive one. v2
+# reports the mean and its standard error over prompts with a base loss of 0.1 nat or more.
+
+# %%
+report.frame(report.paper_statistics(final))
+
+# %% [markdown]
+# As bars (v2's figure), with v2's statistic. Dashed: what the paper's coder costs, as a share of
+# the base loss.
+
+# %%
+figure, axes = plots.panels(len(sites), width=6.2, height=4.2)
+parts = [report.bars(site) for site in sites.values()]
+for axis, site, part in zip(axes, sites.values(), parts, strict=True):
+    title = f"{site.name} ({site.hookpoint.name}), n = {part['v2_windows'].max()} windows"
+    paper_plots.bars(axis, part, paper=report.paper_cost(site), title=title)
+plots.shared_legend(figure)
+report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.windows(sites))
 
 # %% [markdown]
 # ## As good as which training checkpoint?

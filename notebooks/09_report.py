@@ -40,6 +40,12 @@ claims = report.claims(run, sites)
 report.frame(claims)
 
 # %% [markdown]
+# ## The paper's figures, and ours
+
+# %%
+report.frame(report.figures(run))
+
+# %% [markdown]
 # ## The coders
 #
 # What everything above rests on: what each coder keeps, and what it leaves its latents to decide.
@@ -55,10 +61,18 @@ report.frame(coders)
 report.headlines(run)
 
 # %% [markdown]
-# ## Result
+# ## The same claims in every run
+#
+# From the reports that are kept in `figures/`, one column a run and site.
 
 # %%
 report.write(run, claims, coders)
+report.frame(report.across())
+
+# %% [markdown]
+# ## Result
+
+# %%
 report.headline(run, "09_report", report.report_headline(claims))
 
 # %% [markdown]

@@ -76,6 +76,16 @@ rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites), k
 report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["tokens"].max()))
 
 # %% [markdown]
+# ## Several layers at once
+#
+# The coders of all sites spliced together, every latent of theirs from one source, each layer
+# reading what the layers below it have left of the stream. Layers are added in the order of the
+# parameter file; dotted: what they cost one by one, summed.
+
+# %%
+report.layers_at_once(run, sites)
+
+# %% [markdown]
 # ## Result
 
 # %%

@@ -175,3 +175,36 @@ def _apart(steps: Sequence[int]) -> list[int]:
         if not shown or np.log2((1 + shown[-1]) / (1 + step)) >= APART:
             shown.append(step)
     return shown
+
+
+TICKS = (-10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10)
+"""Nats on the scale of several layers, where one may cost a hundred times another."""
+
+
+def layers_at_once(axes: Axes, table: pd.DataFrame, *, value: str, parts: bool) -> None:
+    """``value`` against the number of layers, one line a source; the sums of parts are dotted."""
+    for source, arm in table.groupby("source", sort=False):
+        if value == "minus_mean" and source == "mean":
+            continue
+        shade, x = colour(str(source)), arm["count"]
+        axes.plot(x, arm[value], "o-", color=shade, ms=4, label=label(str(source)))
+        axes.fill_between(
+            x, arm[f"{value}_low"], arm[f"{value}_high"], color=shade, alpha=0.1, lw=0
+        )
+        if parts:
+            axes.plot(x, arm["parts"], ":", color=shade, lw=1)
+    if parts:
+        axes.plot([], [], ":", color="#666666", label="sum of its layers alone")
+    axes.axhline(0, color="#222222", lw=0.7)
+    added = table.drop_duplicates("count")
+    names = [
+        f"{count}\n+{name}" for count, name in zip(added["count"], added["added"], strict=True)
+    ]
+    axes.set_xticks(added["count"], names)
+    axes.set_xlabel("layers rewritten at once (the one added)")
+    axes.set_ylabel(("ΔCE" if parts else "CE − mean ablation's") + " (nats; linear below 0.3)")
+    axes.set_yscale("symlog", linthresh=0.3)
+    bottom, top = axes.get_ylim()
+    shown = [tick for tick in TICKS if bottom <= tick <= top]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.set_ylim(bottom, top)

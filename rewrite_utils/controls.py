@@ -5,8 +5,6 @@ latent's strongest eight, else 0. Both see only the last token, and both are fit
 rows.
 """
 
-from collections.abc import Collection
-
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -38,17 +36,15 @@ def word_list(
 
 
 def strongest_tokens(
-    cache: LatentCache, *, words: int = 8, least: int = 3, skip: Collection[int] = ()
+    cache: LatentCache, *, words: int = 8, least: int = 3
 ) -> Int[ndarray, "word latent"]:
     """The token ids with the highest mean activation a latent, among those seen ``least`` times.
 
-    A latent with fewer such tokens above zero has -1 in the places left over. Tokens in ``skip``
-    are never named.
+    A latent with fewer such tokens above zero has -1 in the places left over.
     """
     kinds = np.unique(cache.tokens[:, 1:])
     totals, seen = _totals(cache, kinds)
-    named = (seen >= least) & ~np.isin(kinds, list(skip))
-    means = np.where(named[:, None], totals / np.maximum(seen[:, None], 1), 0)
+    means = np.where((seen >= least)[:, None], totals / np.maximum(seen[:, None], 1), 0)
     order = np.argsort(-means, axis=0, kind="stable")[:words]
     return np.where(np.take_along_axis(means, order, axis=0) > 0, kinds[order], -1)
 

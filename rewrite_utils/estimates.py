@@ -12,10 +12,14 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.calibrate import Target, Transform, calibrator
+from rewrite_utils.calibrate import Calibrator, Target, Transform, calibrator, cross_fit
+from rewrite_utils.calibrate.screened import Screened
 from rewrite_utils.controls import token_table, word_list
 from rewrite_utils.rewrite import TOPK
 from rewrite_utils.simulate import Ratings
+
+FOLDS = 24
+"""Rows of text are left out one by one, or in so many folds where there are more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +32,46 @@ class Evidence:
     """True activations at the same windows."""
     target: Target
     """True activations at every token of the calibrate rows, for means, maxima and F_true."""
+    screened: bool = False
+    """Whether NaN ratings are pairs that screening left out; otherwise they are an error."""
+
+    def method(self, name: str) -> Calibrator:
+        """The calibrator of that name; "+topk" concerns only the splice."""
+        name = name.removesuffix(TOPK)
+        return Screened(name) if self.screened else calibrator(name)
 
     def fit(self, name: str) -> Transform:
-        """The calibrator of that name ("+topk" concerns only the splice), fitted."""
-        method = calibrator(name.removesuffix(TOPK))
+        """The calibrator of that name, fitted."""
+        method = self.method(name)
         digits = self.ratings.digits if method.reads_digits else None
         return method.fit(self.ratings.expected, self.true, digits=digits, target=self.target)
 
     def calibrated(self, name: str, ratings: Ratings) -> Float[ndarray, "window latent"]:
         """Estimated activations for the ratings of other windows."""
-        reads_digits = calibrator(name.removesuffix(TOPK)).reads_digits
-        digits = ratings.digits if reads_digits else None
+        digits = ratings.digits if self.method(name).reads_digits else None
         return self.fit(name)(ratings.expected, digits=digits)
 
     def first(self, count: int) -> "Evidence":
         """Only the first ``count`` windows; the larger target stays whole."""
         ratings = Ratings(*(field[:count] for field in self.ratings))
         return dataclasses.replace(self, ratings=ratings, true=self.true[:count])
+
+    def held_out(
+        self, name: str, groups: Int[ndarray, " window"], *, seed: int
+    ) -> Float[ndarray, "window latent"]:
+        """Estimates of its own windows, each by the calibration fitted on the other ``groups``
+        (rows of text)."""
+        method = self.method(name)
+        return cross_fit(
+            method,
+            self.ratings.expected,
+            self.true,
+            folds=min(FOLDS, len(np.unique(groups))),
+            generator=np.random.default_rng(seed),
+            digits=self.ratings.digits if method.reads_digits else None,
+            groups=groups,
+            target=self.target,
+        )
 
     def shuffled(self, order: Int[ndarray, " latent"]) -> "Evidence":
         """The same with each latent's ratings taken from another latent's sentence."""
@@ -57,7 +84,15 @@ def shuffled(ratings: Ratings, order: Int[ndarray, " latent"]) -> Ratings:
 
 
 def derangement(n: int, seed: int) -> Int[ndarray, " latent"]:
-    """A random order of n latents in which none keeps its own place (n ≥ 2)."""
+    """A random order of n latents in which none keeps its own place.
+
+    Raises ValueError for fewer than two: one sentence has no other latent to go to.
+    """
+    if n < 2:
+        raise ValueError(
+            f"the floor of shuffled explanations needs 2 latents with a sentence or more, not {n}: "
+            "raise sites.<site>.described or leave the floor out"
+        )
     order = np.random.default_rng(seed).permutation(n)
     partner = np.empty(n, np.int64)
     partner[order] = np.roll(order, 1)

@@ -6,7 +6,6 @@ nothing is sampled or parsed there. Knows nothing of latents; the engines are in
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -115,6 +114,13 @@ class Engine(Protocol):
     """A language model that answers prompts; close it when done, or use it in ``with``."""
 
     tokenizer: PreTrainedTokenizerBase
+    workers: int
+    """Calls that it can answer at a time, each from a thread of its own; usually 1."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        ...
 
     @property
     def usage(self) -> Usage:
@@ -134,6 +140,21 @@ class Engine(Protocol):
         With ``answers`` > 1 the most likely option is appended and the next answer read behind it.
         Raises ValueError on a prompt that does not fit, EngineError on NaN, EngineDied if the
         engine dies.
+        """
+        ...
+
+    def choices_inside(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        at: Sequence[Sequence[int]],
+        options: Sequence[int],
+        progress: str | None = None,
+    ) -> Choices:
+        """Probabilities of the ``options`` behind tokens ``at`` of each prompt's own part.
+
+        As many answers a prompt, all from one pass. Raises EngineError from an engine that only
+        reads behind a prompt's end.
         """
         ...
 
@@ -161,41 +182,6 @@ class Engine(Protocol):
     def __enter__(self) -> "Engine": ...
 
     def __exit__(self, *error: object) -> None: ...
-
-
-def open_engine(
-    model: str,
-    *,
-    engine: str = "auto",
-    dtype: str = "bfloat16",
-    max_tokens: int = 2048,
-    threads: int | None = None,
-    memory_gb: float = 2.0,
-) -> Engine:
-    """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
-
-    ``max_tokens`` is the longest prompt with its answer; ``threads`` the CPU threads (None or 0:
-    all); ``memory_gb`` the GiB for keys and values. ``engine``: "vllm", "transformers" or "auto"
-    (vLLM where it is installed). Raises ValueError on another name, EngineDied if loading fails.
-    """
-    # Imported here: an engine pulls in what only it needs, and vLLM's child needs none of it.
-    from rewrite_utils.assets import model_folder  # noqa: PLC0415
-
-    if engine == "auto":
-        engine = "vllm" if find_spec("vllm") else "transformers"
-    if engine not in ("vllm", "transformers"):
-        raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'vllm' or 'transformers'")
-    if engine == "vllm":
-        from rewrite_utils.engines.vllm import VLLMEngine as Chosen  # noqa: PLC0415
-    else:
-        from rewrite_utils.engines.transformers import TransformersEngine as Chosen  # noqa: PLC0415
-    return Chosen.load(
-        model_folder(model),
-        dtype=dtype,
-        max_tokens=max_tokens,
-        threads=threads or None,
-        memory_gb=memory_gb,
-    )
 
 
 def renormalised(logprobs: Float[ndarray, "prompt answer option"]) -> Choices:

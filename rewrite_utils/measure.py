@@ -49,9 +49,10 @@ def verdict(
     return pd.DataFrame(rows)
 
 
-def v1_median(delta: Float[ndarray, " window"], *, seed: int) -> Estimate:
+def v1_median(delta: Float[ndarray, " window"], *, seed: int, resamples: int = 2000) -> Estimate:
     """v1's statistic, median |ΔCE|: biased upward, reported as v1's and never as ours."""
-    return stats.bootstrap(np.abs(delta), unit="window", seed=seed, statistic=np.median)
+    settings = {"seed": seed, "resamples": resamples}
+    return stats.bootstrap(np.abs(delta), unit="window", statistic=np.median, **settings)
 
 
 def v2_mean(
@@ -74,8 +75,9 @@ def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int
     row = arm._asdict() | {"windows": len(loss)}
     row |= _named("delta", stats.bootstrap(delta, unit="window", **settings))
     row |= _named("over_coder", stats.bootstrap(loss - coder, unit="window", **settings))
-    row |= {"v1_median": v1_median(delta, seed=seed).value}
+    row |= _named("v1_median", v1_median(delta, **settings))
     row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
+    row |= {"v2_windows": int((base >= V2_LEAST_BASE_LOSS).sum())}
     row |= {"kl": losses_of(table, *arm, column="kl").mean()}
     row |= {"fvu": losses_of(table, *arm, column="squared_error").mean() / variance}
     if arm.count:

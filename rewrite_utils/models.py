@@ -136,6 +136,18 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
     return texts
 
 
+def quotable_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """``token_texts`` for another model's prompt: special tokens as words, such as [end of text].
+
+    Raw, "<|im_end|>" in quoted text would end the turn of a model that speaks ChatML.
+    """
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    names = {token: f"[{text.strip('<|>')}]" for token, text in special}
+    names |= {tokenizer.eos_token_id: "[end of text]"}
+    exact = token_texts(tokenizer, ids)
+    return [names.get(int(token), text) for token, text in zip(ids, exact, strict=True)]
+
+
 def _subject(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str
 ) -> Subject:

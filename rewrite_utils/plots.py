@@ -210,6 +210,7 @@ def rating_histogram(
     bins, tables = np.linspace(0, 9, 37), []
     for name, which, shade in (("silent", true == 0, PALETTE[7]), ("fires", true > 0, PALETTE[1])):
         rated = expected[which].astype(np.float64)
+        rated = rated[~np.isnan(rated)]  # pairs that screening left out
         if len(rated):
             density, _ = np.histogram(rated, bins, density=True)
             axes.stairs(
@@ -219,21 +220,6 @@ def rating_histogram(
     axes.set(xlabel="rating E (0–9)", ylabel="density", title=title)
     axes.legend()
     return pd.concat(tables, ignore_index=True)
-
-
-def sensitivity_specificity(axes: Axes, rates: pd.DataFrame, *, title: str, bins: int = 4) -> None:
-    """Both rates against detection F1, means of equally filled bins of latents (figure 4)."""
-    for source, table in rates.groupby("source", sort=False):
-        ranked = table.sort_values("f1")
-        parts = np.array_split(np.arange(len(ranked)), min(bins, len(ranked)))
-        for rate, style in (("specificity", "-"), ("sensitivity", ":")):
-            x = [ranked["f1"].iloc[part].mean() for part in parts]
-            y = [ranked[rate].iloc[part].mean() for part in parts]
-            named = f"{label(source)}: {rate}" if rate == "specificity" else None
-            axes.plot(x, y, style, marker=".", color=colour(source), label=named)
-    axes.axhline(0.8, color="#666666", lw=0.7, ls="--", label="paper: specificity before ≈ 80 %")
-    axes.set(xlabel="detection F1 of the sentence", ylabel="rate", ylim=(-0.02, 1.02))
-    axes.set_title(f"{title} (dotted: sensitivity; n = {rates['latent'].nunique()} latents)")
 
 
 def pipeline() -> Figure:

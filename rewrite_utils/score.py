@@ -1,95 +1,95 @@
-"""Detection: shown five windows at a time, which contain what the sentence describes? (Paper §4.)
+"""Scores of sentences: detection, fuzzing, and how both are read. (Paper §4.)
 
-In: sentences and a LatentCache of the *score* rows. Out: a judgement a (latent, window) with the
-probability of "yes" read from the answer's token, and scores a latent. Random windows come from
-rows in which the latent fires nowhere.
+In: sentences and the windows they are tried on (``trials``). Out: a judgement a (latent, window)
+with the probability of "yes" read from the answer's token, and scores a latent with intervals over
+its windows. A latent that cannot be scored is missing, never 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy import ndarray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils import prompts
-from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.llm import Engine, Prompt, digit_tokens
-from rewrite_utils.params import Score
-from rewrite_utils.windows import by_deciles, firing_windows, silent_windows, window_tokens
+from rewrite_utils import stats
+from rewrite_utils.detection import Asked, judged
+from rewrite_utils.llm import Engine
+from rewrite_utils.trials import Draw, Trial
 
-
-class Examples(NamedTuple):
-    """The windows one latent is scored on."""
-
-    windows: Windows
-    """Activating windows first, then random ones, before shuffling."""
-    active: ndarray
-    """Whether the latent fires in it, bool [window]."""
+MISSING = float("nan")
 
 
 class DetectionScore(NamedTuple):
-    """How well one sentence tells activating windows from random ones."""
+    """How well one sentence tells activating windows from the others."""
 
     latent: int
     """Index in the coder."""
     f1: float
-    """F1 at probability ½ (the paper's text ranks by it)."""
+    """F1 at the threshold (the paper's text ranks by it); NaN without an activating window."""
     balanced_accuracy: float
-    """Mean of sensitivity and specificity at ½ (the authors' code ranks by it)."""
+    """Mean of sensitivity and specificity at the threshold (the authors' code ranks by it)."""
     auroc: float
     """Area under the ROC curve of the probability."""
     auprc: float
-    """Average precision of the probability."""
+    """Average precision of the probability; chance is the share of activating windows."""
     n_active: int
     """Activating windows."""
     n_random: int
-    """Random windows."""
+    """The others."""
 
 
-def examples(
-    cache: LatentCache, latent: int, settings: Score, generator: np.random.Generator
-) -> Examples:
-    """Activating windows from all deciles of the latent, random ones from rows where it is
-    silent."""
-    length = settings.window_tokens
-    windows, peaks = firing_windows(cache, latent, window_tokens=length)
-    chosen = by_deciles(peaks, settings.activating, generator)
-    silent = silent_windows(
-        cache, latent, window_tokens=length, count=settings.random, generator=generator
-    )
-    both = Windows(
-        np.concatenate([windows.rows[chosen], silent.rows]),
-        np.concatenate([windows.ends[chosen], silent.ends]),
-    )
-    return Examples(both, np.arange(len(both.rows)) < len(chosen))
+class WindowIntervals(NamedTuple):
+    """How much the windows of one latent leave open; 95 % intervals over windows."""
+
+    latent: int
+    """Index in the coder."""
+    sensitivity: float
+    """Share of activating windows judged yes."""
+    sensitivity_low: float
+    """Wilson interval, lower end."""
+    sensitivity_high: float
+    """Upper end."""
+    specificity: float
+    """Share of the other windows judged no."""
+    specificity_low: float
+    """Wilson interval, lower end."""
+    specificity_high: float
+    """Upper end."""
+    auroc_low: float
+    """Bootstrap within activating and within other windows, lower end."""
+    auroc_high: float
+    """Upper end."""
 
 
 def judge(
-    cache: LatentCache,
     sentences: Mapping[int, str],
     engine: Engine,
-    settings: Score,
     *,
-    token_texts: Callable[[ndarray], list[str]],
+    draw: Draw,
+    per_prompt: int,
     seed: int,
     folder: Path,
+    task: str = "detect",
+    name: str = "detection scores",
     batch: int = 16,
 ) -> pd.DataFrame:
     """One row a (latent, window): the probability of "yes"; finished batches survive a kill."""
     latents, tables = list(sentences), []
-    bar = tqdm(total=len(latents), desc="detection scores", unit="latent")
+    bar = tqdm(total=len(latents), desc=name, unit="latent")
     for start in range(0, len(latents), batch):
-        part = {latent: sentences[latent] for latent in latents[start : start + batch]}
+        part = latents[start : start + batch]
         file = folder / f"batch-{start:06d}.parquet"
         if not file.exists():
-            table = _judge(cache, part, engine, settings, token_texts=token_texts, seed=seed)
+            trials = [_drawn(draw, latent, seed) for latent in part]
+            asked = [
+                Asked(sentences[n], trial.texts) for n, trial in zip(part, trials, strict=True)
+            ]
+            said = judged(engine, asked, task=task, per_prompt=per_prompt)
             temporary = file.with_suffix(".tmp")
-            table.to_parquet(temporary)
+            _table(part, trials, said).to_parquet(temporary)
             temporary.replace(file)
         tables.append(pd.read_parquet(file))
         bar.update(len(part))
@@ -99,84 +99,82 @@ def judge(
     return pd.concat(tables, ignore_index=True)
 
 
-def scores(judgements: pd.DataFrame) -> pd.DataFrame:
+def cut(judgements: pd.DataFrame, threshold: str) -> float:
+    """The probability above which the judge said yes.
+
+    "half": ½. "prior": where over all latents it says yes as often as windows are active; how many
+    are is known by design, so no latent's own truth is used.
+    """
+    if threshold == "half" or judgements.empty:
+        return 0.5
+    share = float(judgements["active"].mean())
+    return float(np.quantile(judgements["probability"], 1 - share, method="lower"))
+
+
+def scores(judgements: pd.DataFrame, *, threshold: str = "half") -> pd.DataFrame:
     """One DetectionScore a latent."""
-    rows = [_score(int(latent), table) for latent, table in judgements.groupby("latent", sort=True)]
+    limit = cut(judgements, threshold)
+    rows = [_score(latent, table, limit) for latent, table in _by_latent(judgements)]
     return pd.DataFrame(rows, columns=list(DetectionScore._fields))
 
 
-def _judge(
-    cache: LatentCache,
-    sentences: Mapping[int, str],
-    engine: Engine,
-    settings: Score,
-    *,
-    token_texts: Callable[[ndarray], list[str]],
-    seed: int,
-) -> pd.DataFrame:
-    tables, asked = [], []
-    for latent, sentence in sentences.items():
-        generator = np.random.default_rng([seed, latent])
-        chosen = examples(cache, latent, settings, generator)
-        order = generator.permutation(len(chosen.active))
-        ids = window_tokens(cache, chosen.windows, settings.window_tokens)[order]
-        texts = ["".join(token_texts(row)) for row in ids]
-        asked += detection_prompts(engine.tokenizer, sentence, texts, settings.per_prompt)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "latent": latent,
-                    "row": chosen.windows.rows[order],
-                    "end": chosen.windows.ends[order],
-                    "active": chosen.active[order],
-                }
-            )
+def intervals(judgements: pd.DataFrame, *, threshold: str = "half", seed: int) -> pd.DataFrame:
+    """One WindowIntervals a latent."""
+    limit = cut(judgements, threshold)
+    rows = [_intervals(latent, table, limit, seed) for latent, table in _by_latent(judgements)]
+    return pd.DataFrame(rows, columns=list(WindowIntervals._fields))
+
+
+def _by_latent(judgements: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    return [(int(latent), table) for latent, table in judgements.groupby("latent", sort=True)]
+
+
+def _drawn(draw: Draw, latent: int, seed: int) -> Trial:
+    generator = np.random.default_rng([seed, latent])
+    trial = draw(latent, generator)
+    return trial.shuffled(generator.permutation(len(trial.active)))
+
+
+def _table(latents: Sequence[int], trials: Sequence[Trial], said: Sequence) -> pd.DataFrame:
+    tables = [
+        pd.DataFrame(
+            {
+                "latent": latent,
+                "row": trial.windows.rows,
+                "end": trial.windows.ends,
+                "active": trial.active,
+                "probability": probability,
+            }
         )
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(probability=_yes(engine, asked, settings.per_prompt, tables))
+        for latent, trial, probability in zip(latents, trials, said, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def _yes(
-    engine: Engine, asked: Sequence[Prompt], per_prompt: int, tables: Sequence[pd.DataFrame]
-) -> ndarray:
-    """Probability of "1" for every window, in the order of the tables."""
-    zero_one = digit_tokens(engine.tokenizer)[:2]
-    answers = engine.choices(asked, options=zero_one, answers=per_prompt).probabilities[..., 1]
-    per_latent = [-(-len(table) // per_prompt) for table in tables]
-    parts = np.split(answers, np.cumsum(per_latent)[:-1])
-    return np.concatenate(
-        [part.reshape(-1)[: len(table)] for part, table in zip(parts, tables, strict=True)]
+def _score(latent: int, table: pd.DataFrame, limit: float) -> DetectionScore:
+    active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
+    said = probability > limit
+    hits, alarms = (said & active).sum(), (said & ~active).sum()
+    n_active, n_other = int(active.sum()), int((~active).sum())
+    both = n_active > 0 and n_other > 0
+    return DetectionScore(
+        latent,
+        f1=float(2 * hits / (said.sum() + n_active)) if n_active else MISSING,
+        balanced_accuracy=float(hits / n_active + 1 - alarms / n_other) / 2 if both else MISSING,
+        auroc=float(roc_auc_score(active, probability)) if both else MISSING,
+        auprc=float(average_precision_score(active, probability)) if both else MISSING,
+        n_active=n_active,
+        n_random=n_other,
     )
 
 
-def detection_prompts(
-    tokenizer: PreTrainedTokenizerBase, sentence: str, texts: Sequence[str], per_prompt: int
-) -> list[Prompt]:
-    """``per_prompt`` windows a prompt; instructions and few-shots are shared by all of them."""
-    before, _, rest = prompts.rendered(tokenizer, "detect").partition(" {explanation}")
-    between, _, after = rest.partition("{windows}")
-    shared = tuple(tokenizer.encode(before, add_special_tokens=False))
-    asked = []
-    for start in range(0, len(texts), per_prompt):
-        lines = [t.replace("\n", "⏎").strip() for t in texts[start : start + per_prompt]]
-        numbered = "\n".join(f"{n}. {line}" for n, line in enumerate(lines, 1))
-        text = f" {sentence}{between}{numbered}{after}"
-        own = tokenizer.encode(text, add_special_tokens=False)
-        asked.append(Prompt(shared, tuple(own)))
-    return asked
-
-
-def _score(latent: int, table: pd.DataFrame) -> DetectionScore:
-    active, probability = table["active"].to_numpy(), table["probability"].to_numpy()
-    said = probability > 0.5
-    hits, alarms = (said & active).sum(), (said & ~active).sum()
-    both = active.any() and not active.all()
-    return DetectionScore(
+def _intervals(latent: int, table: pd.DataFrame, limit: float, seed: int) -> WindowIntervals:
+    active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
+    said = probability > limit
+    area = stats.auroc(active, probability, seed=seed)
+    return WindowIntervals(
         latent,
-        f1=2 * hits / max(said.sum() + active.sum(), 1),
-        balanced_accuracy=(hits / max(active.sum(), 1) + 1 - alarms / max((~active).sum(), 1)) / 2,
-        auroc=float(roc_auc_score(active, probability)) if both else float("nan"),
-        auprc=float(average_precision_score(active, probability)) if both else float("nan"),
-        n_active=int(active.sum()),
-        n_random=int((~active).sum()),
+        *stats.wilson(int((said & active).sum()), int(active.sum())),
+        *stats.wilson(int((~said & ~active).sum()), int((~active).sum())),
+        *area[1:],
     )

@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.parameters:
             return _say(_all_parameters())
-        overrides = {name: _value(name, text) for name, text in asked.set}
+        overrides = overrides_of(asked.set)
         run, chosen = open_run(asked.params_file, overrides), choose(asked.only)
         if asked.plan:
             return _say(plan(run.params))
@@ -192,6 +192,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parameters", action="store_true", help="list every parameter and stop")
     return parser
+
+
+def overrides_of(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Parameters by dotted name, from (name, YAML text) pairs of a command line.
+
+    Raises ParameterError for a text that is no YAML.
+    """
+    return {name: _value(name, text) for name, text in pairs}
 
 
 def _value(name: str, text: str) -> Any:

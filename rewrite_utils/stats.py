@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 from scipy.optimize import isotonic_regression
@@ -73,12 +73,44 @@ def recovered(
     resamples: int = 2000,
 ) -> Estimate:
     """CE recovered = mean(ablated − arm) / mean(ablated − coder), paired over windows."""
-    pairs = np.stack([ablated - arm, ablated - coder])
-    drawn = np.random.default_rng(seed).integers(0, len(arm), size=(resamples, len(arm)))
-    top, bottom = pairs[:, drawn].mean(-1)
-    low, high = np.percentile(top / bottom, [2.5, 97.5])
-    value = float(pairs[0].mean() / pairs[1].mean())
-    return Estimate(value, float(low), float(high), len(arm), "window", "percentile")
+    return ratio(ablated - arm, ablated - coder, unit="window", seed=seed, resamples=resamples)
+
+
+def ratio(
+    top: Float[ndarray, " unit"],
+    bottom: Float[ndarray, " unit"],
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """mean(top) / mean(bottom), both resampled together; percentile interval."""
+    pairs = np.stack([top, bottom])
+    drawn = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
+    above, below = pairs[:, drawn].mean(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have nothing below the line
+        low, high = np.percentile(above / below, [2.5, 97.5])
+        value = float(pairs[0].mean() / pairs[1].mean())
+    return Estimate(value, float(low), float(high), len(top), unit, "percentile")
+
+
+def rank_correlation(
+    x: Float[ndarray, " unit"],
+    y: Float[ndarray, " unit"],
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 2000,
+) -> Estimate:
+    """Spearman's ρ of pairs, resampled together; NaN where one of them is constant."""
+    drawn = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    ranks = (stats.rankdata(values[drawn], axis=1) for values in (x, y))
+    a, b = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    found = np.divide((a * b).sum(1), scale, where=scale > 0, out=np.full(resamples, np.nan))
+    low, high = np.nanpercentile(found, [2.5, 97.5]) if (scale > 0).any() else (np.nan, np.nan)
+    value = float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else float("nan")
+    return Estimate(value, float(low), float(high), len(x), unit, "percentile")
 
 
 def crossing(
@@ -133,6 +165,43 @@ def detectable(sample: Float[ndarray, " unit"]) -> float:
     return float(2.8 * np.std(sample, ddof=1) / np.sqrt(len(sample)))
 
 
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with its 95 % Wilson interval; NaN where nothing was counted."""
+    if n == 0:
+        return float("nan"), float("nan"), float("nan")
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return hits / n, float(interval.low), float(interval.high)
+
+
+def wins(
+    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
+) -> Float[ndarray, "firing silent"]:
+    """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
+    above = np.subtract.outer(score[active], score[~active])
+    return (above > 0) + 0.5 * (above == 0)
+
+
+def auroc(
+    active: Bool[ndarray, " window"],
+    score: Float[ndarray, " window"],
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
+
+    NaN where all windows fire or none does. With very few firing windows the interval is too
+    narrow: it cannot know the windows that were not drawn.
+    """
+    if active.all() or not active.any():
+        return float("nan"), float("nan"), float("nan")
+    table = wins(active, score)
+    generator = np.random.default_rng(seed)
+    weights = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in table.shape]
+    drawn = np.einsum("ra,ab,rb->r", weights[0], table, weights[1], optimize=True)
+    return float(table.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))
+
+
 def _interval(
     sample: ndarray, method: str, statistic: Callable, resamples: int, seed: int
 ) -> tuple[float, float]:
@@ -146,3 +215,28 @@ def _interval(
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def resampled(
+    statistic: Callable[[Int[ndarray, " unit"]], float],
+    n: int,
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 500,
+) -> Estimate:
+    """Percentile interval of a statistic of several numbers a unit; it is given the units drawn.
+
+    Resamples on which the statistic is NaN (none active, say) are left out. Raises ValueError for
+    fewer than two units; NaN with NaN ends where it is undefined on the sample itself.
+    """
+    if n < 2:
+        raise ValueError(f"an interval needs two or more {unit}s, got {n}")
+    value = float(statistic(np.arange(n)))
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    found = np.array([statistic(which) for which in drawn])
+    found = found[~np.isnan(found)]
+    if np.isnan(value) or len(found) < resamples / 2:
+        return Estimate(value, float("nan"), float("nan"), n, unit, "undefined")
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n, unit, "percentile")

@@ -215,7 +215,7 @@ def specificity(
     _ablation_lines(axes, arms)
     for name, alarms in PAPER_ALARMS.items():
         if told["alarms"].min() <= alarms <= told["alarms"].max():
-            axes.axvline(alarms, color="#666666", lw=0.7, ls=":")
+            axes.axvline(alarms, color="#666666", lw=0.7, ls=(0, (4, 4)))
             place = {"xy": (alarms, 1), "xycoords": ("data", "axes fraction"), "rotation": 90}
             axes.annotate(f"paper at {name}", **place, va="top", ha="right", fontsize=7)
     axes.set(xscale="log", title=title, ylabel="CE − CE of mean ablation (nats)")

@@ -124,3 +124,23 @@ def window_values(
     firings = cache.of(latent)
     grid[firings.rows, firings.positions] = firings.values
     return grid[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]
+
+
+def grid_windows(cache: LatentCache, length: int) -> Windows:
+    """Every row cut into windows of ``length`` tokens, the BOS and a shorter rest left out."""
+    n_rows, width = cache.tokens.shape
+    ends = np.arange(length, width, length)
+    return Windows(np.repeat(np.arange(n_rows), len(ends)), np.tile(ends, n_rows))
+
+
+def silent_in(
+    cache: LatentCache, latent: int, windows: Windows, length: int
+) -> Bool[ndarray, " window"]:
+    """Whether the latent fires nowhere in each window."""
+    return ~(window_values(cache, latent, windows, length) > 0).any(1)
+
+
+def apart_from(windows: Windows, others: Windows, length: int) -> Bool[ndarray, " window"]:
+    """Which windows share no token with any of ``others``; both have ``length`` tokens."""
+    same = windows.rows[:, None] == others.rows[None]
+    return ~(same & (abs(windows.ends[:, None] - others.ends[None]) < length)).any(1)

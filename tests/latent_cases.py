@@ -81,6 +81,8 @@ class FakeEngine:
     kill does.
     """
 
+    workers = 1
+
     def __init__(
         self,
         *,
@@ -98,6 +100,10 @@ class FakeEngine:
     def usage(self) -> Usage:
         return Usage(prompts=len(self.asked))
 
+    @property
+    def context(self) -> int:
+        return 4096
+
     def choices(self, prompts, *, options, answers=1, progress=None) -> Choices:
         assert self._rate is not None
         digit = {token: number for number, token in enumerate(digit_tokens(self.tokenizer))}
@@ -108,6 +114,11 @@ class FakeEngine:
         given = np.asarray(whole, np.float32).reshape(shape)[..., wanted]
         mass = given.sum(-1)
         return Choices(given / mass[..., None], mass)
+
+    def choices_inside(self, prompts, *, at, options, progress=None) -> Choices:
+        """``rate`` gives the digits at each place."""
+        answers = len(at[0])
+        return self.choices(prompts, options=options, answers=answers, progress=progress)
 
     def generate(
         self, prompts, *, max_tokens, temperature=0.0, seed=0, stop=(), progress=None

@@ -16,6 +16,8 @@ from rewrite_utils import coder_plots, plots, report
 from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.models import load_subject
 from rewrite_utils.params import parse
+from rewrite_utils.report.checkpoints import equivalence_of
+from rewrite_utils.report.claimed import _of_checkpoints
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages, builders, open_sites
 
@@ -88,6 +90,12 @@ def test_every_arm_gets_an_answer(site):
     assert table.loc["shuffled explanations", "windows"] == 5
     assert table.loc["untouched", "CE"] == pytest.approx(site.training_curve["step16"].mean())
     assert table["as good as"].str.contains("of training").all()
+
+
+def test_the_claim_about_checkpoints_has_this_answer(site):
+    claim = _of_checkpoints(site.run, site)
+    assert claim.ours.startswith(equivalence_of(site, "coder").answer)
+    assert claim.paper == "≈ 25 % of training" and claim.verdict != "not measured"
 
 
 def test_the_figure_has_its_data_beside_it(site):

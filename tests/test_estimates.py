@@ -49,6 +49,12 @@ def test_a_derangement_leaves_no_latent_in_its_place(n, seed):
     np.testing.assert_array_equal(order, derangement(n, seed))
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_mistake_one_latent_is_not_its_own_floor(n):
+    with pytest.raises(ValueError, match=f"needs 2 latents .* not {n}: raise"):
+        derangement(n, 0)
+
+
 def test_another_seed_is_another_derangement():
     assert len({tuple(derangement(12, seed).tolist()) for seed in range(20)}) == 20
 

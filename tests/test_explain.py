@@ -9,18 +9,8 @@ from latent_cases import FakeEngine, cache_of, chatting_tokenizer, drawn, texts_
 
 from rewrite_utils import prompts
 from rewrite_utils.controls import strongest_tokens
-from rewrite_utils.explain import (
-    Explanation,
-    choose_windows,
-    evidence,
-    explain,
-    marked,
-    parse_reply,
-    prompt,
-    sentence,
-    shown,
-    strengths,
-)
+from rewrite_utils.evidence import Source, choose_windows, marked, strengths
+from rewrite_utils.explain import Explanation, explain, parse_reply, prompt, sentence
 from rewrite_utils.params import Explain
 from rewrite_utils.windows import window_values
 
@@ -40,17 +30,14 @@ def letters(seed=3, **sizes):
     return cache_of(dense, tokens)
 
 
-def ask(engine, folder, *, latents=(1, 2, 3, 4), settings=SETTINGS, seed=7, batch=2):
-    return explain(
-        letters(),
-        list(latents),
-        engine,
-        settings,
-        token_texts=texts_of(engine.tokenizer),
-        seed=seed,
-        folder=folder,
-        batch=batch,
-    )
+def source(cache=None, settings=SETTINGS, *, texts=None, seed=7):
+    texts = texts or texts_of(chatting_tokenizer())
+    return Source(cache or letters(), settings, texts, seed)
+
+
+def ask(engine, folder, *, latents=(1, 2, 3, 4), settings=SETTINGS, batch=2):
+    given = source(settings=settings, texts=texts_of(engine.tokenizer))
+    return explain(given, list(latents), engine, folder=folder, batch=batch)
 
 
 # ── what is shown ─────────────────────────────────────────────────────────────────────────────
@@ -110,8 +97,8 @@ def test_shown_windows_are_the_tokens_byte_for_byte():
     dense[0, 9:12, 0] = [1.0, 4.0, 2.0]
     cache = cache_of(dense, np.array([ids]))
     settings = Explain(windows=1, window_tokens=len(ids) - 1, threshold=0.3)
-    given = {"token_texts": texts_of(tokenizer), "strongest": "x, y", "generator": rng()}
-    first, window, _ = shown(cache, 0, settings, **given).split("\n")
+    given = source(cache, settings, texts=texts_of(tokenizer))
+    first, window, _ = given.shown(0, strongest="x, y").split("\n")
     assert first == "Most on average: x, y"
     assert re.sub("[«»]", "", window) == "1. " + text.replace("\n", "⏎")
 
@@ -119,9 +106,8 @@ def test_shown_windows_are_the_tokens_byte_for_byte():
 def test_shown_windows_mark_and_list_the_true_activations():
     cache, tokenizer = letters(), chatting_tokenizer()
     texts = texts_of(tokenizer)
-    given = {"token_texts": texts, "strongest": "", "generator": rng(5)}
-    lines = shown(cache, 2, SETTINGS, **given).split("\n")[1:]
-    windows = choose_windows(cache, 2, SETTINGS, rng(5))
+    lines = source(cache, texts=texts, seed=5).shown(2, strongest="").split("\n")[1:]
+    windows = choose_windows(cache, 2, SETTINGS, rng([5, 2]))
     values = window_values(cache, 2, windows, SETTINGS.window_tokens)
     assert len(lines) == 2 * len(values) == 8
     for line, below, row, end, strength in zip(
@@ -140,7 +126,7 @@ def test_evidence_names_the_strongest_tokens_and_depends_on_seed_and_latent_only
     cache, texts = letters(), texts_of(chatting_tokenizer())
 
     def of(latents, seed=1):
-        return evidence(cache, latents, SETTINGS, token_texts=texts, seed=seed)
+        return source(cache, texts=texts, seed=seed).questions(latents)
 
     listed = ", ".join(texts(strongest_tokens(cache, words=3)[:, 3]))
     assert of([3])[3].tokens == listed
@@ -159,6 +145,15 @@ def test_the_prompt_is_the_rendered_file_with_the_windows_in_it():
     assert tokenizer.decode(found.shared) == whole.partition("{windows}")[0]
 
 
+def test_mistake_quoted_text_cannot_end_the_turn():
+    """The subject's "<|im_end|>" is also the end of a turn for a model that speaks ChatML."""
+    tokenizer = chatting_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    found = prompt(tokenizer, "1. before« <|im_end|>» after\n <|im_end|>: 10")
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in found.own
+    assert "1. before« [im_end]» after\n [im_end]: 10" in tokenizer.decode(found.own)
+
+
 # ── what is made of a reply ───────────────────────────────────────────────────────────────────
 
 
@@ -169,6 +164,7 @@ def test_the_prompt_is_the_rendered_file_with_the_windows_in_it():
         (" a\n  EXPLANATION:bodies of water. \nMore", ("bodies of water", "a")),
         ("\nEXPLANATION: “the” in “in the”", ("“the” in “in the”", "")),
         ("\n\nEXPLANATION: x", ("x", "")),
+        (" a, b\n\nEXPLANATION: x", ("x", "a, b")),
     ],
 )
 def test_a_reply_with_the_marker_is_parsed(reply, expected):
@@ -220,9 +216,7 @@ def test_one_record_a_latent_in_order(tmp_path):
     assert table["prompt_tokens"].tolist() == size
     told = zip(table["explanation"], table["tokens"], strict=True)
     assert table["sentence"].tolist() == [f"{words} ({tokens})" for words, tokens in told]
-    shown_text = evidence(letters(), [4], SETTINGS, token_texts=texts_of(engine.tokenizer), seed=7)[
-        4
-    ].text
+    shown_text = source().questions([4])[4].text
     assert shown_text in engine.asked[0] and shown_text not in engine.asked[1]
     assert list(tmp_path.iterdir()) == []
 
@@ -235,6 +229,14 @@ def test_mistake_a_reply_without_marker_is_no_sentence_but_a_counted_failure(tmp
     assert table["reply"].tolist() == [" words, without a marker, seed 9"] * 2
     assert table["attempts"].tolist() == [3, 3]
     assert (table["pieces"] == "").all()
+
+
+def test_mistake_a_blank_line_before_the_marker_does_not_end_the_reply(tmp_path):
+    """A stop at a blank line once cut such replies before their sentence."""
+    engine = FakeEngine(reply=lambda text, seed: " a, b\n\nEXPLANATION: words\n\nmore")
+    table = ask(engine, tmp_path, latents=(1, 2))
+    assert table["explanation"].tolist() == ["words", "words"]
+    assert table["attempts"].tolist() == [1, 1]
 
 
 def test_only_failures_are_asked_again_and_with_a_new_seed(tmp_path):

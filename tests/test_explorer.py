@@ -10,7 +10,7 @@ import torch
 from splice_cases import HOOKPOINTS, coder_for
 from test_display import FORBIDDEN, Shown
 
-from rewrite_utils import curated
+from rewrite_utils import curated, logits, neighbours
 from rewrite_utils.explorer import (
     Cancelled,
     LatentExplorer,
@@ -20,9 +20,7 @@ from rewrite_utils.explorer import (
     alone,
     card,
     curve,
-    logits,
     marks,
-    neighbours,
     owntext,
     table,
     windows,
@@ -33,7 +31,7 @@ from rewrite_utils.explorer.scores import auroc, auroc_value, scored
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
-from rewrite_utils.splice import GivenLatents, Site, TrueLatents
+from rewrite_utils.splice import GivenLatents, OneLatent, Site, TrueLatents
 from rewrite_utils.stages import SIMULATED, SiteStages, builders
 from rewrite_utils.windows import window_values
 
@@ -65,7 +63,7 @@ def test_one_latent_overwritten_is_the_general_splice_with_one_column():
     wide = torch.zeros(6, coder.config.num_latents)
     wide[:, 2] = values
     with torch.no_grad():
-        ours = alone.OneLatent(2, values).output(site)
+        ours = OneLatent(2, values).output(site)
         expected = GivenLatents(wide, mask.expand(6, -1)).output(site)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -75,7 +73,7 @@ def test_a_latent_at_its_own_truth_costs_nothing_more():
     x = torch.randn(5, coder.config.d_in, generator=torch.Generator().manual_seed(3))
     site = Site(coder, x, x, torch.arange(5), torch.ones(5).long(), 5)
     with torch.no_grad():
-        kept = alone.OneLatent(1, site.dense[:, 1]).output(site)
+        kept = OneLatent(1, site.dense[:, 1]).output(site)
         assert torch.equal(kept, TrueLatents().output(site))
 
 

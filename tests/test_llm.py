@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rewrite_utils.engines.base import by_shared, prompt_seed
+from rewrite_utils.engines.opening import open_engine
 from rewrite_utils.llm import (
     EngineError,
     Prompt,
@@ -15,7 +16,6 @@ from rewrite_utils.llm import (
     align,
     chat_tokens,
     digit_tokens,
-    open_engine,
     option_tokens,
     renormalised,
     text_tokens,

@@ -8,8 +8,10 @@ import yaml
 from rewrite_utils.params import (
     LLM,
     ROOT,
+    Explain,
     ParameterError,
     Params,
+    Score,
     Section,
     Subject,
     load,
@@ -141,6 +143,17 @@ def test_every_file_in_params_loads_under_its_own_name(path):
     assert load(path).name == path.stem
 
 
+def test_the_full_run_has_the_main_jobs_coder_and_headline():
+    """Only windows, rows and scores are more: the coder is trained on the same rows."""
+    main, full = load("embedded"), load("embedded-full")
+    more = {"calibrate_windows": 0, "evaluate_windows": 0, "control_windows": 0}
+    one, other = (run.sites["early"].model_dump(mode="json") | more for run in (main, full))
+    assert one == other and main.seed == full.seed and main.subject == full.subject
+    rows = {"max_rows": 0}
+    assert main.corpus.model_copy(update=rows) == full.corpus.model_copy(update=rows)
+    assert main.rewrite.headline == full.rewrite.headline and main.explain == full.explain
+
+
 @pytest.mark.parametrize("stem", ["pythia-160m", "smollm2-135m"])
 def test_every_number_of_the_papers_settings_has_a_source(stem):
     lines = (ROOT / "params" / f"{stem}.yaml").read_text(encoding="utf-8").splitlines()
@@ -210,3 +223,21 @@ def test_defaults_are_valid():
     params = parse(RAW)
     assert isinstance(params, Params)
     assert params.rated_positions == (33, 126)
+
+
+def test_a_kind_of_explanation_is_its_switches_and_keeps_the_run_s_own_numbers():
+    own = Explain(logits=7, windows=9, contrast="decoder", curated="a", delphi="b")
+    plain = own.of_kind("plain")
+    assert (plain.contrast, plain.logits, plain.refine, plain.curated) == ("none", 0, 0, "")
+    assert plain.windows == 9 and plain.delphi == ""
+    both = own.of_kind("embedding+refined+logits")
+    assert (both.contrast, both.logits, both.refine) == ("embedding", 7, 6)
+
+
+def test_options_that_are_off_are_not_hashed_and_scores_of_their_own_never():
+    assert Explain(contrast="none", counterexamples=5).content() == Explain().content()
+    assert {"contrast", "logits", "refine", "delphi"}.isdisjoint(Explain().content())
+    assert Explain(contrast="embedding").content()["contrast"] == "embedding"
+    assert Explain(refine=6).content() == Explain().content()  # 03_refined hashes it
+    assert Score(hard=3, fuzzing=2, threshold="prior").content() == Score().content()
+    assert Score().reading() == {} and Score(threshold="prior").reading() == {"threshold": "prior"}

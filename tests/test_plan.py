@@ -15,13 +15,17 @@ from rewrite_utils.assets import model_folder
 from rewrite_utils.coders import CoderConfig, SparseCoder
 from rewrite_utils.llm import Choices, Engine, Usage
 from rewrite_utils.models import Subject, load_subject
-from rewrite_utils.params import ROOT, load, parse
+from rewrite_utils.params import ROOT, Simulate, load, parse
 from rewrite_utils.plan import Machine, PlanError, count, in_hours, plan, size
-from rewrite_utils.plan.costs import FRAME, Cost, costs, n_arms, split_rows
+from rewrite_utils.plan.costs import Cost, costs, split_rows
+from rewrite_utils.plan.extras import options
+from rewrite_utils.plan.lengths import FRAME
 from rewrite_utils.plan.machine import EFFICIENCY, product_rate
+from rewrite_utils.plan.ratings import rated
 from rewrite_utils.plan.shapes import PUBLISHED, family, from_config, shape
+from rewrite_utils.plan.splicing import n_arms
 from rewrite_utils.rewrite import Estimate, measure
-from rewrite_utils.simulate import Layout, Window, simulate
+from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 
 QUIET = Machine(
     rates={"float32": 1e11, "bfloat16": 1e12}, cores=2, memory=24 * 10**9, disk=50 * 10**9
@@ -113,6 +117,46 @@ def test_detection_counts_every_window_and_every_prompt():
     assert cost.predictions == 64 * 13 and "192 prompts" in cost.what
 
 
+def extras(raw: dict) -> dict[str, Cost]:
+    params = parse(raw)
+    return {cost.stage: cost for cost in options(params, shape(params.subject.model))}
+
+
+def test_options_cost_nothing_until_they_are_asked_for():
+    assert options(load("embedded"), shape("embedded/smollm2-135m-instruct")) == []
+    score = {"activating": 4, "random": 6, "hard": 3, "fuzzing": 5, "shuffled": True}
+    found = extras(RAW | {"score": score, "explain": {"refine": 6}})
+    asked = {stage: cost.predictions for stage, cost in found.items()}
+    assert asked == {
+        "03_refined": 64 * 13,
+        "04_hard": 64 * 7,
+        "04_fuzzing": 64 * 10,
+        "04_shuffled": 64 * 10,
+    }
+
+
+def test_a_kind_of_explanation_costs_its_sentences_and_its_scores():
+    raw = RAW | {"explain": {"compared": ["embedding"]}}
+    plain, found = planned(RAW), extras(raw)["12_explanations"]
+    both = plain["03_explanations"].tokens + plain["04_scores"].tokens
+    assert both < found.tokens < 2 * both
+    assert found.predictions == 64 + 64 * 20
+    floor = raw | {"sites": {"late": SITE | {"coder": "random"}}}
+    assert extras(floor) == {}
+
+
+def test_one_window_a_prompt_shares_the_description():
+    five, one = (
+        planned(RAW | {"score": {"per_prompt": count}})["04_scores"].tokens for count in (5, 1)
+    )
+    assert five < one < 2.5 * five
+
+
+def test_sentences_of_a_delphi_run_cost_nothing():
+    found = planned(RAW | {"explain": {"delphi": "/a/run"}})
+    assert found["03_explanations"].tokens == found["04_scores"].tokens == 0
+
+
 def test_the_coder_is_trained_on_what_there_is():
     few = planned(RAW | {"sites": {"late": SITE | {"tokens": 10_000, "batch": 1000}}})["01_coder"]
     assert few.tokens == 10_000 // 127 * 127 and "20 steps" in few.what
@@ -144,6 +188,15 @@ def test_checkpoints_cost_a_pass_each_and_nothing_where_there_are_none():
     assert planned(asked)["07_checkpoints"].tokens == 3 * 300 * 128
 
 
+def test_usefulness_and_layers_at_once_cost_nothing_where_nobody_asks():
+    assert not {"07_usefulness", "11_at_once"} & set(planned(RAW))
+    sites = {"late": SITE, "early": SITE | {"hookpoint": "layers.2.mlp"}}
+    asked = {"rewrite": {"orders": ["top", "useful"]}, "studies": {"layers_at_once": True}}
+    found = planned(RAW | asked | {"sites": sites})
+    assert found["07_usefulness"].tokens == 60 * 128 + 60 * (2 * 64 + 1)
+    assert found["11_at_once"].tokens == 300 * 128 + 300 * 3 * 5  # alone, alone, both
+
+
 def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
     apart = split_rows(parse(RAW))
     together = split_rows(parse(RAW | {"corpus": {"faithful": True}}))
@@ -158,6 +211,7 @@ def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
 def engine(tokenizer: PreTrainedTokenizerFast) -> MagicMock:
     """An engine that remembers what it is asked and finds every answer equally likely."""
     made = MagicMock(spec=Engine, tokenizer=tokenizer, usage=Usage())
+    made.configure_mock(context=4096, workers=1)
 
     def choices(asked, *, options, answers=1):
         shape_ = len(asked), answers, len(options)
@@ -171,14 +225,29 @@ def test_the_simulator_is_asked_as_often_as_planned(engine, tmp_path, monkeypatc
     monkeypatch.setattr(
         prompts, "rendered", lambda *_: "{pad}{window} {token}\nDescription: {explanation}"
     )
-    simulate(
-        [Window("a «b»", "b")] * 5, ["c", "d", "e"], engine, align=32, folder=tmp_path, name="test"
-    )
+    simulator = open_simulator(Simulate(), engine)
+    windows, sentences = [Window.of(["a ", "b"])] * 5, {1: "c", 2: "d", 3: "e"}
+    simulate(windows, sentences, simulator, folder=tmp_path, name="test")
     asked = [prompt for call in engine.choices.call_args_list for prompt in call.args[0]]
     site = SITE | {"described": 3, "calibrate_windows": 3, "evaluate_windows": 2}
     cost = planned(RAW | {"sites": {"late": site}})["05_simulation"]
     assert len(asked) == cost.predictions == 15
     assert all(len(prompt.shared) % 32 == 0 for prompt in asked)
+
+
+def test_other_ways_of_asking_cost_what_they_compute():
+    plain = Simulate()
+    pairs, tokens = rated(plain, 40, 10)
+    assert pairs == 400
+    assert rated(plain.model_copy(update={"screen": 0.25}), 40, 10)[0] == 100
+    every = rated(plain.model_copy(update={"mode": "all"}), 40, 10)[1]
+    assert 3 * 32 * 400 < every < 6 * 32 * 400  # three to six tokens a prediction
+    original = rated(plain.model_copy(update={"layout": "original"}), 40, 10)[1]
+    assert original == 400 * (FRAME + 16 + 32) > tokens
+    asked = RAW | {"studies": {"simulators": ["all", "rate"], "simulator_windows": 5}}
+    assert "05_way" not in planned(RAW)
+    late = parse(asked).sites["late"]
+    assert planned(asked)["05_way"].predictions == 5 * (late.described or late.latents) * 33
 
 
 def test_the_rewrite_measures_as_many_arms_as_planned(tiny_folder):
@@ -214,7 +283,7 @@ def test_the_rewrite_measures_as_many_arms_as_planned(tiny_folder):
 def test_the_simulators_frame_is_as_long_as_planned():
     name = "embedded/qwen2.5-coder-1.5b-instruct"
     layout = Layout(AutoTokenizer.from_pretrained(model_folder(name)), align=32)
-    assert abs(len(layout.own("")) - FRAME) <= 3
+    assert abs(len(layout.prompt(Window.of(["a"]), "").own) - FRAME) <= 3
 
 
 # ── the text and its errors ───────────────────────────────────────────────────────────────────

@@ -169,18 +169,6 @@ def test_ratings_of_a_site_that_never_fires_are_drawn(axes):
     assert set(data["latent"]) == {"silent"}
 
 
-def test_sensitivity_and_specificity_are_means_of_equally_filled_bins(axes):
-    f1 = [0.9, 0.1, 0.2, 0.8]
-    rates = pd.DataFrame({"source": "raw", "latent": range(4), "f1": f1})
-    rates = rates.assign(specificity=[1.0, 0.2, 0.4, 0.8], sensitivity=[0.0, 0.6, 0.8, 0.2])
-    plots.sensitivity_specificity(axes, rates, title="t", bins=2)
-    x, y = line(axes, "raw: specificity")
-    np.testing.assert_allclose([x, y], [[0.15, 0.85], [0.3, 0.9]])
-    np.testing.assert_allclose(axes.lines[1].get_ydata(), [0.7, 0.1])
-    assert "n = 4 latents" in axes.get_title()
-    assert set(line(axes, "paper: specificity before ≈ 80 %")[1]) == {0.8}
-
-
 def test_one_legend_below_serves_all_panels():
     figure, both = plots.panels(2)
     for axes in both:

@@ -1,6 +1,7 @@
 """What notebooks say of a run: numbers computed again from the stages, the words of a verdict."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import report
-from rewrite_utils.report.claims import _no_better, _sign
+from rewrite_utils.report.claimed import _no_better, _sign
 from rewrite_utils.report.headlines import calibration_headline
+from rewrite_utils.stages import studies
 from rewrite_utils.stats import Estimate
 
 
@@ -35,16 +37,30 @@ def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(w
             assert row.minus_mean == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_the_verdict_table_gives_the_interval_beside_its_value(world):
+def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     final = report.final_arms(world.sites)
     shown = report.verdict_table(final)
     assert len(shown) == len(final) and set(shown["windows"]) == {5}
-    for text, low, high in zip(
-        shown["95 %"], final["minus_mean_low"], final["minus_mean_high"], strict=True
-    ):
-        assert [float(end) for end in text.strip("[]").split(",")] == pytest.approx(
-            [low, high], abs=5.1e-4
-        )
+    heads = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE recovered": "recovered"}
+    for head, name in (heads | {"CE − zero ablation": "minus_zero"}).items():
+        ends = [name, f"{name}_low", f"{name}_high"]
+        for text, row in zip(shown[head], final[ends].to_numpy(), strict=True):
+            told = [float(number) for number in re.findall(r"[+-]\d+\.\d+", text)]
+            assert told == pytest.approx(row, abs=5.1e-4)
+    assert shown["visible"].tolist() == final["detectable"].tolist()
+
+
+def test_the_papers_statistics_are_of_the_same_losses(world):
+    shown = report.paper_statistics(report.final_arms(world.sites)).set_index(["site", "source"])
+    for name, site in world.sites.items():
+        source = site.params.rewrite.headline
+        rows = site.losses[(site.losses["source"] == source) & (site.losses["order"] == "all")]
+        delta, base = rows["loss"] - rows["base_loss"], rows["base_loss"]
+        told = shown.loc[(name, source)]
+        assert told["v1: median |ΔCE|"].startswith(f"{delta.abs().median():+.3f} [")
+        kept = delta[base >= 0.1]
+        expected = f"{kept.mean():.3f} ± {kept.sem():.3f} (n = {len(kept)})"
+        assert told["v2: mean ΔCE ± SE"] == expected
 
 
 def test_rates_count_hits_and_false_alarms_of_each_latent(world):
@@ -159,12 +175,79 @@ def test_a_claim_is_settled_only_by_an_interval_without_zero(found, no_better, c
 def test_claims_give_number_interval_n_and_unit(world):
     table = report.claims(world.run, world.sites)
     assert set(table["site"]) == set(world.sites)
-    assert table["ours"].str.contains(r"n = \d+ (?:windows|latents)").all()
+    measured = table[table["verdict"] != "not measured"]
+    assert measured["ours"].str.contains(r"n = \d+ (?:windows|latents)").all()
     coder = table[table["claim"] == "the coder costs cross-entropy"]
     assert coder["ours"].str.contains("n = 9 windows").all()  # no LLM: all control windows
     rewrites = table[table["claim"].str.startswith("rewriting with")]
     assert rewrites["ours"].str.contains("n = 5 windows").all()
     assert len(rewrites) == 2 * len(world.run.params.rewrite.calibrators)
+
+
+def test_every_claim_of_the_paper_has_its_number_and_an_answer(world):
+    table = report.claims(world.run, world.sites)
+    words = {"agrees", "disagrees", "not resolved", "not measured", "not compared"}
+    assert set(table["verdict"]) <= words | {"beyond the paper"}
+    for name in world.sites:
+        mine = table[table["site"] == name].set_index("claim")
+        assert mine.index.is_unique
+        cost = mine.loc["the coder costs cross-entropy", "paper"]
+        assert cost == ("+10 %" if name == "mlp" else "+33 %")
+        assert mine.loc["the coder is as good as an unfinished checkpoint", "verdict"] == (
+            "not measured"
+        )
+        assert mine.loc["a specificity of 99 % is not enough to beat ablation", "paper"] == (
+            "99.9 % needed"
+        )
+
+
+def test_fewer_windows_are_compared_with_all_of_them(world):
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    for name, site in world.sites.items():
+        row = table.loc[(name, "quantile:type7+topk fitted on fewer windows costs more")]
+        losses = studies.fewer(site)
+        few, most = (
+            losses[losses["source"] == f"{count} windows: quantile:type7+topk"]["loss"].mean()
+            for count in (2, 9)
+        )
+        assert row["ours"].startswith(f"{few - most:+.3f} [")
+        assert "2 against 9 calibrate windows" in row["ours"]
+
+
+def test_false_alarms_are_counted_over_windows_and_latents(world):
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    for name, site in world.sites.items():
+        cache, true = site.cache("calibrate"), site.true("evaluate") > 0
+        threshold = [0.5 * cache.of(latent).values.mean() for latent in site.simulated]
+        said = site.estimates["raw+topk"].values > np.array(threshold)
+        expected = (said & ~true).sum() / true.sum()
+        row = table.loc[(name, "false alarms a true activation before normalisation")]
+        assert row["ours"].startswith(f"{expected:+.3f} [")
+
+
+def report_of(folder, run: str, rows: list[tuple]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ["site", "claim", "paper", "ours", "verdict"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "report.csv", index=False)
+    (folder / "report.md").write_text(f"# Run {run}: the paper's claims\n")
+
+
+def test_all_runs_stand_side_by_side(tmp_path):
+    report_of(
+        tmp_path,
+        "one",
+        [("a", "x", "+10 %", "1 nat", "agrees"), ("b", "x", "+33 %", "2 nat", "disagrees")],
+    )
+    report_of(tmp_path / "two", "two", [("a", "y", "no", "3 nat", "not resolved")])
+    table = report.across(tmp_path).set_index("claim")
+    assert table.columns.tolist() == ["paper", "one, a", "one, b", "two, a"]
+    assert table.loc["x", "paper"] == "+10 %; +33 %"
+    assert table.loc["x", "one, b"] == "disagrees: 2 nat" and table.loc["x", "two, a"] == "–"
+    assert table.loc["y", "two, a"] == "not resolved: 3 nat"
+
+
+def test_without_any_report_there_is_an_empty_table(tmp_path):
+    assert report.across(tmp_path).empty
 
 
 def test_the_report_is_written_as_a_page_and_as_data(world):
@@ -173,7 +256,9 @@ def test_the_report_is_written_as_a_page_and_as_data(world):
     report.write(world.run, table, coders)
     folder = world.run.params.figures
     page = (world.run.folder / folder / "report.md").read_text()
-    assert page.count("\n| ") == len(table) + 1 + len(coders) + 1
+    drawn = report.figures(world.run)
+    assert page.count("\n| ") == len(table) + 1 + len(coders) + 1 + len(drawn) + 1
+    assert f"| {drawn['our file'][0]} |" in page
     again = pd.read_csv(world.run.folder / folder / "report.csv")
     assert again["ours"].tolist() == table["ours"].tolist()
 

@@ -254,3 +254,17 @@ def test_a_run_lies_in_its_own_folder(tmp_path, monkeypatch):
     opened = runs.open_run("pythia-160m", {"seed": 5})
     assert opened.folder == tmp_path / "runs" / "pythia-160m" and opened.folder.is_dir()
     assert opened.params.seed == 5 and opened.journal == [] and opened.headlines == {}
+
+
+def test_a_headline_goes_with_the_stages_it_rests_on(run):
+    def stage(seed):
+        return run.stage("01_words", lambda folder: None, parameters={"seed": seed})
+
+    stage(1)
+    run.headline("01_words", {"text": "of seed 1"})
+    stage(1)
+    assert run.headlines == {"01_words": {"text": "of seed 1"}}
+    stage(2)
+    assert run.headlines == {}
+    stage(1)
+    assert run.headlines == {"01_words": {"text": "of seed 1"}}

@@ -11,9 +11,13 @@ from latent_cases import FakeEngine, cache_of, chatting_tokenizer, texts_of
 
 from rewrite_utils import prompts
 from rewrite_utils.activations import Windows
+from rewrite_utils.contrast import Contrast
+from rewrite_utils.detection import detection_prompts, single_prompts
+from rewrite_utils.llm import BLOCK
 from rewrite_utils.params import Score
-from rewrite_utils.score import detection_prompts, examples, judge, scores
-from rewrite_utils.windows import window_tokens, window_values
+from rewrite_utils.score import cut, intervals, judge, scores
+from rewrite_utils.trials import detection, fuzzing, hard
+from rewrite_utils.windows import silent_in, window_tokens, window_values
 
 SETTINGS = Score(activating=6, random=5, window_tokens=4, per_prompt=4)
 CONCEPT = {0: "x", 1: "y", 2: "z"}
@@ -40,8 +44,14 @@ def concepts(rows=40, length=21):
 def asked_of(text):
     """(description, excerpts) of the last question in a prompt."""
     question = text.split("<|user|>")[-1].partition("<|end|>")[0]
-    description, *excerpts = question.split("\n")
-    return description.removeprefix("Description: "), [line.split(". ", 1)[1] for line in excerpts]
+    description, *excerpts = question.strip("\n").split("\n")
+    texts = [re.sub(r"^(\d+\.|Excerpt:) ", "", line) for line in excerpts]
+    return description.removeprefix("Description: "), texts
+
+
+def examples(cache, latent, settings, generator):
+    """The trial of detection, with the texts of the chatting tokenizer."""
+    return detection(cache, latent, settings, generator, texts_of(chatting_tokenizer()))
 
 
 def perfect(text, answer):
@@ -51,13 +61,13 @@ def perfect(text, answer):
     return [1 - yes, yes, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
-def judged(engine, folder, *, sentences=CONCEPT, settings=SETTINGS, seed=7, batch=2):
+def judged(engine, folder, *, cache=None, sentences=CONCEPT, settings=SETTINGS, seed=7, batch=2):
+    cache = cache or concepts()
     return judge(
-        concepts(),
         sentences,
         engine,
-        settings,
-        token_texts=texts_of(engine.tokenizer),
+        draw=lambda latent, generator: examples(cache, latent, settings, generator),
+        per_prompt=settings.per_prompt,
         seed=seed,
         folder=folder,
         batch=batch,
@@ -88,12 +98,9 @@ def test_latents_that_fire_alike_get_windows_of_their_own(tmp_path):
     cache = concepts()
     twin = np.zeros((*cache.tokens.shape, 2), np.float32)
     twin[cache.of(0).rows, cache.of(0).positions] = cache.of(0).values[:, None]
-    engine = FakeEngine(rate=perfect)
-    texts = texts_of(engine.tokenizer)
     cache = cache_of(twin, cache.tokens)
-    table = judge(
-        cache, {0: "x", 1: "x"}, engine, SETTINGS, token_texts=texts, seed=7, folder=tmp_path
-    )
+    sentences = {0: "x", 1: "x"}
+    table = judged(FakeEngine(rate=perfect), tmp_path, cache=cache, sentences=sentences)
     windows = [
         set(zip(part["row"], part["end"], strict=True)) for _, part in table.groupby("latent")
     ]
@@ -184,7 +191,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
 def test_prompts_are_the_rendered_file_filled_in():
     tokenizer = chatting_tokenizer()
     texts = [" the {windows}", "two\nlines ", "é"]
-    found = detection_prompts(tokenizer, "a {explanation} of é", texts, 2)
+    found = detection_prompts(tokenizer, "a {explanation} of é", texts, per_prompt=2)
     whole = prompts.rendered(tokenizer, "detect").replace("{explanation}", "a {explanation} of é")
     shown = ["1. the {windows}\n2. two⏎lines", "1. é"]
     assert [tokenizer.decode(p.shared + p.own) for p in found] == [
@@ -192,6 +199,71 @@ def test_prompts_are_the_rendered_file_filled_in():
     ]
     assert len({p.shared for p in found}) == 1
     assert tokenizer.decode(found[0].shared).endswith("Description:")
+
+
+def test_one_window_a_prompt_shares_its_description_in_whole_blocks():
+    tokenizer = chatting_tokenizer()
+    found = single_prompts(tokenizer, "a {windows} of é", [" the {pad}", "two\nlines "])
+    assert len({p.shared for p in found}) == 1 and len(found[0].shared) % BLOCK == 0
+    head, _, rest = prompts.rendered(tokenizer, "detect_one").partition("{pad}")
+    for one, shown in zip(found, ["the {pad}", "two⏎lines"], strict=True):
+        before, _, after = rest.partition("{windows}")
+        filled = before.replace("{explanation}", "a {windows} of é") + shown + after
+        text = tokenizer.decode(one.shared + one.own)
+        assert text.startswith(head) and text.removeprefix(head).lstrip("\n") == filled
+
+
+@pytest.mark.parametrize("build", [detection_prompts, single_prompts])
+def test_mistake_a_quoted_window_cannot_end_the_turn(build):
+    """ "<|im_end|>" stands between the subject's documents and ends a ChatML model's turn."""
+    tokenizer = chatting_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    (found,) = build(tokenizer, "ends (<|im_end|>)", ["it<|im_end|>is"], per_prompt=1)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in found.shared + found.own
+    assert "it[im_end]is" in tokenizer.decode(found.own)
+
+
+# ── fuzzing and hard negatives ────────────────────────────────────────────────────────────────
+
+
+def marks_of(text):
+    return re.findall("«(.*?)»", text)
+
+
+def test_fuzzing_moves_the_marks_of_half_the_windows_to_silent_tokens():
+    cache, settings = concepts(), SETTINGS.model_copy(update={"fuzzing": 4})
+    texts = texts_of(chatting_tokenizer())
+    found = fuzzing(cache, 0, settings, rng(), texts, threshold=0.2)
+    assert found.active.tolist() == [True] * 4 + [False] * 4
+    values = window_values(cache, 0, found.windows, settings.window_tokens)
+    assert (values > 0).any(1).all()
+    for active, text, strength in zip(found.active, found.texts, values, strict=True):
+        marked = marks_of(text)
+        assert (set(marked) == {"x"}) == active and ("x" in marked) == active
+        assert len(marked) == min((strength > 0.2 * strength.max()).sum(), (strength == 0).sum())
+
+
+def test_a_window_without_a_silent_token_keeps_its_marks():
+    dense = np.ones((4, 9, 1), np.float32)
+    dense[:, 0] = 0
+    cache = cache_of(dense, np.ones((4, 9), int))
+    found = fuzzing(
+        cache, 0, SETTINGS.model_copy(update={"fuzzing": 2}), rng(), lambda ids: ["a"] * 4,
+        threshold=0.2,
+    )  # fmt: skip
+    assert found.active.all() and set(found.texts) == {"«a»«a»«a»«a»"}
+
+
+def test_hard_negatives_are_silent_windows_of_the_similar_latent():
+    cache, settings = concepts(), SETTINGS.model_copy(update={"hard": 3})
+    decoder = np.array([[1, 0], [0.9, 0.1], [-1, 0]], np.float32)
+    contrast = Contrast(cache, "decoder", 4, 2, texts_of(chatting_tokenizer()), decoder)
+    assert contrast.similar(0) == [1]
+    found = hard(contrast, 0, settings, rng(), contrast.texts)
+    assert found.active.tolist() == [True] * 6 + [False] * 3
+    others = Windows(found.windows.rows[~found.active], found.windows.ends[~found.active])
+    assert silent_in(cache, 0, others, 4).all()
+    assert not silent_in(cache, 1, others, 4).any()
 
 
 # ── the scores ────────────────────────────────────────────────────────────────────────────────
@@ -232,7 +304,7 @@ def test_scores_against_counting(judgements):
     hits, alarms = (true > 0.5).sum(), (false > 0.5).sum()
     precision, recall = hits / max(hits + alarms, 1), hits / max(len(true), 1)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0
-    assert found["f1"] == pytest.approx(f1)
+    assert found["f1"] == pytest.approx(f1 if len(true) else np.nan, nan_ok=True)
     if len(true) == 0 or len(false) == 0:
         assert np.isnan(found["auroc"]) and np.isnan(found["auprc"])
         return
@@ -252,7 +324,39 @@ def test_scores_are_a_latents_own_whatever_the_order_of_the_rows():
 def test_digits_of_the_few_shots_are_the_tokens_read():
     """The forced beginning ends so that the next token is "0" or "1"."""
     tokenizer = chatting_tokenizer()
-    (found,) = detection_prompts(tokenizer, "x", ["a"], 5)
+    (found,) = detection_prompts(tokenizer, "x", ["a"], per_prompt=5)
     written = tokenizer.encode(tokenizer.decode(found.own) + "1")
     assert tuple(written[:-1]) == found.own and tokenizer.decode(written[-1:]) == "1"
     assert re.search(r"Answers: $", tokenizer.decode(found.own))
+
+
+# ── what is missing, and intervals ────────────────────────────────────────────────────────────
+
+
+def test_mistake_a_latent_without_active_windows_has_no_score_rather_than_0():
+    found = scores(table_of([False, False, False], [0.1, 0.2, 0.9])).iloc[0]
+    assert found[["f1", "balanced_accuracy", "auroc", "auprc"]].isna().all()
+    assert (found["n_active"], found["n_random"]) == (0, 3)
+    only = scores(table_of([True, True], [0.1, 0.9])).iloc[0]
+    assert only["f1"] == pytest.approx(2 / 3) and np.isnan(only["balanced_accuracy"])
+
+
+def test_the_prior_threshold_says_yes_as_often_as_windows_are_active():
+    """A judge that says no to everything still ranks; at ½ its F1 is 0."""
+    shy = table_of([True, True, False, False], [0.4, 0.3, 0.2, 0.1])
+    assert scores(shy)["f1"].tolist() == [0]
+    assert scores(shy, threshold="prior")["f1"].tolist() == [1]
+    assert (shy["probability"] > cut(shy, "prior")).sum() == 2
+
+
+def test_intervals_of_a_latents_windows_are_wilsons():
+    found = intervals(table_of([True] * 4 + [False] * 4, [0.9, 0.8, 0.7, 0.1] + [0.2] * 4), seed=0)
+    row = found.iloc[0]
+    assert row["sensitivity"] == 0.75 and row["specificity"] == 1
+    assert (row["sensitivity_low"], row["sensitivity_high"]) == pytest.approx(
+        (0.3006, 0.9544), abs=1e-3
+    )
+    assert row["specificity_low"] == pytest.approx(0.5101, abs=1e-3)
+    assert row["auroc_low"] <= 0.75 <= row["auroc_high"] == 1
+    missing = intervals(table_of([False], [0.5]), seed=0).iloc[0]
+    assert np.isnan(missing["sensitivity"]) and np.isnan(missing["auroc_low"])

@@ -18,35 +18,41 @@ from rewrite_utils import prompts
 from rewrite_utils.assets import model_folder
 from rewrite_utils.llm import digit_tokens
 from rewrite_utils.models import token_texts
+from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
     ExplanationError,
     Layout,
+    Part,
     Ratings,
     Window,
     described,
     expected_rating,
+    open_simulator,
     read_ratings,
     simulate,
 )
+from rewrite_utils.simulate.prompt import FILES
 
 TOKENIZER = chatting_tokenizer()
 WORDS = ["red", "sea", "the"]
 WINDOWS = [Window.of(["on ", word, " ", str(number)]) for number, word in enumerate(WORDS * 3)]
+SHOWN = [(window.text, window.token) for window in WINDOWS]
 DESCRIPTIONS = ["colours", "waters", "articles", "digits"]
+LATENTS = {3: "colours", 5: "waters", 8: "articles", 9: "digits"}
 DIGITS = np.arange(10)
 
 
 def digit_of(window, description):
     """What the fake simulator says: any function of both parts of the prompt."""
-    return (7 * WINDOWS.index(window) + 3 * DESCRIPTIONS.index(description)) % 10
+    return (7 * SHOWN.index(window) + 3 * DESCRIPTIONS.index(description)) % 10
 
 
 def parts_of(text):
-    """(window's text, its token, description) of the last question in a prompt."""
+    """((window's text, its token), description) of the last question in a prompt."""
     question = text.split("<|user|>")[-1].partition("<|end|>")[0]
     window, rest = question.lstrip("\n").removeprefix("Text: ").split('\nThe marked token is "')
     token, description = rest.split('".\nDescription: ')
-    return Window(window, token), description
+    return (window, token), description
 
 
 def says(text, answer):
@@ -57,10 +63,12 @@ def says(text, answer):
     return p
 
 
-def run(folder, *, limit=None, **engine):
+def run(folder, *, limit=None, latents=(), sent=None, layout="window_first", **engine):
     folder.mkdir(exist_ok=True)
     llm = FakeEngine(**{"rate": says} | engine)
-    simulate(WINDOWS, DESCRIPTIONS, llm, align=8, folder=folder, name="test", limit=limit)
+    simulator = open_simulator(Simulate(align=8, layout=layout), llm)
+    part = Part(limit, latents)
+    simulate(WINDOWS, LATENTS, simulator, folder=folder, name="test", sent=sent, part=part)
     return llm
 
 
@@ -73,23 +81,29 @@ def bytes_of(folder):
 
 
 def test_a_window_marks_its_last_token_and_names_it_again():
-    assert Window.of(["the", " Black", " Sea"]) == ("the Black« Sea»", "Sea")
-    assert Window.of(["end", ".\n"]) == ("end«.\n»", ".")
-    assert Window.of(["end", "\n"]) == ("end«\n»", "'\\n'")
+    def shown(*texts):
+        window = Window.of(texts)
+        return window.text, window.token
+
+    assert shown("the", " Black", " Sea") == ("the Black« Sea»", "Sea")
+    assert shown("end", ".\n") == ("end«.\n»", ".")
+    assert shown("end", "\n") == ("end«\n»", "'\\n'")
 
 
-def filled(tokenizer, window, description, pad):
+def filled(tokenizer, order, window, description, pad):
     """The rendered file with every placeholder replaced, by hand."""
     values = {"pad": pad, "token": window.token, "explanation": description, "window": window.text}
-    whole = prompts.rendered(tokenizer, "simulate")
+    whole = prompts.rendered(tokenizer, FILES[order])
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], whole)
 
 
 def check_layout(tokenizer, layout, window, description, align):
-    shared, own = layout.shared(window), layout.own(description)
+    shared, own = layout.prompt(window, description)
     assert len(shared) % align == 0
     text = tokenizer.decode(shared + own)
-    fits = [filled(tokenizer, window, description, "\n" * n) == text for n in range(align)]
+    fits = [
+        filled(tokenizer, layout.order, window, description, "\n" * n) == text for n in range(align)
+    ]
     assert sum(fits) == 1
     for digit, token in enumerate(digit_tokens(tokenizer)):
         written = tokenizer.encode(tokenizer.decode(own) + str(digit), add_special_tokens=False)
@@ -100,10 +114,11 @@ def check_layout(tokenizer, layout, window, description, align):
     st.lists(st.text("ab é\n\"':{}»", min_size=1, max_size=4), min_size=1, max_size=6),
     st.sampled_from([*DESCRIPTIONS, "é {window} {explanation}", "x\n\ny "]),
     st.sampled_from([1, 7, 32]),
+    st.sampled_from(list(FILES)),
 )
-def test_the_parts_are_aligned_and_together_the_rendered_prompt(texts, description, align):
+def test_the_parts_are_aligned_and_together_the_rendered_prompt(texts, description, align, order):
     """And the own part ends so that the next token is the digit."""
-    layout = Layout(TOKENIZER, align=align)
+    layout = Layout(TOKENIZER, align=align, order=order)
     check_layout(TOKENIZER, layout, Window.of(texts), description, align)
 
 
@@ -111,22 +126,45 @@ def test_the_parts_are_aligned_and_together_the_rendered_prompt(texts, descripti
 def test_the_parts_with_the_tokenizer_of_the_embedded_simulator():
     tokenizer = AutoTokenizer.from_pretrained(model_folder("embedded/qwen2.5-coder-1.5b-instruct"))
     texts = token_texts(tokenizer, tokenizer.encode("In 1932, thé\n\n family —  moved"))
-    layout = Layout(tokenizer, align=32)
-    for end in range(1, len(texts) + 1):
-        check_layout(tokenizer, layout, Window.of(texts[:end]), "verbs (moved, ran)", 32)
+    for order in FILES:
+        layout = Layout(tokenizer, align=32, order=order)
+        for end in range(1, len(texts) + 1):
+            check_layout(tokenizer, layout, Window.of(texts[:end]), "verbs (moved, ran)", 32)
 
 
-def test_the_window_is_shared_by_all_sentences_and_knows_none():
-    llm_free = Layout(TOKENIZER, align=16)
-    assert len({llm_free.shared(window) for window in WINDOWS}) == len(WINDOWS)
-    assert "colours" not in TOKENIZER.decode(llm_free.shared(WINDOWS[0]))
-    own = TOKENIZER.decode(llm_free.own("colours"))
-    assert own.startswith(" colours<|end|>") and own.endswith("Rating: ")
+def parts(order):
+    """Shared and own part of every (window, description), as texts."""
+    layout = Layout(TOKENIZER, align=16, order=order)
+    return {
+        (window, text): tuple(TOKENIZER.decode(part) for part in layout.prompt(window, text))
+        for window in WINDOWS
+        for text in DESCRIPTIONS
+    }
+
+
+@pytest.mark.parametrize(("order", "distinct"), [("window_first", 9), ("explanation_first", 4)])
+def test_what_comes_first_is_shared_and_knows_nothing_of_the_rest(order, distinct):
+    found = parts(order)
+    assert len({shared for shared, _ in found.values()}) == distinct
+    for (window, text), (shared, own) in found.items():
+        first, last = (window.text, text) if order == "window_first" else (text, window.text)
+        asked = shared.split("<|user|>")[-1]
+        assert first in asked and last not in asked and first not in own
+        assert last in own and own.endswith("<|assistant|>")
+
+
+def test_the_originals_order_shares_only_the_few_shots_and_ends_in_a_list():
+    found = parts("original")
+    assert len({shared for shared, _ in found.values()}) == 1
+    for (window, text), (_, own) in found.items():
+        assert own.index(text) < own.index(window.text)
+        assert own.endswith("<|assistant|>[")
 
 
 def test_a_placeholder_in_the_text_of_a_window_stays_as_it_is():
     window = Window.of(["f'{token}", " is", " red"])
-    assert "f'{token} is« red»" in TOKENIZER.decode(Layout(TOKENIZER, align=1).shared(window))
+    shared, _ = Layout(TOKENIZER, align=1).prompt(window, "x")
+    assert "f'{token} is« red»" in TOKENIZER.decode(shared)
 
 
 # ── the description ───────────────────────────────────────────────────────────────────────────
@@ -190,9 +228,7 @@ def test_every_rating_stands_at_its_window_and_sentence(tmp_path):
     assert ratings.expected.shape == ratings.mass.shape == (9, 4)
     assert ratings.digits.shape == (9, 4, 10)
     assert {field.dtype for field in ratings} == {np.dtype(np.float16)}
-    for (i, window), (j, sentence) in itertools.product(
-        enumerate(WINDOWS), enumerate(DESCRIPTIONS)
-    ):
+    for (i, window), (j, sentence) in itertools.product(enumerate(SHOWN), enumerate(DESCRIPTIONS)):
         right = digit_of(window, sentence)
         expected = (2 * right + (right + 1) % 10) / 3
         assert ratings.expected[i, j] == pytest.approx(expected, abs=4e-3)
@@ -213,7 +249,7 @@ def test_prompts_of_a_window_follow_each_other(tmp_path):
 def test_nothing_is_written_of_a_block_with_nan(tmp_path):
     def broken(text, answer):
         window, sentence = parts_of(text)
-        bad = (WINDOWS.index(window), sentence) == (1, "articles")
+        bad = (SHOWN.index(window), sentence) == (1, "articles")
         return [math.nan] * 10 if bad else says(text, answer)
 
     with pytest.raises(ValueError, match="NaN"):
@@ -223,7 +259,7 @@ def test_nothing_is_written_of_a_block_with_nan(tmp_path):
 
 def test_whole_blocks_before_the_nan_are_kept_and_no_result_is_there(tmp_path):
     def broken(text, answer):
-        return [math.nan] * 10 if parts_of(text)[0] == WINDOWS[-1] else says(text, answer)
+        return [math.nan] * 10 if parts_of(text)[0] == SHOWN[-1] else says(text, answer)
 
     with pytest.raises(ValueError, match="NaN"):
         run(tmp_path, rate=broken)

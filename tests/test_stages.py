@@ -10,7 +10,6 @@ from stage_cases import REFUSED, SITES, STAGES, finish, made, used
 
 from rewrite_utils.activations import Windows
 from rewrite_utils.estimates import derangement
-from rewrite_utils.llm import Prompt
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import DamagedStageWarning
 from rewrite_utils.simulate import Layout, Ratings, described
@@ -98,8 +97,8 @@ def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
         assert ratings.expected.shape == (count, len(site.simulated)) == site.true(split).shape
         for place, window in enumerate(windows):
             for column, (latent, sentence) in enumerate(site.sentences.items()):
-                own = layout.own(described(sentence, latent=latent))
-                digits = world.llm.probabilities(Prompt(layout.shared(window), own), (1, 10))[0]
+                prompt = layout.prompt(window, described(sentence, latent=latent))
+                digits = world.llm.probabilities(prompt, (1, 10))[0]
                 found = ratings.expected[place, column]
                 assert found == pytest.approx(digits @ np.arange(10), abs=0.01)
 
@@ -109,8 +108,8 @@ def test_the_rated_token_is_the_one_whose_activation_is_called_true(site):
     texts = [window.text for window in builders.window_texts(site, "evaluate")]
     for place, (row, end) in enumerate(zip(*windows, strict=True)):
         ids = cache.tokens[row, end - 7 : end + 1]
-        last = site.texts(ids)[-1]
-        assert texts[place] == "".join(site.texts(ids)[:-1]) + f"«{last}»"
+        last = site.quoted(ids)[-1]
+        assert texts[place] == "".join(site.quoted(ids)[:-1]) + f"«{last}»"
         for column, latent in enumerate(site.simulated):
             fired = cache.of(latent)
             at = (fired.rows == row) & (fired.positions == end)
@@ -190,6 +189,15 @@ def test_the_shuffled_floor_gives_every_latent_another_s_ratings(site):
     fitted, asked = (Ratings(*(f[:, order] for f in site.ratings(s))) for s in SIMULATED)
     other = dataclasses.replace(site.evidence, ratings=fitted)
     np.testing.assert_array_equal(floor, other.calibrated(headline, asked))
+
+
+def test_a_single_sentence_has_no_shuffled_floor_rather_than_itself(world):
+    """One sentence has no other latent's sentence to be compared with."""
+    alone = {"rewrite__calibrators": ["raw", "isotonic"], "rewrite__headline": "isotonic"}
+    site = SiteStages(world.again(sites__sae__described=1, **alone), "sae")
+    assert len(site.simulated) == 1
+    assert "shuffled explanations" not in site.estimates
+    assert set(site.params.rewrite.calibrators) <= set(site.estimates)
 
 
 # ── reuse ─────────────────────────────────────────────────────────────────────────────────────

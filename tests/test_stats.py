@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from rewrite_utils.stats import Estimate, best_of, bootstrap, crossing, detectable, recovered
+from rewrite_utils.stats import (
+    Estimate,
+    best_of,
+    bootstrap,
+    crossing,
+    detectable,
+    rank_correlation,
+    ratio,
+    recovered,
+)
 
 
 def test_a_95_percent_interval_covers_the_true_mean_about_that_often():
@@ -155,3 +164,33 @@ def test_the_interval_of_the_crossing_covers_about_95_times_in_100():
         found = crossing(LEVELS, rising(60, seed=seed), seed=0, resamples=300)
         covered.append(found.low <= 1.5 <= found.high)
     assert 0.89 <= np.mean(covered) <= 0.99
+
+
+def test_a_ratio_is_of_means_and_its_interval_covers_it():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(150):
+        bottom = generator.gamma(4.0, 1.0, 60)
+        top = 0.5 * bottom + generator.normal(0, 0.3, 60)
+        found = ratio(top, bottom, unit="latent", seed=1, resamples=300)
+        covered.append(found.low <= 0.5 <= found.high)
+    assert found.value == pytest.approx(top.mean() / bottom.mean())
+    assert (found.n, found.unit) == (60, "latent") and np.mean(covered) > 0.88
+
+
+def test_rank_correlation_is_spearmans_and_does_not_see_monotone_changes():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=40)
+    y = x + generator.normal(size=40)
+    found = rank_correlation(x, y, unit="latent", seed=1)
+    assert found.low < found.value < found.high and found.excludes_zero
+    same = rank_correlation(np.exp(x), y**3, unit="latent", seed=1)
+    assert same == found
+    against = rank_correlation(x, -y, unit="latent", seed=1)
+    assert against.value == pytest.approx(-found.value)
+    assert not rank_correlation(x, generator.normal(size=40), unit="latent", seed=1).excludes_zero
+
+
+def test_a_constant_has_no_rank_correlation():
+    found = rank_correlation(np.ones(9), np.arange(9.0), unit="latent", seed=1)
+    assert np.isnan([found.value, found.low, found.high]).all() and not found.excludes_zero

@@ -103,6 +103,7 @@ EMBEDDER = Asset(
     disk=300_000_000,
     licence="Apache-2.0 (upstream; the carrier says MIT for its own code)",
     note="model.safetensors alone is the official file; average the tokens yourself (mean pooling)",
+    default=True,
 )
 WIKIPEDIA = Asset(
     name="embedded/wikipedia",

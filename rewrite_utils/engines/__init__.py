@@ -1,1 +1,1 @@
-"""The engines behind `rewrite_utils.llm.Engine`; open one with `rewrite_utils.llm.open_engine`."""
+"""The engines behind `rewrite_utils.llm.Engine`; `engines.opening.open_engine` opens one."""

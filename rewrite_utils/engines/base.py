@@ -4,6 +4,7 @@ In: the caller's prompts. Out: answers in the caller's order. An engine adds onl
 prompts is computed. Slices keep the loss of a kill small and let a progress bar move.
 """
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,14 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils.llm import Choices, Generation, Prompt, Usage, renormalised
+from rewrite_utils.llm import (
+    Choices,
+    EngineError,
+    Generation,
+    Prompt,
+    Usage,
+    renormalised,
+)
 
 SLICE = 256
 """Prompts handed to the model at a time."""
@@ -37,6 +45,9 @@ class Sampling(NamedTuple):
 class BaseEngine(ABC):
     """Checks, ordering and counting; a subclass answers slices."""
 
+    workers: int = 1
+    """Calls that it can answer at a time, each from a thread of its own."""
+
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, max_tokens: int
     ) -> None:
@@ -44,6 +55,12 @@ class BaseEngine(ABC):
         self._vocab_size = vocab_size
         self._max_tokens = max_tokens
         self._usage = Usage()
+        self._counting = threading.Lock()
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return self._max_tokens
 
     @property
     def usage(self) -> Usage:
@@ -94,6 +111,35 @@ class BaseEngine(ABC):
             self._count(usage, start)
         return [replies[row] for row in range(len(prompts))]
 
+    def choices_inside(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        at: Sequence[Sequence[int]],
+        options: Sequence[int],
+        progress: str | None = None,
+    ) -> Choices:
+        """See `rewrite_utils.llm.Engine.choices_inside`."""
+        self._check_options(options, 1)
+        self._check_prompts(prompts, room=0)
+        answers = _check_places(prompts, at)
+        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
+        for rows, part in self._slices(prompts, progress):
+            start = time.perf_counter()
+            places = [list(at[row]) for row in rows]
+            logprobs[rows], usage = self._choices_inside(part, places, list(options))
+            self._count(usage, start)
+        return renormalised(logprobs)
+
+    def _choices_inside(
+        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
+    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+        """As ``_choices``, behind tokens of the own parts; engines that cannot say so."""
+        raise EngineError(
+            f"{type(self).__name__} reads only what follows a prompt, not inside it "
+            "(simulate.mode: all needs that): use simulator.engine: transformers"
+        )
+
     @abstractmethod
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
@@ -134,7 +180,8 @@ class BaseEngine(ABC):
                 bar.update(len(rows))
 
     def _count(self, usage: Usage, start: float) -> None:
-        self._usage = self._usage.plus(usage._replace(seconds=time.perf_counter() - start))
+        with self._counting:
+            self._usage = self._usage.plus(usage._replace(seconds=time.perf_counter() - start))
 
     def _check_prompts(self, prompts: Sequence[Prompt], *, room: int) -> None:
         ranges = {shared: _range(shared) for shared in {prompt.shared for prompt in prompts}}
@@ -178,6 +225,17 @@ def by_shared(prompts: Sequence[Prompt]) -> list[int]:
 def prompt_seed(seed: int, row: int) -> int:
     """An independent seed for each prompt of a call."""
     return int(np.random.SeedSequence([seed, row]).generate_state(1)[0])
+
+
+def _check_places(prompts: Sequence[Prompt], at: Sequence[Sequence[int]]) -> int:
+    """Answers a prompt is read at; raises ValueError unless all have as many, inside."""
+    counts = {len(places) for places in at}
+    if len(at) != len(prompts) or len(counts) > 1:
+        raise ValueError(f"{len(prompts)} prompts, {len(at)} lists of {sorted(counts)} places")
+    for row, (prompt, places) in enumerate(zip(prompts, at, strict=True)):
+        if not places or min(places) < 0 or max(places) >= len(prompt.own):
+            raise ValueError(f"prompt {row}: places {list(places)} of {len(prompt.own)} own tokens")
+    return counts.pop() if counts else 0
 
 
 def _range(tokens: tuple[int, ...]) -> tuple[int, int]:

@@ -11,9 +11,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,10 +21,8 @@ from transformers import (
 )
 
 from rewrite_utils.engines.base import BaseEngine, Sampling
+from rewrite_utils.engines.passes import Model, Run, draw, option_logprobs
 from rewrite_utils.llm import EngineError, Generation, Prompt, Usage
-
-Model = Any
-"""A PreTrainedModel with an output head; the library's types call each of its parts optional."""
 
 STEP_TOKENS = 2048
 """Most tokens of a forward pass; more gain nothing on a CPU."""
@@ -101,6 +98,21 @@ class TransformersEngine(BaseEngine):
                         run.append(choice[found[batch.rows, answer - 1].argmax(-1)])
                     found[batch.rows, answer] = option_logprobs(self._model, run.hidden, options)
         return found.numpy(), self._used(prompts, computed, answers * len(prompts))
+
+    def _choices_inside(
+        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
+    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+        found = torch.empty(len(prompts), len(places[0]), len(options))
+        computed = 0
+        with self._computing():
+            for batch in self._batches(prompts, room=0):
+                computed += self._share(batch.prompts[0].shared)
+                run = Run(self._model, self._cache, [prompt.own for prompt in batch.prompts])
+                for row, states in zip(batch.rows, run.states, strict=True):
+                    padding = len(states) - len(prompts[row].own)
+                    here = states[[padding + place for place in places[row]]]
+                    found[row] = option_logprobs(self._model, here, options)
+        return found.numpy(), self._used(prompts, computed, len(prompts))
 
     def _generate(
         self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
@@ -188,81 +200,6 @@ class TransformersEngine(BaseEngine):
                 yield
         finally:
             torch.set_num_threads(before)
-
-
-class Run:
-    """A batch in flight: ``hidden`` is the final state [batch d_model] of each row's last token."""
-
-    hidden: Float[Tensor, "batch d_model"]
-
-    def __init__(self, model: Model, shared: DynamicCache, own: list[tuple[int, ...]]) -> None:
-        self._model = model
-        self._cache = lent(shared, rows=len(own))
-        width = max(map(len, own))
-        tokens = torch.tensor([row[:1] * (width - len(row)) + row for row in own])
-        padding = torch.tensor([width - len(row) for row in own])[:, None]
-        place = torch.arange(width)[None] - padding
-        before = torch.ones(len(own), shared.get_seq_length(), dtype=torch.bool)
-        self._mask = torch.cat([before, place >= 0], dim=1).to(model.device)
-        self._pass(tokens, shared.get_seq_length() + place.clamp(min=0))
-
-    def append(self, tokens: Int[Tensor, " batch"]) -> None:
-        """One more token a row."""
-        more = torch.ones_like(self._mask[:, :1])
-        self._mask = torch.cat([self._mask, more], dim=1)
-        self._pass(tokens[:, None], self._position + 1)
-
-    def _pass(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]) -> None:
-        self._position = positions[:, -1:]
-        self.hidden = self._model.base_model(
-            tokens.to(self._model.device),
-            attention_mask=self._mask.long(),
-            position_ids=positions.to(self._model.device),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-
-
-def lent(cache: DynamicCache, *, rows: int) -> DynamicCache:
-    """The cache of one row seen by ``rows`` rows; copied only when a row adds its own."""
-    wide = DynamicCache()
-    layer: Any
-    for number, layer in enumerate(cache.layers):
-        wide.update(layer.keys[..., :0, :], layer.values[..., :0, :], number)
-        mine: Any = wide.layers[number]
-        mine.keys = layer.keys.expand(rows, -1, -1, -1)
-        mine.values = layer.values.expand(rows, -1, -1, -1)
-    return wide
-
-
-def option_logprobs(
-    model: Model, hidden: Float[Tensor, "batch d_model"], options: list[int]
-) -> Float[Tensor, "batch option"]:
-    """Log-probabilities over the whole vocabulary; the options' own logits in float32.
-
-    A bfloat16 logit near 20 is rounded by up to .06, so the few rows that matter are done again.
-    """
-    head = model.get_output_embeddings()
-    logits = head(hidden).float()
-    exact = hidden.float() @ head.weight[options].float().T
-    if head.bias is not None:
-        exact = exact + head.bias[options].float()
-    logits[:, options] = exact
-    return (exact - logits.logsumexp(-1, keepdim=True)).cpu()
-
-
-def draw(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling, dice: list[torch.Generator]
-) -> Int[Tensor, " batch"]:
-    """One token a row, with the row's own generator. Raises EngineError on NaN."""
-    logits = logits.float().cpu()
-    if logits.isnan().any():
-        raise EngineError("the logits are NaN; the model's weights or its dtype are damaged")
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    chances = (logits / sampling.temperature).softmax(-1)
-    rows = zip(chances, dice, strict=True)
-    return torch.cat([row.multinomial(1, generator=die) for row, die in rows])
 
 
 def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -5,47 +5,23 @@ other latents true; and one row an arm, paired against the truth. Beyond the pap
 many latents at once (§6).
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from rewrite_utils import stats
+from rewrite_utils import stats, usefulness
 from rewrite_utils.controls import token_table
 from rewrite_utils.estimates import derangement, shuffled
 from rewrite_utils.runs import Stage
-from rewrite_utils.splice import Site, Source, TrueLatents, arm_losses
 from rewrite_utils.stages import SiteStages
 
 ARMS = ("truth", "sentence", "another's sentence", "token table", "mean", "zero")
 """What stands in the latent's place; the fourth needs no LLM, the third is the floor."""
-BATCH = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class OneLatent:
-    """True latents, one of them overwritten: ``GivenLatents`` for a single column, without a dense
-    decode."""
-
-    latent: int
-    """Which one."""
-    values: Float[Tensor, " batch"]
-    """Its activation in each row, in its own unit."""
-
-    def output(self, site: Site) -> Float[Tensor, "site d_model"]:
-        """The coder's own decode, moved along this latent's decoder direction."""
-        coder = site.require_coder()
-        change = self.values.to(site.inputs)[site.rows] - site.dense[:, self.latent]
-        decoded = coder.decode(site.latents, site.inputs)
-        return decoded + change[:, None] * coder.W_dec[self.latent]
 
 
 def stage(site: SiteStages) -> Stage:
@@ -97,23 +73,17 @@ def measure(
     name: str,
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
-    """One row a (window, latent, arm), each latent's truth among its arms.
-
-    ``progress`` is told the share done after each batch and may raise to stop.
-    """
-    rows, ends = site.simulated_windows("evaluate")
-    tokens, tables = site.cache("evaluate").tokens, []
-    bar = range(0, len(rows), BATCH)
-    for start in bar if progress else tqdm(bar, desc=name, unit="batch"):
-        part = slice(start, start + BATCH)
-        mask = torch.zeros(tokens[rows[part]].shape, dtype=torch.bool)
-        mask[torch.arange(len(mask)), torch.from_numpy(ends[part])] = True
-        told = [OneLatent(key[0], torch.tensor(v[part])) for key, v in sources.items()]
-        found = _losses(site, [TrueLatents(), *told], tokens[rows[part]], mask)
-        tables.append(_table(start, list(sources), *found))
-        if progress:
-            progress(min(1.0, (start + BATCH) / len(rows)))
-    return pd.concat(tables, ignore_index=True)
+    """``usefulness.measure`` at the rated evaluate windows of a site."""
+    return usefulness.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("evaluate").tokens,
+        site.simulated_windows("evaluate"),
+        sources,
+        name=name,
+        progress=progress,
+    )
 
 
 def verdict(losses: pd.DataFrame, latent: int, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
@@ -130,29 +100,3 @@ def verdict(losses: pd.DataFrame, latent: int, *, seed: int, resamples: int = 20
         delta = stats.bootstrap(mine[arm].to_numpy() - base, **options) if coder else None
         rows.append({"arm": arm, "over_truth": over, "delta": delta})
     return pd.DataFrame(rows)
-
-
-def _losses(
-    site: SiteStages, sources: Sequence[Source], tokens: ndarray, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        found = arm_losses(
-            site.subject, site.coder, site.hookpoint, sources, torch.from_numpy(tokens), mask
-        )
-    return found.losses.loss, found.losses.base_loss
-
-
-def _table(start: int, keys: Sequence[tuple[int, str]], loss: Tensor, base: Tensor) -> pd.DataFrame:
-    """Long form, with the truth once for every latent."""
-    latents = list(dict.fromkeys(latent for latent, _ in keys))
-    columns = [(latent, "truth") for latent in latents] + list(keys)
-    values = torch.cat([loss[:, :1].expand(-1, len(latents)), loss[:, 1:]], dim=1)
-    return pd.DataFrame(
-        {
-            "window": start + np.repeat(np.arange(len(values)), len(columns)),
-            "latent": [latent for latent, _ in columns] * len(values),
-            "arm": [arm for _, arm in columns] * len(values),
-            "loss": values.flatten().numpy(),
-            "base_loss": base.repeat_interleave(len(columns)).numpy(),
-        }
-    )

@@ -14,7 +14,7 @@ from numpy import ndarray
 from rewrite_utils import simulate as simulating
 from rewrite_utils.llm import Engine, EngineError
 from rewrite_utils.rewrite import TOPK
-from rewrite_utils.simulate import Layout, Ratings, Window
+from rewrite_utils.simulate import Ratings, Window
 from rewrite_utils.stages import SiteStages, builders
 
 BLOCK = 4
@@ -94,12 +94,11 @@ class Simulator:
         """Every (window, description) pair, a few windows at a time."""
         step(0.0)
         engine, parts = self.open(), []
-        layout = Layout(engine.tokenizer, align=self._site.params.simulate.align)
-        own = [layout.own(description) for description in descriptions]
+        simulator = simulating.open_simulator(self._site.params.simulate, engine)
         before = engine.usage
         for start in range(0, len(windows), BLOCK):
-            block = [layout.shared(window) for window in windows[start : start + BLOCK]]
-            parts.append(simulating.rate(engine, block, own))
+            block = windows[start : start + BLOCK]
+            parts.append(simulating.rate_all(simulator, block, descriptions))
             step(min(1.0, (start + BLOCK) / len(windows)))
         used = engine.usage.since(before)
         self._seconds, self._asked = self._seconds + used.seconds, self._asked + used.prompts

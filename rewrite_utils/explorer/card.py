@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rewrite_utils import logits, neighbours
 from rewrite_utils.display import Html
-from rewrite_utils.explorer import curve, logits, marks, neighbours, peaks, scores, windows
+from rewrite_utils.explorer import curve, marks, peaks, scores, windows
 from rewrite_utils.explorer.peaks import Kinds
 from rewrite_utils.explorer.scores import Scored
 from rewrite_utils.explorer.shelf import Reading, Shelf

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 WIDE = widgets.Layout(width="98%")
 NARROW = widgets.Layout(width="110px")
-MONO = {"font_family": "monospace"}
+MONO = "latents-in-columns"
+STYLE = f"<style>.{MONO} select {{ font-family: monospace; white-space: pre; }}</style>"
+"""A list box has no style of its own for its letters."""
 
 
 class Controls:
@@ -55,7 +57,8 @@ class Controls:
         self.sort = widgets.Dropdown(options=list(table.SORTS), description="sort by")
         self.filter = widgets.Text(placeholder="words in the sentence, or a number",
                                    description="filter", continuous_update=True)  # fmt: skip
-        self.list = widgets.Select(rows=7, layout=WIDE, style=MONO)
+        self.list = widgets.Select(rows=7, layout=WIDE)
+        self.list.add_class(MONO)
         self.message = widgets.HTML()
         self.card = widgets.HTML(layout=WIDE)
         self.peaks = widgets.Button(layout=widgets.Layout(width="auto"))
@@ -75,7 +78,7 @@ class Controls:
     def _chooser(self) -> widgets.Widget:
         jump = widgets.HBox([self.number, self.previous, self.next, self.random])
         order = widgets.HBox([self.sort, self.filter])
-        header = widgets.HTML(f"<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
+        header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
         return widgets.VBox([jump, order, header, self.list, self.message])
 
     def _editor(self) -> widgets.Widget:

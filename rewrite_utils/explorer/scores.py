@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
+from rewrite_utils.stats import auroc, wins
 
 RESAMPLES = 1000
 
@@ -34,28 +35,11 @@ class Scored(NamedTuple):
     """Windows, firing + silent."""
 
 
-def auroc(
-    active: Bool[ndarray, " window"], score: Float[ndarray, " window"], *, seed: int
-) -> tuple[float, float, float]:
-    """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
-
-    NaN where all windows fire or none does. With very few firing windows the interval is too
-    narrow: it cannot know the windows that were not drawn.
-    """
-    if active.all() or not active.any():
-        return float("nan"), float("nan"), float("nan")
-    wins = _wins(active, score)
-    generator = np.random.default_rng(seed)
-    weights = [generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in wins.shape]
-    drawn = np.einsum("ra,ab,rb->r", weights[0], wins, weights[1], optimize=True)
-    return float(wins.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))
-
-
 def auroc_value(active: Bool[ndarray, " window"], score: Float[ndarray, " window"]) -> float:
     """AUROC alone; NaN where all windows fire or none does."""
     if active.all() or not active.any():
         return float("nan")
-    return float(_wins(active, score).mean())
+    return float(wins(active, score).mean())
 
 
 def rating(shelf: Shelf, latent: int, rated: Rated) -> Scored:
@@ -88,14 +72,6 @@ def scored(shelf: Shelf, reading: Reading) -> list[Scored]:
     found = [rating(shelf, reading.latent, reading.rated)]
     judged = reading.sentence == shelf.site.sentences[reading.latent]
     return found + (detection(shelf, reading.latent) if judged else [])
-
-
-def _wins(
-    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
-) -> Float[ndarray, "firing silent"]:
-    """1 where a firing window scores above a silent one, ½ where they tie."""
-    above = np.subtract.outer(score[active], score[~active])
-    return (above > 0) + 0.5 * (above == 0)
 
 
 def _others(shelf: Shelf, latent: int, active: Bool[ndarray, " window"]) -> float:

@@ -1,8 +1,8 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rewrite_utils.params.section import Section
 
@@ -10,26 +10,50 @@ from rewrite_utils.params.section import Section
 class LLM(Section):
     """A language model that writes, scores or simulates."""
 
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"engine", "threads", "memory_gb"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"engine", "threads", "memory_gb", "address", "workers", "worker_engine"}
+    )
     model: str = "embedded/qwen2.5-coder-1.5b-instruct"
     """Hub name, folder, or embedded/…"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the weights and of the key-value cache."""
     context: int = Field(2048, ge=256)
     """Longest prompt with its answer, in tokens."""
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """auto: vLLM where it can be imported, transformers elsewhere."""
+    engine: Literal["auto", "vllm", "transformers", "server", "ray"] = "auto"
+    """auto: vLLM where it can be imported, transformers elsewhere; server: a vLLM server at
+    ``address``; ray: the chunks of work spread over ``workers``."""
+    address: str = ""
+    """server: its OpenAI-compatible address (make serve starts one at 127.0.0.1:8000/v1); ray: the
+    cluster's, empty for one on this machine."""
+    workers: int = Field(2, ge=1)
+    """ray: actors, each with an engine of its own."""
+    worker_engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """ray: the engine of each actor."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0: all cores."""
     memory_gb: float = Field(2.0, gt=0)
     """GiB for the key-value cache."""
 
 
+PLAIN = "plain"
+KINDS: dict[str, tuple[str, Any]] = {
+    "embedding": ("contrast", "embedding"),
+    "decoder": ("contrast", "decoder"),
+    "cofiring": ("contrast", "cofiring"),
+    "logits": ("logits", 5),
+    "refined": ("refine", 6),
+}
+"""Kinds of explanations beside the plain one: the parameter that makes each, and its value where
+the run has none of its own."""
+
+
 class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated"})  # 03_curated hashes its sentences
+    # 03_curated, 03_delphi and 03_refined hash what they read themselves
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -52,15 +76,64 @@ class Explain(Section):
     """Longest answer."""
     retries: int = Field(2, ge=0)
     """New seeds tried when an answer has no sentence in it."""
+    contrast: Literal["none", "embedding", "decoder", "cofiring"] = "none"
+    """Counterexamples shown: none, the silent windows nearest in meaning to those shown, or windows
+    of the latents most similar by decoder cosine or by firing on the same tokens."""
+    counterexamples: int = Field(5, ge=1)
+    """Silent windows shown where there is contrast."""
+    rivals: int = Field(3, ge=1)
+    """Most similar latents whose windows are taken."""
+    logits: int = Field(0, ge=0)
+    """Tokens named at both ends of what the latent's decoder row does to the logits; 0: none."""
+    refine: int = Field(0, ge=0)
+    """Firing windows, and as many silent ones, of the explain rows that were not shown: the
+    sentence is tried on them and written once more from its mistakes; 0: not done."""
+    compared: tuple[str, ...] = ()
+    """Kinds of explanations that notebook 12 makes and compares with the plain ones: embedding,
+    decoder, cofiring, logits, refined, or several joined by +."""
     curated: str = ""
     """The explorer's curated.parquet (runs/<name>/curated.parquet): its sentences replace the
     explainer's; empty: none."""
+    delphi: str = ""
+    """A delphi run's folder (with explanations/ and scores/): its sentences and scores are read and
+    no explainer is asked; empty: none."""
+
+    @field_validator("compared")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            unknown = sorted(set(kind.split("+")) - KINDS.keys())
+            if unknown:
+                raise ValueError(
+                    f"no kind of explanation {unknown[0]!r}; use {', '.join(KINDS)}, joined by +"
+                )
+        return kinds
+
+    def of_kind(self, kind: str) -> "Explain":
+        """The same settings for plain explanations, or for another kind of them."""
+        changed: dict[str, Any] = {"contrast": "none", "logits": 0, "refine": 0}
+        changed |= {"delphi": "", "curated": ""}
+        for part in kind.split("+") if kind != PLAIN else ():
+            name, value = KINDS[part]
+            own = getattr(self, name) if name in ("logits", "refine") else None
+            changed[name] = own or value
+        return self.model_copy(update=changed)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Parts of the prompt beyond the plain one."""
+        asked = {"contrast": self.contrast != "none", "logits": self.logits > 0}
+        return tuple(name for name, on in asked.items() if on)
 
 
 class Score(Section):
     """Detection: which of five windows contain the concept? (paper: 100 activating + 100
     random)."""
 
+    # every further score is a stage of its own, which hashes its number; see ``own``
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"threshold", "shuffled", "hard", "hard_by", "rivals", "fuzzing"}
+    )
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
     random: int = Field(10, ge=1)
@@ -68,13 +141,43 @@ class Score(Section):
     window_tokens: int = Field(16, ge=4)
     """Tokens in each window."""
     per_prompt: int = Field(5, ge=1)
-    """Windows shown in one prompt."""
+    """Windows shown in one prompt; 1: a wording of its own, with the description first."""
+    threshold: Literal["half", "prior"] = "half"
+    """Probability from which on the judge said yes, for F1 and balanced accuracy: one half, or
+    where it says yes as often as windows are active."""
+    shuffled: bool = False
+    """Also judge every latent's windows by another latent's sentence: the floor."""
+    hard: int = Field(0, ge=0)
+    """Hard negatives a latent for a second detection score; 0: none."""
+    hard_by: Literal["embedding", "decoder", "cofiring"] = "embedding"
+    """What makes them hard; see explain.contrast."""
+    rivals: int = Field(3, ge=1)
+    """Most similar latents whose windows are taken as hard negatives."""
+    fuzzing: int = Field(0, ge=0)
+    """Windows a latent with true marks, and as many with marks on other tokens; 0: no fuzzing
+    (paper, v2: figure A1)."""
+
+    def reading(self) -> dict[str, str]:
+        """What decides F1 beside the judgements, for the stages that rank by it."""
+        return {} if self.threshold == "half" else {"threshold": self.threshold}
 
 
 class Simulate(Section):
     """The paper's unit: one latent, one window, its last token, an expected rating 0–9 from one
     forward pass."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"mode", "layout", "digits", "show_contrast", "screen", "screen_by"}
+    )
+    mode: Literal["last", "all"] = "last"
+    """last: one pass a (latent, window), its last token is rated (paper); all: every token of the
+    window is rated in one pass (needs simulator.engine: transformers)."""
+    layout: Literal["window_first", "explanation_first", "original"] = "window_first"
+    """What prompts share: the window, the sentence, or (as in the authors' code, sentence before
+    window, pair by pair) only the few-shots. Mode all always shares the sentence."""
+    digits: Literal["tokens", "strings"] = "tokens"
+    """tokens: one token a digit; strings: every token that reads as a digit counts, for tokenizers
+    that write " 7" as one token."""
     window_tokens: int = Field(32, ge=2)
     """Tokens in a window; it ends at the rated token."""
     first_position: int = Field(33, ge=1)
@@ -85,6 +188,14 @@ class Simulate(Section):
     """Tell the simulator how often the latent fires."""
     show_score: bool = False
     """Tell the simulator the sentence's detection score."""
+    show_contrast: int = Field(0, ge=0)
+    """Tell the simulator so many tokens that stand beside the latent's firings and never fire."""
+    screen: float = Field(1.0, gt=0, le=1)
+    """Share of each latent's windows that goes to the simulator, the most plausible ones by
+    ``screen_by``; what is left out is a bin of its own in calibration. 1: all of them (paper)."""
+    screen_by: Literal["lexical", "embedding", "both"] = "both"
+    """What the cheap first pass compares: words of sentence and window's end, their embeddings, or
+    both ranks together."""
     align: int = Field(32, ge=1)
     """The shared part of a prompt is padded to a multiple of this, the block of vLLM's prefix
     cache."""

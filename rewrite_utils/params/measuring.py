@@ -15,8 +15,8 @@ class Rewrite(Section):
     fractions: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Shares of the described latents that are replaced by their predictions."""
     orders: tuple[Literal["top", "random", "useful"], ...] = ("top", "random")
-    """Which latents go first: best score, drawn anew for each window, or largest share of the
-    output."""
+    """Which latents go first: best score, drawn anew for each window, or most useful: what the
+    headline's prediction of this latent alone wins over its mean, on held-out calibrate windows."""
     calibrators: tuple[str, ...] = (
         "raw+topk",
         "quantile:type7+topk",
@@ -28,7 +28,7 @@ class Rewrite(Section):
     )
     """Calibrations whose rewrites are measured; a name that ends in +topk keeps
     only the k largest latents afterwards, as the paper does."""
-    headline: str = "centred+standardised+isotonic_pooled"
+    headline: str = "centred+standardised+logistic_pooled"
     """The calibrator that the verdict is about, declared before the run."""
     bootstrap: int = Field(2000, ge=100)
     """Resamples of the windows behind every interval."""
@@ -63,6 +63,24 @@ class Studies(Section):
         *(0.99, 0.995, 0.999, 0.9999),
     )
     """Synthetic specificities of otherwise true activations."""
+    simulators: tuple[
+        Literal["rate", "score", "contrast", "explanation_first", "original", "all"], ...
+    ] = ()
+    """Other ways to ask the simulator, compared with the plain one on the same pairs: firing rate,
+    score or contrast tokens shown, the other two layouts, all positions in one pass. Costs LLM
+    time; empty: not done."""
+    simulator_windows: int = Field(16, ge=2)
+    """Calibrate windows of that comparison."""
+    screens: tuple[Literal["lexical", "embedding", "both"], ...] = ("lexical",)
+    """Cheap first passes whose curve is drawn from the ratings that are there; embedding and both
+    need the embedded sentence model."""
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (
+        *(0.02, 0.05, 0.1, 0.2, 0.35),
+        *(0.5, 0.75, 1.0),
+    )
+    """Shares of the pairs that such a first pass would send to the simulator."""
+    layers_at_once: bool = False
+    """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
     fewer: float = Field(0.25, gt=0, lt=1)
     """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
     10K)."""

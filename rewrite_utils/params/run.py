@@ -49,6 +49,13 @@ class Params(Section):
                     f"{self.corpus.row_tokens} tokens with BOS: at most "
                     f"{self.corpus.row_tokens - 1}"
                 )
+        if self.corpus.faithful and (
+            self.explain.refine or "refined" in str(self.explain.compared)
+        ):
+            raise ValueError(
+                "explain.refine needs explain rows that are not scored, and corpus.faithful makes "
+                "them the same: set explain.refine = 0 or corpus.faithful = false"
+            )
         if self.rewrite.headline not in self.rewrite.calibrators:
             raise ValueError(
                 f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"

@@ -20,8 +20,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     UNHASHED: ClassVar[frozenset[str]] = frozenset()
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     def content(self) -> dict[str, Any]:
         """What determines a stage's result, as JSON-able values; fields in ``UNHASHED`` (speed,
-        or read only when a table is drawn) left out."""
-        return self.model_dump(mode="json", exclude=set(self.UNHASHED))
+        or read only when a table is drawn) left out, and those in ``LATER`` (added after stages
+        were made) while they have their default, so that such stages stay what they are."""
+        unset = {name for name in self.LATER if getattr(self, name) == self._default(name)}
+        return self.model_dump(mode="json", exclude=set(self.UNHASHED) | unset)
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default

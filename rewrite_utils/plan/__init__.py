@@ -10,6 +10,7 @@ from pathlib import Path
 from rewrite_utils.params import ROOT, Params
 from rewrite_utils.plan.checks import remarks, require_consistent
 from rewrite_utils.plan.costs import Cost, costs
+from rewrite_utils.plan.extras import options
 from rewrite_utils.plan.machine import EFFICIENCY, Machine, this_machine
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 
@@ -24,7 +25,7 @@ def plan(params: Params, *, machine: Machine | None = None) -> str:
     model = shape(params.subject.model)
     require_consistent(params, model)
     machine = machine or this_machine(ROOT)
-    planned = costs(params, model)
+    planned = [*costs(params, model), *options(params, model)]
     parts = [
         f"plan of run {params.name!r}: nothing is run\n",
         *_models(params),

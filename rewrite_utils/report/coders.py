@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from rewrite_utils.coders import CoderConfig
 from rewrite_utils.params import ROOT
+from rewrite_utils.report.show import stacked
 from rewrite_utils.stages import CACHED_SPLITS, SiteStages
 from rewrite_utils.stages.coders import RANDOM
 
@@ -55,6 +56,20 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return named
+
+
+def arms_shown(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Every site's arms of `quality` for reading, intervals over rows in brackets."""
+    table = stacked({name: site.quality for name, site in sites.items()})
+    return table[["site", "arm", "fvu"]].assign(
+        **{
+            "ΔCE (nats)": _bracketed(table, "delta"),
+            "over the coder": _bracketed(table, "over_coder"),
+            "recovered": _bracketed(table, "recovered", digits=2),
+            "rows": table["rows"],
+            "positions": table["positions"],
+        }
+    )
 
 
 def firing_rates(sites: Mapping[str, SiteStages]) -> dict[str, Float[ndarray, " latent"]]:

@@ -72,7 +72,7 @@ def simulation_headline(sites: Mapping[str, SiteStages]) -> str:
     """Mean AUROC of the ratings over latents, on evaluate windows."""
     parts = []
     for name, site in sites.items():
-        ratings = site.ratings("evaluate").expected.astype(np.float64)
+        ratings = site.ranked("evaluate")
         parts.append(
             f"{name}: rating AUROC {_interval(latent_aurocs(site.true('evaluate'), ratings), site)}"
         )

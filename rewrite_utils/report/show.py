@@ -76,14 +76,26 @@ def sentences(sites: Mapping[str, SiteStages], *, most: int) -> Html:
 
 
 def best_and_worst(sites: Mapping[str, SiteStages], *, each: int) -> Html:
-    """The sentences with the highest and the lowest AUROC."""
+    """The sentences with the highest and the lowest AUROC, each once, with intervals over
+    their windows."""
     rows = []
     for name, site in sites.items():
-        ranked = site.scores.dropna().sort_values("auroc", ascending=False)
-        for score in pd.concat([ranked.head(each), ranked.tail(each)]).itertuples():
-            sentence = site.sentences[int(score.latent)]
-            rows.append((name, score.latent, f"{score.auroc:.2f}", f"{score.f1:.2f}", sentence))
-    return display.table(rows, ["site", "latent", "AUROC", "F1", "sentence"])
+        ends = site.score_intervals()
+        ranked = site.scores.merge(ends, on="latent").dropna()
+        ranked = ranked.sort_values("auroc", ascending=False, kind="stable")
+        for row in pd.concat([ranked.head(each), ranked.iloc[each:].tail(each)]).itertuples():
+            auroc = f"{row.auroc:.2f} [{row.auroc_low:.2f}, {row.auroc_high:.2f}]"
+            said = [
+                f"{share:.0%} [{low:.0%}, {high:.0%}]"
+                for share, low, high in (
+                    (row.sensitivity, row.sensitivity_low, row.sensitivity_high),
+                    (row.specificity, row.specificity_low, row.specificity_high),
+                )
+            ]
+            sentence = site.sentences[int(row.latent)]
+            rows.append((name, row.latent, auroc, f"{row.f1:.2f}", *said, sentence))
+    header = ["site", "latent", "AUROC", "F1", "found of the firing", "left out of the silent"]
+    return display.table(rows, [*header, "sentence"])
 
 
 def one_prediction(site: SiteStages) -> Html:

@@ -1,6 +1,6 @@
 """Numbers of a run as tables, with the unit they were counted over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     rows = []
     for name, site in sites.items():
         for split in ("calibrate", "evaluate"):
-            expected = site.ratings(split).expected.astype(np.float64)
+            expected = site.ranked(split)
             true = site.true(split)
             active = true > 0
             rows.append(
@@ -97,25 +97,41 @@ def final_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 
 def verdict_table(final: pd.DataFrame) -> pd.DataFrame:
-    """The forest's numbers, and v1's and v2's statistics under their names."""
-    named = final.rename(
-        columns={
-            "minus_mean": "CE − mean ablation",
-            "delta": "ΔCE",
-            "v1_median": "v1: median |ΔCE|",
+    """The forest's numbers, each with its 95 % interval over windows.
+
+    "visible": the smallest difference to mean ablation that this many windows can see.
+    """
+    columns = {"site": final["site"], "source": final["source"], "windows": final["windows"]}
+    shown = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE − zero ablation": "minus_zero"}
+    columns |= {head: intervals(final, name) for head, name in shown.items()}
+    columns |= {"visible": final["detectable"], "CE recovered": intervals(final, "recovered")}
+    return pd.DataFrame(columns | {"KL": final["kl"], "FVU of the output": final["fvu"]})
+
+
+def paper_statistics(final: pd.DataFrame) -> pd.DataFrame:
+    """v1's and v2's statistics of the same losses under their names, beside ours."""
+    pairs = zip(final["v2_mean"], final["v2_se"], final["v2_windows"], strict=True)
+    return pd.DataFrame(
+        {
+            "site": final["site"],
+            "source": final["source"],
+            "windows": final["windows"],
+            "ours: mean ΔCE": intervals(final, "delta"),
+            "v1: median |ΔCE|": intervals(final, "v1_median"),
+            "v2: mean ΔCE ± SE": [f"{m:.3f} ± {s:.3f} (n = {n})" for m, s, n in pairs],
         }
     )
-    low, high = final["minus_mean_low"], final["minus_mean_high"]
-    named["95 %"] = [f"[{a:+.3f}, {b:+.3f}]" for a, b in zip(low, high, strict=True)]
-    pairs = zip(final["v2_mean"], final["v2_se"], strict=True)
-    named["v2: mean ΔCE ± SE"] = [f"{m:.3f} ± {s:.3f}" for m, s in pairs]
-    columns = ["site", "source", "windows", "ΔCE", "CE − mean ablation", "95 %", "recovered"]
-    return named[[*columns, "kl", "fvu", "v1: median |ΔCE|", "v2: mean ΔCE ± SE"]]
+
+
+def intervals(table: pd.DataFrame, name: str) -> list[str]:
+    """A column with its ``_low`` and ``_high`` as text."""
+    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    return [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in ends]
 
 
 def panel_title(site: SiteStages, order: str) -> str:
     """Site, hookpoint, which latents go first, windows."""
-    first = {"top": "best scores first", "random": "random order", "useful": "useful first"}
+    first = {"top": "best scores first", "random": "random order", "useful": "most useful first"}
     return (
         f"{site.name} ({site.hookpoint.name}), {first[order]}, n = {site.settings.evaluate_windows}"
     )
@@ -143,14 +159,16 @@ def windows(sites: Mapping[str, SiteStages]) -> int:
     return sum(site.settings.evaluate_windows for site in sites.values())
 
 
-def sensitivity_specificity(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+def sensitivity_specificity(
+    sites: Mapping[str, SiteStages], sources: Sequence[str] = ()
+) -> pd.DataFrame:
     """Both rates of every (latent, calibration) on evaluate windows, with its detection score."""
     rows = []
     for name, site in sites.items():
         true = site.true("evaluate")
         f1 = site.scores.set_index("latent")["f1"].reindex(site.simulated).to_numpy()
         threshold = _half_when_active(site)
-        for source in site.params.rewrite.calibrators:
+        for source in sources or site.params.rewrite.calibrators:
             said = site.estimates[source].values > threshold
             active = true > 0
             rows.append(

@@ -64,6 +64,15 @@ def spliced(
     or the values do not fit. The model is as before afterwards, whatever happens inside.
     """
     require_fit(subject, coder, hookpoint)
+    hooks = splice_hooks(coder, hookpoint, source, positions=positions)
+    with subject.bridge.hooks(fwd_hooks=hooks):
+        yield
+
+
+def splice_hooks(
+    coder: SparseCoder | None, hookpoint: Hookpoint, source: Source, *, positions: Positions
+) -> list[Hook]:
+    """The hooks of one splice; they belong to one model and hold nothing between passes."""
     kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -79,8 +88,7 @@ def spliced(
     hooks: list[Hook] = [(hookpoint.output_hook, replace)]
     if hookpoint.kind == "mlp":
         hooks.append((hookpoint.input_hook, keep(kept, hookpoint.input_hook)))
-    with subject.bridge.hooks(fwd_hooks=hooks):
-        yield
+    return hooks
 
 
 def require_fit(subject: Subject, coder: SparseCoder | None, hookpoint: Hookpoint) -> None:

@@ -5,6 +5,7 @@ row is run once; each patched token then passes the layers above the splice only
 keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from rewrite_utils.splice.context import Hook, keep, require_fit
 from rewrite_utils.splice.resuming import continued
 from rewrite_utils.splice.sources import Site, Source
 
-_TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
+TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
 
 
 class PatchedLosses(NamedTuple):
@@ -46,7 +47,7 @@ class ArmLosses(NamedTuple):
     """Its position in the row."""
 
 
-class _Clean(NamedTuple):
+class Clean(NamedTuple):
     """The untouched pass over some rows, at their scored positions."""
 
     cache: Cache
@@ -61,8 +62,11 @@ class _Clean(NamedTuple):
     """Next-token log-probabilities."""
 
 
-_Replace = Callable[[_Clean, Tensor, Tensor], Float[Tensor, "batch s arm d_model"]]
+_Replace = Callable[[Clean, Tensor, Tensor], Float[Tensor, "batch s arm d_model"]]
 """(clean pass over some rows, their indices [batch], positions [batch s]) → what stands there."""
+
+Later = Callable[[Tensor, Tensor, Tensor], Sequence[Hook]]
+"""(indices of rows [batch], positions [batch query], arms [query]) → hooks on the layers above."""
 
 
 def patched_losses(
@@ -72,14 +76,14 @@ def patched_losses(
     positions: Int[Tensor, " batch"],
     outputs: Float[Tensor, "batch arm d_model"],
     *,
-    tokens: int = _TOKENS,
+    tokens: int = TOKENS,
 ) -> PatchedLosses:
     """One patched position a row, as in the paper: [batch arm], [batch] and [batch arm].
 
     ``tokens``: patched tokens passed at once. ValueError at the BOS or where no token follows.
     """
     mask = torch.zeros(rows.shape, dtype=torch.bool).scatter(1, positions.cpu()[:, None], True)
-    found = _losses(
+    found = grid_losses(
         subject,
         hookpoint,
         rows,
@@ -98,10 +102,10 @@ def patched_losses_everywhere(
     positions: Bool[Tensor, "batch pos"],
     outputs: Float[Tensor, "batch pos arm d_model"],
     *,
-    tokens: int = _TOKENS,
+    tokens: int = TOKENS,
 ) -> PatchedLosses:
     """``patched_losses`` at every True position, each alone: [batch pos arm], NaN elsewhere."""
-    return _losses(
+    return grid_losses(
         subject,
         hookpoint,
         rows,
@@ -120,7 +124,7 @@ def arm_losses(
     rows: Int[Tensor, "batch pos"],
     positions: Bool[Tensor, "batch pos"],
     *,
-    tokens: int = _TOKENS,
+    tokens: int = TOKENS,
 ) -> ArmLosses:
     """Every source at every True position, each patched alone; the coder is run on the way.
 
@@ -130,22 +134,36 @@ def arm_losses(
     mask = positions.cpu()
     error = torch.full((*rows.shape, len(sources)), torch.nan)
 
-    def replace(clean: _Clean, these: Tensor, where: Tensor) -> Tensor:
-        inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
-        row = these.repeat_interleave(where.shape[1])
-        site = Site(coder, inputs, outputs, row, where.flatten(), len(rows))
-        arms = torch.stack([source.output(site) for source in sources], dim=1)
-        squares = (arms - outputs[:, None]).square().sum(-1)
-        error[these[:, None], where] = squares.unflatten(0, where.shape).cpu()
-        return arms.unflatten(0, where.shape)
+    def replace(clean: Clean, these: Tensor, where: Tensor) -> Tensor:
+        arms = arm_outputs(coder, sources, clean, these, where, n_rows=len(rows))
+        squares = (arms - clean.outputs[:, :, None]).square().sum(-1)
+        error[these[:, None], where] = squares.cpu()
+        return arms
 
-    found = _losses(subject, hookpoint, rows, mask, replace, n_arms=len(sources), tokens=tokens)
+    found = grid_losses(subject, hookpoint, rows, mask, replace, n_arms=len(sources), tokens=tokens)
     scored = PatchedLosses(*(grid[mask] for grid in found))
     return ArmLosses(scored, error[mask], *mask.nonzero(as_tuple=True))
 
 
+def arm_outputs(
+    coder: SparseCoder | None,
+    sources: Sequence[Source],
+    clean: Clean,
+    these: Int[Tensor, " batch"],
+    where: Int[Tensor, "batch s"],
+    *,
+    n_rows: int,
+) -> Float[Tensor, "batch s arm d_model"]:
+    """What each source puts at the scored positions of the rows ``these``."""
+    inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
+    row = these.repeat_interleave(where.shape[1])
+    site = Site(coder, inputs, outputs, row, where.flatten(), n_rows)
+    arms = torch.stack([source.output(site) for source in sources], dim=1)
+    return arms.unflatten(0, where.shape)
+
+
 @torch.no_grad()
-def _losses(
+def grid_losses(
     subject: Subject,
     hookpoint: Hookpoint,
     rows: Int[Tensor, "batch pos"],
@@ -154,8 +172,12 @@ def _losses(
     *,
     n_arms: int,
     tokens: int,
+    later: Later | None = None,
 ) -> PatchedLosses:
-    """The common core, as grids [batch pos …] that are NaN outside the mask."""
+    """The common core, as grids [batch pos …] that are NaN outside the mask.
+
+    ``later`` changes what happens above the first splice.
+    """
     subject.hookpoint(hookpoint.name)
     _require_scorable(mask)
     loss, kl = (torch.full((*rows.shape, n_arms), torch.nan) for _ in range(2))
@@ -164,7 +186,8 @@ def _losses(
         part = rows[these].to(subject.device)
         clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
         outputs = replace(clean, these, where).to(clean.after)
-        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens)
+        above = functools.partial(later, these) if later else None
+        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
         at = these[:, None], where
         loss[at], base[at], kl[at] = (x.cpu() for x in found)
     return PatchedLosses(loss, base, kl)
@@ -198,7 +221,7 @@ def _clean_pass(
     hookpoint: Hookpoint,
     rows: Int[Tensor, "batch pos"],
     where: Int[Tensor, "batch s"],
-) -> _Clean:
+) -> Clean:
     """Run the untouched model up to the last scored position; logits at scored positions only."""
     kept: dict[str, Tensor] = {}
     batch = torch.arange(len(rows), device=rows.device)[:, None]
@@ -215,30 +238,33 @@ def _clean_pass(
         raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
     inputs, outputs, stream = (kept[name][batch, where].float() for name in names)
     log_p = logits[0].unflatten(0, where.shape).float().log_softmax(-1)
-    return _Clean(cache, inputs, outputs, stream, log_p)
+    return Clean(cache, inputs, outputs, stream, log_p)
 
 
 def _patched_pass(
     subject: Subject,
     hookpoint: Hookpoint,
-    clean: _Clean,
+    clean: Clean,
     rows: Int[Tensor, "batch pos"],
     where: Int[Tensor, "batch s"],
     outputs: Float[Tensor, "batch s arm d_model"],
     tokens: int,
+    above: Callable[[Tensor, Tensor], Sequence[Hook]] | None,
 ) -> PatchedLosses:
     """Pass every (position, arm) through the layers above the splice, some at a time."""
     n_sites, n_arms = outputs.shape[1:3]
     residual = clean.after[:, :, None] + (outputs - clean.outputs[:, :, None])
     residual, where = residual.flatten(1, 2), where.to(rows.device)
     site = torch.arange(n_sites, device=rows.device).repeat_interleave(n_arms)
+    arm = torch.arange(n_arms, device=rows.device).repeat(n_sites)
     target = rows.gather(1, where + 1)[..., None]
     step = max(1, min(len(site), rows.shape[1], tokens // len(rows)))
     loss, kl = [], []
     for start in range(0, len(site), step):
         part = slice(start, start + step)
         at = where[:, site[part]]
-        log_q = continued(subject, hookpoint.layer, clean.cache, residual[:, part], at)
+        hooks = above(at, arm[part]) if above else ()
+        log_q = continued(subject, hookpoint.layer, clean.cache, residual[:, part], at, hooks=hooks)
         log_p = clean.log_p[:, site[part]]
         loss.append(-log_q.gather(2, target[:, site[part]])[..., 0])
         kl.append((log_p.exp() * (log_p - log_q)).sum(-1))

@@ -6,7 +6,7 @@ log-probabilities. Equal to running the whole row again with the changed token.
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -23,10 +23,12 @@ def continued(
     cache: Cache,
     residual: Float[Tensor, "batch query d_model"],
     at: Int[Tensor, "batch query"],
+    *,
+    hooks: Sequence[Hook] = (),
 ) -> Float[Tensor, "batch query vocab"]:
     """Next-token log-probabilities of tokens with this residual stream behind block ``layer``.
 
-    Each query sees the cached keys before its own position, and itself.
+    Each query sees the cached keys before its own position, and itself. ``hooks`` act on them.
     """
     dtype = subject.dtype
     n_past, n_queries = cache.get_seq_length(), at.shape[1]
@@ -37,7 +39,8 @@ def continued(
     mask = torch.zeros(seen.shape, dtype=dtype, device=at.device).masked_fill_(~seen, unseen)
     residual = residual.to(dtype)
     as_one_row: Hook = ("unembed.hook_in", lambda hidden, hook: hidden.flatten(0, 1)[None])
-    with _resuming_after(subject, layer, residual), subject.bridge.hooks(fwd_hooks=[as_one_row]):
+    acting = [*hooks, as_one_row]
+    with _resuming_after(subject, layer, residual), subject.bridge.hooks(fwd_hooks=acting):
         logits = subject.bridge(
             residual, past_key_values=_fork(cache), position_ids=at, attention_mask=mask
         )

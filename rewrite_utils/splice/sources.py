@@ -109,6 +109,24 @@ class GivenLatents:
 
 
 @dataclasses.dataclass(frozen=True)
+class OneLatent:
+    """True latents, one of them overwritten: ``GivenLatents`` for a single column, without a dense
+    decode."""
+
+    latent: int
+    """Which one."""
+    values: Float[Tensor, " batch"]
+    """Its activation in each row, in its own unit."""
+
+    def output(self, site: Site) -> Float[Tensor, "site d_model"]:
+        """The coder's own decode, moved along this latent's decoder direction."""
+        coder = site.require_coder()
+        change = self.values.to(site.inputs)[site.rows] - site.dense[:, self.latent]
+        decoded = coder.decode(site.latents, site.inputs)
+        return decoded + change[:, None] * coder.W_dec[self.latent]
+
+
+@dataclasses.dataclass(frozen=True)
 class GivenOutput:
     """The whole output replaced, coder or not: by zeros, by its mean."""
 

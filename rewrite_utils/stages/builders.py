@@ -14,17 +14,17 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from rewrite_utils import activations, quality, rewrite
-from rewrite_utils import explain as explaining
-from rewrite_utils import score as scoring
+from rewrite_utils import activations, quality, rewrite, usefulness
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
 from rewrite_utils.corpus import load_corpus
+from rewrite_utils.engines.opening import open_engine
 from rewrite_utils.equivalence import next_token_losses
-from rewrite_utils.llm import Engine, open_engine
+from rewrite_utils.llm import Engine
 from rewrite_utils.models import load_subject
-from rewrite_utils.params import LLM, SPLITS, ParameterError
+from rewrite_utils.params import LLM, SPLITS, Simulate
 from rewrite_utils.runs import require_space
+from rewrite_utils.simulate.contrast import contrast_texts
 from rewrite_utils.windows import window_tokens
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
-VERSIONS = {"01_quality": 2, "02_latents": 2, "03_explanations": 2, "04_scores": 2}
-VERSIONS |= {"05_simulation": 2}
+VERSIONS = {"01_quality": 2, "02_latents": 2, "03_explanations": 3, "04_scores": 3}
+VERSIONS |= {"05_simulation": 3}
 """Raised when a builder would give other content from the same parameters; 1 for the others."""
 
 
@@ -47,6 +47,9 @@ def engine(llm: LLM) -> Engine:
         max_tokens=llm.context,
         threads=llm.threads or None,
         memory_gb=llm.memory_gb,
+        address=llm.address,
+        workers=llm.workers,
+        worker_engine=llm.worker_engine,
     )
 
 
@@ -106,91 +109,19 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
     return {split: list(rows.shape) for split, rows in tokens.items()}
 
 
-def make_explanations(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """One sentence a described latent."""
-    cache, latents = site.cache("explain"), site.described.tolist()
-    llm = engine(site.params.explainer)
-    before = llm.usage
-    table = explaining.explain(
-        cache,
-        latents,
-        llm,
-        site.params.explain,
-        token_texts=site.texts,
-        skip=site.subject.tokenizer.all_special_ids,
-        seed=site.params.seed,
-        folder=folder,
-    )
-    usage = llm.usage.since(before)
-    table.to_parquet(folder / "explanations.parquet")
-    failures = int(table["sentence"].isna().sum())
-    return {"units": len(table), "failures": failures, "usage": usage._asdict()}
-
-
-def make_curated(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """The explainer's table with the curated sentences in it; no LLM is asked."""
-    table = pd.read_parquet(site.explanations_stage / "explanations.parquet").set_index("latent")
-    unknown = sorted(set(site.curated) - set(table.index))
-    if unknown:
-        raise ParameterError(
-            f"explain.curated has a sentence for latent {unknown[0]} of site {site.name!r}, which "
-            "is not among the described ones: raise sites.<site>.described or remove the sentence"
-        )
-    for column in ("sentence", "explanation"):
-        table.loc[list(site.curated), column] = list(site.curated.values())
-    table.reset_index().to_parquet(folder / "explanations.parquet")
-    return {"units": len(site.curated)}
-
-
-def make_scores(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """Detection judgements of every sentence."""
-    cache, sentences = site.cache("score"), site.sentences
-    llm = engine(site.params.explainer)
-    before = llm.usage
-    table = scoring.judge(
-        cache,
-        sentences,
-        llm,
-        site.params.score,
-        token_texts=site.texts,
-        seed=site.params.seed,
-        folder=folder,
-    )
-    usage = llm.usage.since(before)
-    table.to_parquet(folder / "judgements.parquet")
-    return {"units": len(sentences), "usage": usage._asdict()}
-
-
-def make_simulation(site: "SiteStages", folder: Path) -> dict[str, Any]:
-    """The simulator's ratings of the calibrate and the evaluate windows."""
-    descriptions = [description(site, latent, text) for latent, text in site.sentences.items()]
-    texts = {split: window_texts(site, split) for split in SIMULATED}
-    llm = engine(site.params.simulator)
-    before = llm.usage
-    for split, windows in texts.items():
-        (folder / split).mkdir(exist_ok=True)
-        simulating.simulate(
-            windows,
-            descriptions,
-            llm,
-            align=site.params.simulate.align,
-            folder=folder / split,
-            name=f"{site.name}, {split}",
-        )
-    usage = llm.usage.since(before)
-    pairs = len(descriptions) * sum(len(windows) for windows in texts.values())
-    return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
-
-
-def description(site: "SiteStages", latent: int, sentence: str) -> str:
+def description(
+    site: "SiteStages", latent: int, sentence: str, asked: Simulate | None = None
+) -> str:
     """What the simulator reads about one latent, if this were its sentence."""
-    asked = site.params.simulate
-    f1 = site.scores.set_index("latent")["f1"] if asked.show_score else {}
+    asked = asked or site.params.simulate
     return simulating.described(
         sentence,
         latent=latent,
         rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
-        score=float(f1[latent]) if asked.show_score else None,
+        score=site.f1_of(latent) if asked.show_score else None,
+        contrast=contrast_texts(
+            site.cache("explain"), latent, count=asked.show_contrast, token_texts=site.texts
+        ),
     )
 
 
@@ -198,7 +129,7 @@ def window_texts(site: "SiteStages", split: str) -> list[simulating.Window]:
     """The windows of a split as the simulator reads them."""
     length = site.params.simulate.window_tokens
     ids = window_tokens(site.cache(split), site.simulated_windows(split), length)
-    return [simulating.Window.of(site.texts(row)) for row in ids]
+    return [simulating.Window.of(site.quoted(row)) for row in ids]
 
 
 def make_rewrite(site: "SiteStages", folder: Path) -> dict[str, Any]:
@@ -234,6 +165,28 @@ def _measure(
         seed=site.params.seed,
         name=f"{site.name}, {what}",
     )
+
+
+def make_usefulness(site: "SiteStages", folder: Path) -> dict[str, Any]:
+    """Losses at the calibrate windows with one latent predicted or at its mean, all others true.
+
+    Each window is predicted by a calibration fitted on the other rows of text.
+    """
+    windows, name = site.simulated_windows("calibrate"), site.params.rewrite.headline
+    told = site.evidence.held_out(name, windows.rows, seed=site.params.seed).astype(np.float32)
+    mean = np.tile(site.evidence.target.mean.astype(np.float32), (len(told), 1))
+    arms = {usefulness.PREDICTED: told, usefulness.MEAN: mean}
+    table = usefulness.measure(
+        site.subject,
+        site.hookpoint,
+        site.coder,
+        site.cache("calibrate").tokens,
+        windows,
+        {(j, arm): v[:, i] for arm, v in arms.items() for i, j in enumerate(site.simulated)},
+        name=f"{site.name}, one latent at a time",
+    )
+    table.to_parquet(folder / "losses.parquet")
+    return {"units": len(table), "windows": len(windows.rows)}
 
 
 def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:

@@ -151,6 +151,13 @@ class CodedSite:
         ranked = np.argsort(-np.where(alive, self.energy, -1), kind="stable")
         return np.sort(ranked[:wanted])
 
+    def _finished(self, name: str, content: dict[str, Any], inputs: list[Stage]) -> bool:
+        """Whether a stage is there already; nothing is made but its inputs."""
+        version = builders.VERSIONS.get(name, 1)
+        return self.run.finished(
+            f"{name}.{self.name}", parameters=content, inputs=inputs, version=version
+        )
+
     def _stage(
         self, name: str, build: Build, content: dict[str, Any], inputs: list[Stage]
     ) -> Stage:

@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import explain as explaining
-from rewrite_utils import measure, rewrite
+from rewrite_utils import measure, rewrite, usefulness
 from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
 from rewrite_utils.runs import Run, Stage
+from rewrite_utils.simulate import Ratings
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED
 from rewrite_utils.stages.told import ToldSite
@@ -38,8 +38,10 @@ class SiteStages(ToldSite):
             "rewrite": self.params.rewrite.content(),
             "control_windows": self.settings.control_windows,
             "seed": self.params.seed,
-        }
+        } | self.params.score.reading()
         inputs = [self.scores_stage, self.simulation_stage]
+        if "useful" in self.params.rewrite.orders:
+            inputs.append(self.usefulness_stage)
         return self._stage("07_rewrite", builders.make_rewrite, content, inputs)
 
     @functools.cached_property
@@ -97,26 +99,40 @@ class SiteStages(ToldSite):
     def shown(self) -> str:
         """The evidence about the first described latent as its prompt shows it."""
         latent = int(self.described[0])
-        return explaining.evidence(
-            self.cache("explain"),
-            [latent],
-            self.params.explain,
-            token_texts=self.texts,
-            skip=self.subject.tokenizer.all_special_ids,
-            seed=self.params.seed,
-        )[latent].text
+        return self.evidence_source.questions([latent])[latent].text
 
     @property
     def rankings(self) -> dict[str, Float[ndarray, " simulated"]]:
-        """What puts the simulated latents in order: detection F1, and share of the output."""
-        f1 = self.scores.set_index("latent")["f1"].reindex(self.simulated)
-        return {"top": f1.to_numpy(np.float64), "useful": self.energy[self.simulated]}
+        """What puts the simulated latents in order: detection F1; if asked for, usefulness."""
+        tables = {"top": self.scores["f1"].set_axis(self.scores["latent"])}
+        if "useful" in self.params.rewrite.orders:
+            useful = self.usefulness
+            tables["useful"] = useful["usefulness"].set_axis(useful["latent"])
+        return {
+            order: values.reindex(self.simulated).to_numpy(np.float64)
+            for order, values in tables.items()
+        }
+
+    @functools.cached_property
+    def usefulness_stage(self) -> Stage:
+        """The loss with each latent alone predicted or at its mean, at the calibrate windows."""
+        content = {"calibrator": self.params.rewrite.headline, "seed": self.params.seed}
+        made, inputs = builders.make_usefulness, [self.simulation_stage]
+        return self._stage("07_usefulness", made, content, inputs)
+
+    @functools.cached_property
+    def usefulness(self) -> pd.DataFrame:
+        """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
+        losses = pd.read_parquet(self.usefulness_stage / "losses.parquet")
+        resamples = self.params.rewrite.bootstrap
+        return usefulness.usefulness(losses, seed=self.params.seed, resamples=resamples)
 
     @functools.cached_property
     def evidence(self) -> Evidence:
         """Ratings beside the truth at the calibrate windows: what calibrators are fitted on."""
         target = target_of(self.cache("calibrate"), np.array(self.simulated))
-        return Evidence(self.ratings("calibrate"), self.true("calibrate"), target)
+        screened = self.params.simulate.screen < 1
+        return Evidence(self.ratings("calibrate"), self.true("calibrate"), target, screened)
 
     @functools.cached_property
     def estimates(self) -> dict[str, rewrite.Estimate]:
@@ -133,9 +149,15 @@ class SiteStages(ToldSite):
         )
         ratings = self.ratings("evaluate")
         told = {name: self.evidence.calibrated(name, ratings) for name in asked.calibrators}
-        order = derangement(len(latents), self.params.seed)
-        floor = self.evidence.shuffled(order).calibrated(asked.headline, shuffled(ratings, order))
+        floor = self._floor(ratings) if len(latents) > 1 else {}
         return {
             name: rewrite.Estimate(values, asked.orders)
-            for name, values in (free | told | {"shuffled explanations": floor}).items()
+            for name, values in (free | told | floor).items()
         }
+
+    def _floor(self, ratings: Ratings) -> dict[str, Float[ndarray, "window latent"]]:
+        """Ratings of other latents' sentences, calibrated as the headline; needs two latents."""
+        order, headline = derangement(len(self.simulated), self.params.seed), self.params.rewrite
+        floor = self.evidence.shuffled(order)
+        values = floor.calibrated(headline.headline, shuffled(ratings, order))
+        return {"shuffled explanations": values}

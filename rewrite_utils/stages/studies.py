@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import calibrate, measure, rewrite, studies
+from rewrite_utils import measure, rewrite, studies
 from rewrite_utils.activations import Windows
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.runs import Stage
@@ -23,8 +23,6 @@ from rewrite_utils.studies import Material
 
 TABLE = "table.parquet"
 QUANTILE = "quantile:type8"
-FOLDS = 24
-"""Rows of text are left out one by one, or in so many folds where there are more."""
 
 
 def studied(site: SiteStages) -> Int[ndarray, " latent"]:
@@ -132,19 +130,8 @@ def shrink(site: SiteStages) -> pd.DataFrame:
 
 def held_out(site: SiteStages, name: str) -> Float[ndarray, "window latent"]:
     """Estimates of every calibrate window by the calibration fitted on the other rows of text."""
-    known = site.evidence
-    method = calibrate.calibrator(name.removesuffix(rewrite.TOPK))
     groups = site.simulated_windows("calibrate").rows
-    return calibrate.cross_fit(
-        method,
-        known.ratings.expected,
-        known.true,
-        folds=min(FOLDS, len(np.unique(groups))),
-        generator=np.random.default_rng(site.params.seed),
-        digits=known.ratings.digits if method.reads_digits else None,
-        groups=groups,
-        target=known.target,
-    )
+    return site.evidence.held_out(name, groups, seed=site.params.seed)
 
 
 def few_windows(site: SiteStages) -> int:
@@ -181,7 +168,7 @@ def material(site: SiteStages) -> Material:
         site.cache("calibrate"),
         site.cache("evaluate"),
         studied(site),
-        rating_shape(site.ratings("calibrate").expected),
+        rating_shape(np.maximum(site.ranked("calibrate"), 0)),
         site.params.rated_positions,
         site.params.seed,
     )

@@ -1,113 +1,72 @@
-"""The half of the paper's diagram that is written in English: sentences, scores, ratings.
+"""What the simulator makes of the sentences, at the drawn windows.
 
-In: a site with its latents. Out: what the explainer says of them, how it scores, what the simulator
-makes of it at the drawn windows.
+In: a site with its sentences and their scores. Out: ratings beside the true activations.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from rewrite_utils import curated, prompts
-from rewrite_utils import score as scoring
+from rewrite_utils import prompts
 from rewrite_utils import simulate as simulating
 from rewrite_utils.activations import Windows
 from rewrite_utils.runs import Stage
-from rewrite_utils.stages import builders
+from rewrite_utils.stages import builders, rated
 from rewrite_utils.stages.builders import SIMULATED
-from rewrite_utils.stages.coded import CodedSite
+from rewrite_utils.stages.worded import WordedSite
 from rewrite_utils.windows import draw_windows
 
 
-class ToldSite(CodedSite):
+class ToldSite(WordedSite):
     """A site up to its ratings."""
-
-    @functools.cached_property
-    def explanations_stage(self) -> Stage:
-        """One sentence a described latent."""
-        content = {
-            "explain": self.params.explain.content(),
-            "llm": self.params.explainer.content(),
-            "prompt": prompts.digest("explain"),
-            "described": self.settings.described,
-            "seed": self.params.seed,
-        }
-        return self._stage(
-            "03_explanations", builders.make_explanations, content, [self.latents_stage]
-        )
-
-    @functools.cached_property
-    def curated(self) -> dict[int, str]:
-        """The sentences that the parameter ``explain.curated`` puts in place of the explainer's."""
-        file = self.params.explain.curated
-        return curated.read(file, site=self.name, coder=self.coder_stage.hash) if file else {}
-
-    @functools.cached_property
-    def sentences_stage(self) -> Stage:
-        """The explanations that count: the explainer's, curated sentences in their place."""
-        if not self.curated:
-            return self.explanations_stage
-        content = {"curated": {str(latent): text for latent, text in self.curated.items()}}
-        return self._stage("03_curated", builders.make_curated, content, [self.explanations_stage])
-
-    @functools.cached_property
-    def explanations(self) -> pd.DataFrame:
-        """One row a described latent; ``sentence`` is missing where the explainer failed."""
-        return pd.read_parquet(self.sentences_stage / "explanations.parquet")
-
-    @functools.cached_property
-    def sentences(self) -> dict[int, str]:
-        """The sentence of every latent that has one.
-
-        Raises ExplanationError when none has.
-        """
-        kept = self.explanations.dropna(subset=["sentence"])
-        if kept.empty:
-            replies = self.explanations_stage / "explanations.parquet"
-            raise simulating.ExplanationError(
-                f"none of the {len(self.explanations)} latents of site {self.name!r} got a "
-                f"sentence; the raw replies are in {replies}"
-            )
-        return dict(zip(kept["latent"].astype(int), kept["sentence"], strict=True))
-
-    @functools.cached_property
-    def scores_stage(self) -> Stage:
-        """Detection judgements on the score rows."""
-        content = {
-            "score": self.params.score.content(),
-            "llm": self.params.explainer.content(),
-            "prompt": prompts.digest("detect"),
-            "seed": self.params.seed,
-        }
-        return self._stage("04_scores", builders.make_scores, content, [self.sentences_stage])
-
-    @functools.cached_property
-    def judgements(self) -> pd.DataFrame:
-        """One row a (latent, window): active or not, and the probability of "yes"."""
-        return pd.read_parquet(self.scores_stage / "judgements.parquet")
-
-    @functools.cached_property
-    def scores(self) -> pd.DataFrame:
-        """Detection scores, one row a latent."""
-        return scoring.scores(self.judgements)
 
     @functools.cached_property
     def simulation_stage(self) -> Stage:
         """The simulator's rating of every (window, sentence)."""
+        return self._stage("05_simulation", rated.make_simulation, *self._simulation_key())
+
+    def simulate_part(self, part: simulating.Part) -> bool:
+        """Rate only some pairs now; what is rated is kept for the rest. True once all are.
+
+        Raises ValueError for a latent that has no sentence.
+        """
+        simulating.require_known(part, self.simulated)
+        make = functools.partial(rated.make_simulation, part=part)
+        try:
+            self._stage("05_simulation", make, *self._simulation_key())
+        except simulating.Unfinished:
+            return False
+        return True
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the ratings are there already; they are not made."""
+        return self._finished("05_simulation", *self._simulation_key())
+
+    def _simulation_key(self) -> tuple[dict[str, Any], list[Stage]]:
+        asked = self.params.simulate
         inputs = [self.sentences_stage]
-        if self.params.simulate.show_score:
+        if asked.show_score:
             inputs.append(self.scores_stage)
         content = {
-            "simulate": self.params.simulate.content(),
+            "simulate": asked.content(),
             "windows": [self.settings.calibrate_windows, self.settings.evaluate_windows],
             "llm": self.params.simulator.content(),
-            "prompt": prompts.digest("simulate"),
+            "prompt": prompts.digest(simulating.wording(asked)),
             "seed": self.params.seed,
+        } | (self.params.score.reading() if asked.show_score else {})
+        return content, inputs
+
+    @functools.cached_property
+    def descriptions(self) -> dict[int, str]:
+        """What the simulator reads about each simulated latent."""
+        return {
+            latent: builders.description(self, latent, sentence)
+            for latent, sentence in self.sentences.items()
         }
-        return self._stage("05_simulation", builders.make_simulation, content, inputs)
 
     @property
     def simulated(self) -> list[int]:
@@ -136,6 +95,14 @@ class ToldSite(CodedSite):
     def ratings(self, split: str) -> simulating.Ratings:
         """The simulator's ratings of a split's windows, columns as in ``simulated``."""
         return simulating.read_ratings(self.simulation_stage / split)
+
+    def ranked(self, split: str) -> Float[ndarray, "window latent"]:
+        """E as it ranks pairs: those that screening left out stand below all others, at −1."""
+        return np.nan_to_num(self.ratings(split).expected.astype(np.float64), nan=-1.0)
+
+    def sent(self, split: str) -> Bool[ndarray, "window latent"]:
+        """Which pairs went to the simulator: all of them unless ``simulate.screen`` is below 1."""
+        return simulating.read_sent(self.simulation_stage / split)
 
     def true(self, split: str) -> Float[ndarray, "window latent"]:
         """True activations at the simulated windows of the simulated latents."""

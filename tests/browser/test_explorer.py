@@ -113,6 +113,20 @@ def test_an_edited_sentence_moves_the_numbers(edited):
     shot(page, beside, "explorer-edit")
     live.get_by_role("button", name="keep").click()
     expect(card_of(live)).to_contain_text(SENTENCE)
+    before = card_of(live).inner_html()
+    live.get_by_role("button", name="predict in the windows").click()
+    page.wait_for_function("([node, old]) => node.innerHTML !== old",
+                           arg=[card_of(live).element_handle(), before],
+                           timeout=10 * MINUTES)  # fmt: skip
+
+
+def test_the_list_of_latents_stands_in_columns(edited):
+    letters = (
+        edited["live"]
+        .locator(".widget-select select")
+        .first.evaluate("node => getComputedStyle(node).fontFamily")
+    )
+    assert letters == "monospace"
 
 
 def test_dark_is_readable(edited):

@@ -12,8 +12,14 @@ from rewrite_utils.coders import SparseCoder
 
 
 def cosines(coder: SparseCoder, latent: int) -> Float[ndarray, " latent"]:
+    """``direction_cosines`` of a coder's decoder."""
+    return direction_cosines(coder.W_dec.detach().float().numpy(), latent)
+
+
+def direction_cosines(
+    decoder: Float[ndarray, "latent d_out"], latent: int
+) -> Float[ndarray, " latent"]:
     """Cosine of every latent's decoder direction with this one's; 0 for a direction of length 0."""
-    decoder = coder.W_dec.detach().float().numpy()
     lengths = np.linalg.norm(decoder, axis=1)
     return decoder @ decoder[latent] / np.maximum(lengths * lengths[latent], 1e-12)
 

@@ -1,0 +1,82 @@
+"""The simulation alone, whole or in part: ``python -m rewrite_utils.simulate params/x.yaml``.
+
+Makes what it needs first. ``--limit`` and ``--latents`` do part of the work and keep it; the next
+call, of whatever size, goes on from there, as it does after a kill.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rewrite_utils.llm import EngineError
+from rewrite_utils.params import ParameterError
+from rewrite_utils.runs import open_run
+from rewrite_utils.series import overrides_of
+from rewrite_utils.simulate.running import Part
+from rewrite_utils.stages import SiteStages, open_sites
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    asked = _parser().parse_args(arguments)
+    try:
+        sites = open_sites(open_run(asked.params_file, overrides_of(asked.set)))
+        part = Part(asked.limit, tuple(asked.latents))
+        for name, site in _chosen(sites, asked.site).items():
+            whole = site.simulate_part(part)
+            where = site.simulation_stage.folder if whole else "kept, not yet whole"
+            sys.stdout.write(f"{name}: {where}\n")
+    except (ParameterError, ValueError, EngineError) as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
+    return 0
+
+
+def _chosen(sites: dict[str, SiteStages], name: str) -> dict[str, SiteStages]:
+    if name and name not in sites:
+        raise ParameterError(f"no site {name!r}; there are {', '.join(sites)}")
+    return {name: sites[name]} if name else sites
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewrite_utils.simulate",
+        description="Rate windows with the simulator; what is there is kept and not asked again.",
+    )
+    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    parser.add_argument("--site", default="", help="one site; default: all of them")
+    parser.add_argument(
+        "--limit", type=_count, metavar="BLOCKS", help="so many blocks of each split (4 windows)"
+    )
+    parser.add_argument(
+        "--latents", type=_numbers, default=(), metavar="3,17", help="only these latents"
+    )
+    parser.add_argument(
+        "-p",
+        dest="set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter by its dotted name",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of blocks: use 1 or more")
+    return int(text)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of latents: use numbers with commas, 3,17"
+        ) from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

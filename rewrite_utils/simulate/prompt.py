@@ -1,0 +1,135 @@
+"""What the simulator reads: a window with its last token marked, a description, and their order.
+
+In: token texts and a sentence. Out: the two parts of a prompt, the one that many pairs share and
+the pair's own. The wording is in ``prompts/simulate*.txt``. Paper §5.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from rewrite_utils import prompts
+from rewrite_utils.llm import Prompt
+
+Order = Literal["window_first", "explanation_first", "original"]
+FILES: dict[str, str] = {
+    "window_first": "simulate",
+    "explanation_first": "simulate_explanation_first",
+    "original": "simulate_original",
+}
+"""The prompt of each order."""
+CUTS = {"window_first": "\nDescription:", "explanation_first": "\nText:", "original": "{pad}"}
+"""Behind this text the pair's own part begins."""
+
+
+class ExplanationError(ValueError):
+    """A sentence that the simulator cannot be asked about."""
+
+
+def described(
+    sentence: str,
+    *,
+    rate: float | None = None,
+    score: float | None = None,
+    contrast: Sequence[str] = (),
+    latent: int,
+) -> str:
+    """The description in the prompt: the sentence, and if asked for the firing rate, the score and
+    tokens that it does not respond to.
+
+    Raises ExplanationError: the sentence is missing or empty.
+    """
+    if not isinstance(sentence, str) or not sentence.strip():
+        raise ExplanationError(
+            f"latent {latent} has no explanation ({sentence!r}): leave it out or explain it again"
+        )
+    notes = []
+    if contrast:
+        notes.append(f"not {', '.join(contrast)}")
+    if rate is not None:
+        notes.append(f"responds to 1 in {max(1, round(1 / max(rate, 1e-9))):,} tokens")
+    if score is not None:
+        notes.append(f"score {score:.2f}")
+    return "; ".join([sentence.strip(), *notes])
+
+
+class Window(NamedTuple):
+    """A window as the simulator reads it."""
+
+    pieces: tuple[str, ...]
+    """The exact text of each token, the rated one last."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Window":
+        """From the exact texts of the window's tokens."""
+        return cls(tuple(texts))
+
+    @property
+    def text(self) -> str:
+        """The tokens' text, the last one between « and »."""
+        *before, last = self.pieces
+        return "".join(before) + f"«{last}»"
+
+    @property
+    def token(self) -> str:
+        """The last token once more, alone: a small simulator finds it far better so."""
+        return self.pieces[-1].strip() or repr(self.pieces[-1])
+
+
+class Layout:
+    """One order of a prompt's parts; what comes first is shared, so it is computed once.
+
+    window_first: the window is shared by all sentences. explanation_first: the sentence by all
+    windows. original: sentence, then window, and all but the few-shots anew for every pair.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        align: int,
+        order: Order = "window_first",
+    ) -> None:
+        """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
+        self.order = order
+        self._tokenizer = tokenizer
+        self._align = align
+        whole = prompts.rendered(tokenizer, FILES[order])
+        cut = whole.index(CUTS[order], whole.index("{pad}")) + len(CUTS[order])
+        head, _, self._shared = whole[:cut].partition("{pad}")
+        self._own = whole[cut:]
+        self._encode = functools.lru_cache(4096)(self._tokens)
+        self._head = self._tokens(head)
+        self._filler = self._tokens("\n")
+
+    @property
+    def latents_outside(self) -> bool:
+        """True where the prompts of one sentence should follow each other, not those of a
+        window."""
+        return self.order == "explanation_first"
+
+    def prompt(self, window: Window, description: str) -> Prompt:
+        """The two parts for one pair."""
+        return Prompt(self.shared(window, description), self.own(window, description))
+
+    def shared(self, window: Window, description: str) -> tuple[int, ...]:
+        """The part that follows from one of the two alone (or, original, from neither)."""
+        return self._filled(self._fill(self._shared, window, description))
+
+    def own(self, window: Window, description: str) -> tuple[int, ...]:
+        """The rest, up to the forced beginning of the answer."""
+        return self._encode(self._fill(self._own, window, description))
+
+    def _filled(self, text: str) -> tuple[int, ...]:
+        """The few-shots, the filling, the text."""
+        tokens = self._encode(text)
+        missing = -(len(self._head) + len(tokens)) % self._align
+        return (*self._head, *(self._filler * missing), *tokens)
+
+    def _fill(self, text: str, window: Window, description: str) -> str:
+        return prompts.filled(text, window=window.text, token=window.token, explanation=description)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,147 @@
+"""What the simulator said, in memory and on disk: a zarr group, windows × latents, float16.
+
+Before all of it is there, unfinished blocks wait beside it as npz files: NaN is a pair that was not
+asked yet. In the finished group NaN is a pair that screening left out, listed in ``sent``; nothing
+else may be missing.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import zarr
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+DIGITS = np.arange(10, dtype=np.float32)
+RESULT = "predictions.zarr"
+SENT, EVERYWHERE = "sent", "everywhere"
+
+
+class Ratings(NamedTuple):
+    """What the simulator said of a block of windows."""
+
+    expected: Float[ndarray, "window latent"]
+    """E = Σ p(d)·d over the ten digits, renormalised: 0 … 9, float16."""
+    digits: Float[ndarray, "window latent digit"]
+    """Probability of each digit, renormalised, float16."""
+    mass: Float[ndarray, "window latent"]
+    """Probability that the model gave to the ten digits together, before renormalising, float16."""
+
+
+def expected_rating(
+    probabilities: Float[ndarray, "*shape digit"],
+) -> Float[ndarray, "*shape"]:
+    """E = Σ p(d)·d / Σ p(d) (paper §5): renormalised, so that a stray token changes nothing.
+
+    Raises ValueError on NaN or when no digit has any probability.
+    """
+    total = probabilities.sum(-1)
+    if not np.isfinite(total).all() or (total <= 0).any():
+        raise ValueError(
+            "digit probabilities are NaN or all zero: the simulator's weights are damaged"
+        )
+    return (probabilities @ DIGITS) / total
+
+
+class Block:
+    """Some windows × some latents on their way: arrays by name, [window latent …], NaN = not
+    asked."""
+
+    def __init__(self, file: Path, shape: tuple[int, int]) -> None:
+        """What ``file`` holds, or nothing yet."""
+        self._file = file
+        self.shape = shape
+        self.arrays: dict[str, ndarray] = {}
+        if file.exists():
+            with np.load(file) as stored:
+                self.arrays = dict(stored)
+
+    @property
+    def asked(self) -> Bool[ndarray, "window latent"]:
+        """Which pairs have been asked."""
+        if not self.arrays:
+            return np.zeros(self.shape, bool)
+        return ~np.isnan(self.arrays["expected"])
+
+    def fill(
+        self,
+        row: Int[ndarray, " pair"],
+        column: Int[ndarray, " pair"],
+        found: Mapping[str, ndarray],
+    ) -> None:
+        """Put answers [pair …] in their places and write the file, whole or not at all.
+
+        Raises ValueError on NaN, and then writes nothing.
+        """
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"the simulator's {name} is NaN or infinite; nothing was written")
+            if name not in self.arrays:
+                empty = (*self.shape, *values.shape[1:])
+                self.arrays[name] = np.full(empty, np.nan, np.float16)
+            self.arrays[name][row, column] = values
+        temporary = unfinished(self._file)
+        np.savez(temporary, **self.arrays)
+        temporary.replace(self._file)
+
+
+def unfinished(file: Path) -> Path:
+    """Where a block is while it is being written."""
+    return file.with_suffix(".tmp.npz")
+
+
+def write_group(
+    folder: Path, blocks: Iterable[Mapping[str, ndarray]], *, axis: int, sent: ndarray | None
+) -> None:
+    """Join the blocks along ``axis`` into one group chunked by latent; whole or not at all.
+
+    ``sent`` [window latent]: the pairs that were asked, where screening left some out.
+    """
+    parts = list(blocks)
+    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
+    if sent is not None:
+        joined[SENT] = sent
+    partial = folder / f"{RESULT}.partial"
+    group = zarr.open_group(partial, mode="w")
+    for name, whole in joined.items():
+        chunks = (len(whole), min(256, whole.shape[1]), *whole.shape[2:])
+        # A chunk that is lost must not read as a rating of 0.
+        missing = np.nan if whole.dtype.kind == "f" else False
+        group.create_array(name, data=whole, chunks=chunks, fill_value=missing)
+    partial.replace(folder / RESULT)
+
+
+def read_ratings(folder: Path) -> Ratings:
+    """The ratings of a finished simulation, whole; NaN where screening left a pair out.
+
+    Raises ValueError where a pair that was sent has no rating.
+    """
+    group = zarr.open_group(folder / RESULT, mode="r")
+    ratings = Ratings(*(np.asarray(group[field]) for field in Ratings._fields))
+    missing = np.isnan(ratings.expected)
+    if missing.any() and (missing & read_sent(folder)).any():
+        raise ValueError(f"{folder / RESULT} has NaN for pairs that were rated; rate them again")
+    return ratings
+
+
+def read_sent(folder: Path) -> Bool[ndarray, "window latent"]:
+    """Which pairs of a finished simulation went to the simulator; all of them without screening."""
+    group = zarr.open_group(folder / RESULT, mode="r")
+    if SENT in group:
+        return np.asarray(group[SENT])
+    return np.ones(group["expected"].shape, bool)
+
+
+def read_everywhere(folder: Path) -> Float[ndarray, "window latent token"]:
+    """E at every token of the windows, where the simulator rated them all in one pass.
+
+    Raises ValueError for a simulation of last tokens only.
+    """
+    group = zarr.open_group(folder / RESULT, mode="r")
+    if EVERYWHERE not in group:
+        raise ValueError(
+            f"{folder / RESULT} holds ratings of last tokens only: run it with simulate.mode: all"
+        )
+    return np.asarray(group[EVERYWHERE])
