@@ -143,7 +143,7 @@ def checkpoint_curve(axes: Axes, curve: pd.DataFrame, arms: pd.DataFrame, *, tit
     axes.set(xlabel="training step (log)", ylabel="CE (nats)", title=title)
     shown = _apart(curve["step"].tolist())
     axes.set_xticks(np.log2(1 + np.array(shown)), [f"{step:,}" for step in shown])
-    axes.legend(fontsize=7, loc="lower left")
+    axes.legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def training_shares(axes: Axes, arms: pd.DataFrame, *, final: int, title: str) -> None:

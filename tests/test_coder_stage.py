@@ -279,6 +279,16 @@ def test_a_line_joins_only_coders_that_differ_in_nothing_else(kinds, drawing):
     assert axis.get_title().startswith("MLP, by width (n = ")
 
 
+def test_the_committed_kinds_are_the_four_of_the_paper_and_the_controls():
+    shown = report.shown_coders(report.committed_coders("kinds"))
+    assert {"transcoder", "skip transcoder", "SAE", "random transcoder", "random SAE"} == set(
+        shown["kind"]
+    )
+    assert {"FVU", "CE recovered", "range (nats)", "L0", "dead"} <= set(shown.columns)
+    with pytest.raises(FileNotFoundError, match="params/beyond/nothing.yaml --only 11"):
+        report.committed_coders("nothing")
+
+
 def test_an_mlp_and_a_residual_stream_do_not_share_a_scale(kinds, drawing):
     figure = coder_plots.coder_figure(report.coder_table(kinds), y="FVU")
     titles = [axis.get_title().split(" (")[0] for axis in figure.axes]
