@@ -285,7 +285,7 @@ def test_the_committed_kinds_are_the_four_of_the_paper_and_the_controls():
         shown["kind"]
     )
     assert {"FVU", "CE recovered", "range (nats)", "L0", "dead"} <= set(shown.columns)
-    with pytest.raises(FileNotFoundError, match="params/beyond/nothing.yaml --only 11"):
+    with pytest.raises(FileNotFoundError, match=r"params/beyond/nothing\.yaml --only 11"):
         report.committed_coders("nothing")
 
 
