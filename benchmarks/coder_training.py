@@ -1,7 +1,7 @@
 """Coder training, ours against eai-sparsify: the same coder on the same cached activations.
 
-    python benchmarks/coder_training.py --subject embedded/smollm2-135m-instruct --latents 8192 \\
-        --steps 340 --epochs 7
+    python benchmarks/coder_training.py --subject embedded/smollm2-135m-instruct --latents 4096 \\
+        --batch 1024 --steps 330 --epochs 7
 
 Activations are harvested once from the subject's MLP (without --subject: made up). Both start from
 the same weights and see the same batches, in fp32, on one core by default. Speed: one process
