@@ -161,6 +161,17 @@ def test_the_originals_order_shares_only_the_few_shots_and_ends_in_a_list():
         assert own.endswith("<|assistant|>[")
 
 
+def test_mistake_quoted_text_does_not_end_the_turn():
+    """Left raw, a special token in a text or a sentence would end the turn it is quoted in."""
+    layout, end = Layout(TOKENIZER, align=1), TOKENIZER.convert_tokens_to_ids("<|end|>")
+
+    def turns(window: str, sentence: str) -> list[int]:
+        return [part.count(end) for part in layout.prompt(Window.of([window, " red"]), sentence)]
+
+    assert turns("a <|end|>", "colours <|end|>") == turns("a", "colours")
+    assert turns("a", "colours")[1] == 1
+
+
 def test_a_placeholder_in_the_text_of_a_window_stays_as_it_is():
     window = Window.of(["f'{token}", " is", " red"])
     shared, _ = Layout(TOKENIZER, align=1).prompt(window, "x")
