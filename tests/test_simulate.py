@@ -161,15 +161,13 @@ def test_the_originals_order_shares_only_the_few_shots_and_ends_in_a_list():
         assert own.endswith("<|assistant|>[")
 
 
-def test_mistake_quoted_text_does_not_end_the_turn():
-    """Left raw, a special token in a text or a sentence would end the turn it is quoted in."""
-    layout, end = Layout(TOKENIZER, align=1), TOKENIZER.convert_tokens_to_ids("<|end|>")
-
-    def turns(window: str, sentence: str) -> list[int]:
-        return [part.count(end) for part in layout.prompt(Window.of([window, " red"]), sentence)]
-
-    assert turns("a <|end|>", "colours <|end|>") == turns("a", "colours")
-    assert turns("a", "colours")[1] == 1
+def test_mistake_quoted_text_is_never_a_special_token():
+    """Left raw, a model's own special token in a text or a sentence would end the turn."""
+    special = TOKENIZER.bos_token_id
+    assert special in TOKENIZER.encode("a <bos> b")
+    parts = Layout(TOKENIZER, align=1).prompt(Window.of(["a <bos>", " red"]), "colours <bos>")
+    assert not any(special in part for part in parts)
+    assert "[bos]" in TOKENIZER.decode(parts[0]) and "[bos]" in TOKENIZER.decode(parts[1])
 
 
 def test_a_placeholder_in_the_text_of_a_window_stays_as_it_is():
