@@ -161,6 +161,15 @@ def test_the_originals_order_shares_only_the_few_shots_and_ends_in_a_list():
         assert own.endswith("<|assistant|>[")
 
 
+def test_mistake_quoted_text_is_never_a_special_token():
+    """Left raw, a model's own special token in a text or a sentence would end the turn."""
+    special = TOKENIZER.bos_token_id
+    assert special in TOKENIZER.encode("a <bos> b")
+    parts = Layout(TOKENIZER, align=1).prompt(Window.of(["a <bos>", " red"]), "colours <bos>")
+    assert not any(special in part for part in parts)
+    assert "[bos]" in TOKENIZER.decode(parts[0]) and "[bos]" in TOKENIZER.decode(parts[1])
+
+
 def test_a_placeholder_in_the_text_of_a_window_stays_as_it_is():
     window = Window.of(["f'{token}", " is", " red"])
     shared, _ = Layout(TOKENIZER, align=1).prompt(window, "x")

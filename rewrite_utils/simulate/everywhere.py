@@ -83,7 +83,8 @@ class EveryToken:
     def _description(self, text: str) -> tuple[int, ...]:
         """The few-shots, the filling, the description: all that windows share."""
         head = text_tokens(self._engine.tokenizer, self._head)
-        asked = prompts.filled(self._after, explanation=text)
+        said = prompts.harmless(self._engine.tokenizer, text)
+        asked = prompts.filled(self._after, explanation=said)
         tokens = text_tokens(self._engine.tokenizer, asked)
         filler = text_tokens(self._engine.tokenizer, "\n")
         return (*head, *(filler * (-(len(head) + len(tokens)) % self._align)), *tokens)

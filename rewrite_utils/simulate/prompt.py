@@ -129,7 +129,11 @@ class Layout:
         return (*self._head, *(self._filler * missing), *tokens)
 
     def _fill(self, text: str, window: Window, description: str) -> str:
-        return prompts.filled(text, window=window.text, token=window.token, explanation=description)
+        shown, token, said = (
+            prompts.harmless(self._tokenizer, part)
+            for part in (window.text, window.token, description)
+        )
+        return prompts.filled(text, window=shown, token=token, explanation=said)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))

@@ -120,7 +120,7 @@ def description(
         rate=float(site.cache("explain").rate[latent]) if asked.show_rate else None,
         score=site.f1_of(latent) if asked.show_score else None,
         contrast=contrast_texts(
-            site.cache("explain"), latent, count=asked.show_contrast, token_texts=site.texts
+            site.cache("explain"), latent, count=asked.show_contrast, token_texts=site.quoted
         ),
     )
 
