@@ -171,18 +171,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Execute the notebooks of the series with one parameter file.",
         epilog="What exists already is reused, a killed run goes on where it stopped.",
     )
-    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    add_parameters(parser)
     parser.add_argument(
         "--only", default="", metavar="05-07", help="some notebooks: 05, 05-07, 00,09"
-    )
-    parser.add_argument(
-        "-p",
-        dest="set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
     )
     parser.add_argument(
         "--plan", action="store_true", help="print the plan and its cost, run nothing"
@@ -192,6 +183,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parameters", action="store_true", help="list every parameter and stop")
     return parser
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which parameters: a file, and changes to it for `overrides_of`."""
+    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    parser.add_argument(
+        "-p",
+        dest="set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
+    )
 
 
 def overrides_of(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rewrite_utils.llm import EngineError
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import open_run
-from rewrite_utils.series import overrides_of
+from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
 from rewrite_utils.stages import SiteStages, open_sites
 
@@ -43,22 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rewrite_utils.simulate",
         description="Rate windows with the simulator; what is there is kept and not asked again.",
     )
-    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    add_parameters(parser)
     parser.add_argument("--site", default="", help="one site; default: all of them")
     parser.add_argument(
         "--limit", type=_count, metavar="BLOCKS", help="so many blocks of each split (4 windows)"
     )
     parser.add_argument(
         "--latents", type=_numbers, default=(), metavar="3,17", help="only these latents"
-    )
-    parser.add_argument(
-        "-p",
-        dest="set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set one parameter by its dotted name",
     )
     return parser
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy import ndarray
 
 from rewrite_utils import prompts
-from rewrite_utils.llm import Engine, Prompt, Usage, text_tokens
+from rewrite_utils.llm import Engine, Prompt, text_tokens
 from rewrite_utils.simulate.digits import DigitReader
-from rewrite_utils.simulate.prompt import ExplanationError, Window
+from rewrite_utils.simulate.on_engine import OnEngine, require_room
+from rewrite_utils.simulate.prompt import Window
 from rewrite_utils.simulate.ratings import EVERYWHERE, expected_rating
 
 NAME = "simulate_everywhere"
@@ -32,29 +33,19 @@ class Slotted(NamedTuple):
     """Index of the token before each slot: what follows it is the rating."""
 
 
-class EveryToken:
+class EveryToken(OnEngine):
     """Rates every token of a window in one pass; needs an engine that reads inside a prompt."""
 
     latents_outside = True
 
     def __init__(self, engine: Engine, *, align: int, digits: DigitReader) -> None:
         """``align``: the description is filled up to a multiple of so many tokens."""
-        self._engine = engine
+        super().__init__(engine)
         self._align = align
         self._digits = digits
         self._head, _, self._after = prompts.rendered(engine.tokenizer, NAME).partition("{pad}")
         self._shared = functools.lru_cache(4096)(self._description)
         self._slotted = functools.lru_cache(4096)(self._lines)
-
-    @property
-    def workers(self) -> int:
-        """Its engine's."""
-        return self._engine.workers
-
-    @property
-    def usage(self) -> Usage:
-        """Its engine's."""
-        return self._engine.usage
 
     def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
         """Measured on the longest window."""
@@ -99,12 +90,3 @@ class EveryToken:
             at.append(len(tokens) - 1)
             tokens += text_tokens(self._engine.tokenizer, FILLER)
         return Slotted(tuple(tokens[:-1]), tuple(at))
-
-
-def require_room(tokens: int, room: int, engine: Engine, latent: int) -> None:
-    """Raise ExplanationError if a prompt about ``latent`` does not fit the engine's context."""
-    if tokens + room > engine.context:
-        raise ExplanationError(
-            f"the explanation of latent {latent} makes a prompt of {tokens} tokens, more than the "
-            f"simulator's context of {engine.context}: shorten it or raise simulator.context"
-        )

@@ -13,7 +13,8 @@ from numpy import ndarray
 from rewrite_utils.llm import Engine, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate.digits import DigitReader
-from rewrite_utils.simulate.everywhere import NAME, EveryToken, require_room
+from rewrite_utils.simulate.everywhere import NAME, EveryToken
+from rewrite_utils.simulate.on_engine import OnEngine, require_room
 from rewrite_utils.simulate.prompt import FILES, Layout, Window
 from rewrite_utils.simulate.ratings import Ratings, expected_rating
 
@@ -52,11 +53,11 @@ class Simulator(Protocol):
         ...
 
 
-class LastToken:
+class LastToken(OnEngine):
     """The paper's: one prompt a pair, one forced answer position behind it."""
 
     def __init__(self, engine: Engine, layout: Layout, digits: DigitReader) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._layout = layout
         self._digits = digits
 
@@ -64,16 +65,6 @@ class LastToken:
     def latents_outside(self) -> bool:
         """As its layout."""
         return self._layout.latents_outside
-
-    @property
-    def workers(self) -> int:
-        """Its engine's."""
-        return self._engine.workers
-
-    @property
-    def usage(self) -> Usage:
-        """Its engine's."""
-        return self._engine.usage
 
     def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
         """Measured on the longest window."""
