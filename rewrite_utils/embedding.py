@@ -1,9 +1,10 @@
 """Sentence embeddings by a small model that carries its weights: which texts are alike?
 
 In: texts. Out: one unit vector a text, the mean of the last layer's tokens, as all-MiniLM-L6-v2 was
-trained to be read. Used for hard negatives and for near-duplicate sentences; beyond the paper.
+trained to be read. For hard negatives, near-duplicate sentences and screening; beyond the paper.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -51,3 +52,9 @@ class Embedder:
         kept = given["attention_mask"][..., None].to(states)
         mean = (states * kept).sum(1) / kept.sum(1).clamp_min(1)
         return torch.nn.functional.normalize(mean, dim=-1).float().numpy()
+
+
+@functools.cache
+def embedder() -> Embedder:
+    """The default embedder, loaded once a process."""
+    return Embedder()

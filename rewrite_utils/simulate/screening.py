@@ -5,22 +5,18 @@ share of each latent's windows. True firing is about 1 in 1,000, so most pairs a
 the paper.
 """
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import rankdata
-from transformers import AutoModel, AutoTokenizer
 
-from rewrite_utils.assets import model_folder
+from rewrite_utils.embedding import embedder
 from rewrite_utils.simulate.prompt import Window
 
-EMBEDDER = "embedded/all-minilm-l6-v2"
 By = Literal["lexical", "embedding", "both"]
 BEFORE = 7
 """Tokens before the rated one that the screen reads with it."""
@@ -66,32 +62,11 @@ def embedded(
 ) -> Float[ndarray, "window latent"]:
     """Cosine of the sentence's embedding with the last token's and with the window's end's, the
     larger of both."""
+    embed = embedder()
     said = embed(sentences)
     tokens = embed([window.token for window in windows])
     ends = embed(["".join(window.pieces[-1 - BEFORE :]).strip() for window in windows])
     return np.maximum(tokens @ said.T, ends @ said.T).astype(np.float64)
-
-
-@torch.inference_mode()
-def embed(texts: Sequence[str], *, batch: int = 64) -> Float[ndarray, "text width"]:
-    """Sentence embeddings of length 1: the mean of the last states over the tokens."""
-    model, tokenizer = _embedder()
-    parts = []
-    for start in range(0, len(texts), batch):
-        asked = tokenizer(
-            list(texts[start : start + batch]), return_tensors="pt", padding=True, truncation=True
-        )
-        states = model(**asked).last_hidden_state
-        weight = asked["attention_mask"][..., None].float()
-        mean = (states * weight).sum(1) / weight.sum(1)
-        parts.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
-    return np.concatenate(parts) if parts else np.empty((0, model.config.hidden_size), np.float32)
-
-
-@functools.cache
-def _embedder() -> tuple:
-    folder = model_folder(EMBEDDER)
-    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def _words(text: str) -> list[str]:

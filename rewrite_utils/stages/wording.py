@@ -4,7 +4,6 @@ One function a stage, called by ``Run.stage`` with the folder; what it returns a
 manifest. What a stage hashes and reads is said in worded.py.
 """
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from rewrite_utils import delphi, trials
 from rewrite_utils import explain as explaining
 from rewrite_utils import refine as refining
 from rewrite_utils import score as scoring
-from rewrite_utils.embedding import Embedder
 from rewrite_utils.estimates import derangement
 from rewrite_utils.llm import Usage
 from rewrite_utils.params import ParameterError
@@ -26,12 +24,6 @@ if TYPE_CHECKING:
     from rewrite_utils.stages.worded import WordedSite
 
 EXPLANATIONS, JUDGEMENTS = "explanations.parquet", "judgements.parquet"
-
-
-@functools.cache
-def embedder() -> Embedder:
-    """The sentence-embedding model, loaded once a process."""
-    return Embedder()
 
 
 def make_explanations(site: "WordedSite", folder: Path) -> dict[str, Any]:
