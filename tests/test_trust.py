@@ -9,14 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 from stage_cases import made
 
-from rewrite_utils import report, score_plots
+from rewrite_utils import embedding, report, score_plots
 from rewrite_utils.estimates import derangement
 from rewrite_utils.export import export
 from rewrite_utils.params import ParameterError
 from rewrite_utils.refine import held_out
 from rewrite_utils.report import trust
 from rewrite_utils.report.unseen import nearest_cosine
-from rewrite_utils.stages import SiteStages, open_sites, wording
+from rewrite_utils.stages import SiteStages, open_sites
 from rewrite_utils.stages.variants import variant, variants
 from rewrite_utils.stages.worded import SCORE_KINDS
 from rewrite_utils.windows import apart_from
@@ -38,7 +38,7 @@ def letters_of(texts):
 def judged(world):
     """The tiny run with every optional score, and three other kinds of sentences."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wording, "embedder", lambda: letters_of)
+        patch.setattr(embedding, "embedder", lambda: letters_of)
         sites = open_sites(world.again(**ALL, explain__compared=KINDS))
         report.compared(sites)
         yield sites

@@ -11,11 +11,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import stats
+from rewrite_utils import embedding, stats
 from rewrite_utils.embedding import Embed
 from rewrite_utils.report.show import stacked
 from rewrite_utils.report.tables import llm_costs
-from rewrite_utils.stages import SiteStages, wording
+from rewrite_utils.stages import SiteStages
 
 ALIKE = 0.95
 """Cosine above which two sentences say the same."""
@@ -26,7 +26,7 @@ GENERAL = 0.5
 def sentence_traits(sites: Mapping[str, SiteStages], *, embed: Embed | None = None) -> pd.DataFrame:
     """One row a latent with a sentence: whose it shares, how close the nearest one is, how many
     random windows it lets pass, its length. What stands in brackets is not part of it."""
-    embed = embed or wording.embedder()
+    embed = embed or embedding.embedder()
     return stacked({name: _traits(site, embed) for name, site in sites.items()})
 
 
