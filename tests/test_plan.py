@@ -13,6 +13,7 @@ from rewrite_utils import prompts
 from rewrite_utils.activations import Windows
 from rewrite_utils.assets import model_folder
 from rewrite_utils.coders import CoderConfig, SparseCoder
+from rewrite_utils.explorer.alone import ARMS
 from rewrite_utils.llm import Choices, Engine, Usage
 from rewrite_utils.models import Subject, load_subject
 from rewrite_utils.params import ROOT, Simulate, load, parse
@@ -186,6 +187,11 @@ def test_checkpoints_cost_a_pass_each_and_nothing_where_there_are_none():
     asked = RAW | {"subject": {"checkpoints": ["step0", "step4", "step8"]}}
     assert "07_checkpoints" not in planned(RAW)
     assert planned(asked)["07_checkpoints"].tokens == 3 * 300 * 128
+
+
+def test_the_card_compares_five_arms_a_latent():
+    found = planned(RAW)["10_alone"]
+    assert found.tokens == 40 * 128 + 40 * ((len(ARMS) - 1) * 64 + 1)
 
 
 def test_usefulness_and_layers_at_once_cost_nothing_where_nobody_asks():

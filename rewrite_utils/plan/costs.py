@@ -17,7 +17,7 @@ from rewrite_utils.plan.lengths import (
 )
 from rewrite_utils.plan.ratings import predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
-from rewrite_utils.plan.splicing import at_once, checkpoints, rewrite, studies, usefulness
+from rewrite_utils.plan.splicing import alone, at_once, checkpoints, rewrite, studies, usefulness
 from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
@@ -173,7 +173,7 @@ def _ratings(
     )
 
 
-SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studies)
+SITE_STAGES = (coder, latents, explanations, scores, simulation, rewrite, studies, alone)
 """The stages of a site, in order."""
 
 

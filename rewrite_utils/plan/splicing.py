@@ -20,6 +20,8 @@ FLOOR = "shuffled explanations"
 """A source beside the calibrators: the headline one, given another latent's sentence."""
 CONSTANTS = 3
 """Arms without a fraction: the coder as is, the module's output at zero, and at its mean."""
+CARD = 5
+"""Arms of one latent alone: its sentence, another's, the token table, its mean, zero."""
 ABLATED = 3
 """Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
 
@@ -89,15 +91,28 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
 
 def usefulness(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 07: each simulated latent alone, predicted and at its mean, at calibrate windows."""
-    site = params.sites[name]
-    windows, latents = site.calibrate_windows, described(site)
-    whole, losses = windows * params.corpus.row_tokens, windows * (2 * latents + 1)
+    windows = params.sites[name].calibrate_windows
+    return _one_by_one("07_usefulness", params, name, model, windows=windows, arms=2)
+
+
+def alone(params: Params, name: str, model: ModelShape) -> Cost:
+    """Stage 10: each simulated latent alone, in all that the explorer's card compares."""
+    windows = params.sites[name].evaluate_windows
+    return _one_by_one("10_alone", params, name, model, windows=windows, arms=CARD)
+
+
+def _one_by_one(
+    stage: str, params: Params, name: str, model: ModelShape, *, windows: int, arms: int
+) -> Cost:
+    """Every latent by itself in so many arms, and the truth once."""
+    site, latents = params.sites[name], described(params.sites[name])
+    whole, losses = windows * params.corpus.row_tokens, windows * (arms * latents + 1)
     return Cost(
-        "07_usefulness",
+        stage,
         name,
-        f"{windows:,} windows × {latents:,} latents alone",
+        f"{windows:,} windows × {latents:,} latents alone × {arms} arms",
         tokens=whole + losses,
-        storage=50 * windows * latents * 3,
+        storage=50 * windows * latents * (arms + 1),
         flops=_spliced(model, site, whole=whole, losses=losses),
         dtype=params.subject.dtype,
     )
