@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import expit
 
 from rewrite_utils.calibrate.protocol import TOP, Digits, Rated, Transform
 from rewrite_utils.calibrate.ties import evaluate
@@ -138,4 +139,4 @@ class Logistic(Transform):
     def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """Probability times size."""
         odds = self.offset + self.slope * predicted.astype(np.float32)
-        return (self.size / (1 + np.exp(-odds))).astype(np.float32)
+        return (self.size * expit(odds)).astype(np.float32)
