@@ -14,6 +14,11 @@ from rewrite_utils.params import ROOT
 
 SHOTS = ROOT / "figures" / "screenshots"
 MINUTES = 60_000
+CONNECTED = (
+    "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus"
+    " === 'connected'"
+)
+"""Before that, running a cell asks which kernel to use."""
 SENTENCE = "the definite article (the, The)"
 
 
@@ -32,8 +37,7 @@ def opened(page: Page, url: str) -> None:
 
 def run_all(page: Page) -> Locator:
     """Run every cell; the live card once it is there."""
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", state="attached",
-                           timeout=2 * MINUTES)  # fmt: skip
+    page.wait_for_function(CONNECTED, timeout=2 * MINUTES)
     command(page, "notebook:run-all-cells")
     live = page.locator(".jp-OutputArea .widget-vbox").first
     live.wait_for(timeout=10 * MINUTES)
