@@ -19,7 +19,15 @@ from rewrite_utils import stats
 from rewrite_utils.activations import Windows
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject
-from rewrite_utils.splice import GivenLatents, Source, Spot, TrueLatents, Untouched, losses_at_once
+from rewrite_utils.splice import (
+    GivenLatents,
+    Source,
+    Spot,
+    TrueLatents,
+    Untouched,
+    at_positions,
+    losses_at_once,
+)
 
 CODER = "coder"
 SOURCES = (CODER, "zero", "mean", "token table", "word list")
@@ -60,8 +68,7 @@ def measure(
     for start in tqdm(range(0, len(rows), BATCH), desc=f"layers at once, {name}", unit="batch"):
         part = slice(start, start + BATCH)
         these = torch.from_numpy(tokens[rows[part]])
-        mask = torch.zeros(these.shape, dtype=torch.bool)
-        mask[torch.arange(len(these)), torch.from_numpy(ends[part])] = True
+        mask = at_positions(these, torch.from_numpy(ends[part]))
         spots = [Spot(p.hookpoint, p.coder, _sources(p, arms, part)) for p in places]
         found = losses_at_once(subject, spots, these, mask)
         tables.append(

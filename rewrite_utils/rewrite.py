@@ -19,7 +19,14 @@ from tqdm.auto import tqdm
 from rewrite_utils.activations import Windows
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject
-from rewrite_utils.splice import GivenLatents, GivenOutput, Source, TrueLatents, arm_losses
+from rewrite_utils.splice import (
+    GivenLatents,
+    GivenOutput,
+    Source,
+    TrueLatents,
+    arm_losses,
+    at_positions,
+)
 from rewrite_utils.splice import substituted as substitute
 
 TOPK = "+topk"
@@ -127,8 +134,7 @@ def measure(
                 topk=arm.source.endswith(TOPK),
             )
         rows = torch.from_numpy(tokens[windows.rows[these]])
-        mask = torch.zeros(rows.shape, dtype=torch.bool)
-        mask[torch.arange(len(rows)), torch.from_numpy(windows.ends[these])] = True
+        mask = at_positions(rows, torch.from_numpy(windows.ends[these]))
         found = arm_losses(subject, coder, hookpoint, list(arms.values()), rows, mask)
         tables.append(_table(start, list(arms), found))
     return pd.concat(tables, ignore_index=True)

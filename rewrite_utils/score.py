@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 from tqdm.auto import tqdm
 
 from rewrite_utils import stats
@@ -161,7 +161,7 @@ def _score(latent: int, table: pd.DataFrame, limit: float) -> DetectionScore:
         latent,
         f1=float(2 * hits / (said.sum() + n_active)) if n_active else MISSING,
         balanced_accuracy=float(hits / n_active + 1 - alarms / n_other) / 2 if both else MISSING,
-        auroc=float(roc_auc_score(active, probability)) if both else MISSING,
+        auroc=stats.auroc_value(active, probability),
         auprc=float(average_precision_score(active, probability)) if both else MISSING,
         n_active=n_active,
         n_random=n_other,

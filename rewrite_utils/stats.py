@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 from scipy.optimize import isotonic_regression
+from sklearn.metrics import roc_auc_score
 
 
 class Estimate(NamedTuple):
@@ -179,6 +180,13 @@ def wins(
     """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
     above = np.subtract.outer(score[active], score[~active])
     return (above > 0) + 0.5 * (above == 0)
+
+
+def auroc_value(active: Bool[ndarray, "*pair"], score: Float[ndarray, "*pair"]) -> float:
+    """P(an active one scores above a silent one), ties half; NaN without both kinds."""
+    if active.all() or not active.any():
+        return float("nan")
+    return float(roc_auc_score(active.ravel(), score.ravel()))
 
 
 def auroc(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,7 +19,7 @@ from rewrite_utils import stats
 from rewrite_utils.activations import Windows
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Hookpoint, Subject
-from rewrite_utils.splice import OneLatent, TrueLatents, arm_losses
+from rewrite_utils.splice import OneLatent, TrueLatents, arm_losses, at_positions
 
 BATCH = 8
 PREDICTED, MEAN, TRUTH = "sentence", "mean", "truth"
@@ -49,9 +49,8 @@ def measure(
         told = [OneLatent(key[0], torch.tensor(v[part])) for key, v in sources.items()]
         these = torch.from_numpy(tokens[rows[part]])
         with torch.no_grad():
-            found = arm_losses(
-                subject, coder, hookpoint, [TrueLatents(), *told], these, _at(these, ends[part])
-            )
+            mask = at_positions(these, torch.from_numpy(ends[part]))
+            found = arm_losses(subject, coder, hookpoint, [TrueLatents(), *told], these, mask)
         tables.append(_table(start, list(sources), found.losses.loss, found.losses.base_loss))
         if progress:
             progress(min(1.0, (start + BATCH) / len(rows)))
@@ -74,12 +73,6 @@ def usefulness(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.
             row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _at(rows: Int[Tensor, "batch pos"], ends: Int[ndarray, " batch"]) -> Bool[Tensor, "batch pos"]:
-    mask = torch.zeros(rows.shape, dtype=torch.bool)
-    mask[torch.arange(len(mask)), torch.from_numpy(ends)] = True
-    return mask
 
 
 def _table(start: int, keys: Sequence[tuple[int, str]], loss: Tensor, base: Tensor) -> pd.DataFrame:

@@ -27,12 +27,13 @@ from rewrite_utils.explorer import (
 )
 from rewrite_utils.explorer.asking import calibrator_alone
 from rewrite_utils.explorer.controls import Controls
-from rewrite_utils.explorer.scores import auroc, auroc_value, scored
+from rewrite_utils.explorer.scores import scored
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.splice import GivenLatents, OneLatent, Site, TrueLatents
 from rewrite_utils.stages import SIMULATED, SiteStages, builders
+from rewrite_utils.stats import auroc, auroc_value
 from rewrite_utils.windows import window_values
 
 ATTACK = '<script>alert("x")</script>'

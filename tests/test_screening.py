@@ -5,20 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latent_cases import cache_of, texts_of
-from sklearn.metrics import roc_auc_score
 
 from rewrite_utils.calibrate import CALIBRATORS, CalibrationError, Target, calibrator
 from rewrite_utils.calibrate.screened import Screened, bin_mean
 from rewrite_utils.simulate import Window
 from rewrite_utils.simulate.contrast import contrast_texts, contrast_tokens
 from rewrite_utils.simulate.judging import (
-    auroc,
     by_place,
     compared,
     precision_at_rate,
     screening_curve,
 )
 from rewrite_utils.simulate.screening import embedded, lexical, most_plausible, plausibility
+from rewrite_utils.stats import auroc_value, wins
 
 SENTENCES = ["conjunctions (and, or, but)", "bodies of water (lake, sea)", "full stops (.)"]
 WINDOWS = [Window.of(["rowed over the", word]) for word in (" sea", " and", ".", " lakes", " But")]
@@ -55,14 +54,13 @@ def test_the_most_plausible_share_of_each_latents_windows_is_sent(windows, laten
 
 
 @given(st.integers(0, 999))
-def test_auroc_is_scikit_learns(seed):
+def test_auroc_is_the_share_of_pairs_in_order(seed):
     dice = np.random.default_rng(seed)
     active, rating = dice.random((8, 5)) < 0.3, dice.integers(0, 5, (8, 5)).astype(float)
     if active.any() and not active.all():
-        wanted = roc_auc_score(active.ravel(), rating.ravel())
-        assert auroc(active, rating) == pytest.approx(wanted)
+        assert auroc_value(active, rating) == pytest.approx(wins(active, rating).mean())
     else:
-        assert np.isnan(auroc(active, rating))
+        assert np.isnan(auroc_value(active, rating))
 
 
 def test_precision_at_the_firing_rate_counts_ties_by_their_mean():
@@ -101,7 +99,7 @@ def test_the_curve_ends_at_the_ratings_themselves_and_a_perfect_screen_costs_not
     for screen, at_fifth in ((true + 0.0, 1.0), (-true, None)):
         curve = screening_curve(true, expected, screen, shares=shares, seed=0, resamples=20)
         rows = curve.set_index(["statistic", "share"])["value"]
-        assert rows["AUROC", 1.0] == pytest.approx(auroc(true > 0, expected))
+        assert rows["AUROC", 1.0] == pytest.approx(auroc_value(true > 0, expected))
         assert rows["firings sent", 1.0] == 1
         if at_fifth:
             assert rows["firings sent", 0.2] == 1 and rows["AUROC", 0.2] >= rows["AUROC", 1.0]

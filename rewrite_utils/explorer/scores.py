@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
-from rewrite_utils.stats import auroc, wins
+from rewrite_utils.stats import auroc
 
 RESAMPLES = 1000
 
@@ -33,13 +33,6 @@ class Scored(NamedTuple):
     """Where the floor comes from."""
     n: str
     """Windows, firing + silent."""
-
-
-def auroc_value(active: Bool[ndarray, " window"], score: Float[ndarray, " window"]) -> float:
-    """AUROC alone; NaN where all windows fire or none does."""
-    if active.all() or not active.any():
-        return float("nan")
-    return float(wins(active, score).mean())
 
 
 def rating(shelf: Shelf, latent: int, rated: Rated) -> Scored:

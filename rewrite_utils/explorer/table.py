@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewrite_utils import stats
 from rewrite_utils.display import Html
-from rewrite_utils.explorer import marks, scores
+from rewrite_utils.explorer import marks
 from rewrite_utils.explorer.shelf import Shelf
 
 SORTS = {
@@ -99,7 +99,7 @@ def _rating(shelf: Shelf, latent: int) -> float:
     place = shelf.place(latent)
     active = np.concatenate([shelf.true[split][:, place] > 0 for split in shelf.ratings])
     expected = np.concatenate([part.expected[:, place] for part in shelf.ratings.values()])
-    return scores.auroc_value(active, expected.astype(np.float64))
+    return stats.auroc_value(active, expected.astype(np.float64))
 
 
 def _two(value: float) -> str:

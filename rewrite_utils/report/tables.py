@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
-from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import calibrate
 from rewrite_utils.report.show import stacked
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import SiteStages
+from rewrite_utils.stats import auroc_value
 
 
 def rates(site: SiteStages) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
         for split in ("calibrate", "evaluate"):
             expected = site.ranked(split)
             true = site.true(split)
-            active = true > 0
+            active, centred = true > 0, calibrate.center(expected)
             rows.append(
                 {
                     "site": name,
@@ -66,8 +66,8 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
                     "active": int(active.sum()),
                     "mean E, active": _mean(expected[active]),
                     "mean E, silent": _mean(expected[~active]),
-                    "AUROC": _auroc(active, expected),
-                    "AUROC, centred per window": _auroc(active, calibrate.center(expected)),
+                    "AUROC": auroc_value(active, expected),
+                    "AUROC, centred per window": auroc_value(active, centred),
                     "mean AUROC a latent": mean_auroc(true, expected),
                 }
             )
@@ -79,7 +79,7 @@ def latent_aurocs(
 ) -> Float[ndarray, " fires"]:
     """AUROC of each latent that fires in some windows and not in others."""
     pairs = zip(true.T > 0, expected.T, strict=True)
-    return np.array([roc_auc_score(a, e) for a, e in pairs if a.any() and not a.all()])
+    return np.array([auroc_value(a, e) for a, e in pairs if a.any() and not a.all()])
 
 
 def mean_auroc(
@@ -218,9 +218,3 @@ def _share(hits: ndarray, cases: ndarray) -> Float[ndarray, " latent"]:
 
 def _mean(values: ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _auroc(active: ndarray, expected: ndarray) -> float:
-    if active.all() or not active.any():
-        return float("nan")
-    return float(roc_auc_score(active.ravel(), expected.ravel()))

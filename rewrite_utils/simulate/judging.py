@@ -11,22 +11,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from rewrite_utils.simulate.screening import most_plausible
-from rewrite_utils.stats import Estimate, resampled
+from rewrite_utils.stats import Estimate, auroc_value, resampled
 
 Statistic = Callable[[ndarray, ndarray], float]
-
-
-def auroc(active: Bool[ndarray, "*pair"], rating: Float[ndarray, "*pair"]) -> float:
-    """P(an active pair is rated above a silent one), ties half; NaN without both kinds."""
-    active = active.ravel()
-    n = int(active.sum())
-    if n in (0, len(active)):
-        return float("nan")
-    ranks = rankdata(rating.ravel())
-    return float((ranks[active].sum() - n * (n + 1) / 2) / (n * (len(active) - n)))
 
 
 def precision_at_rate(active: Bool[ndarray, "*pair"], rating: Float[ndarray, "*pair"]) -> float:
@@ -44,7 +34,7 @@ def precision_at_rate(active: Bool[ndarray, "*pair"], rating: Float[ndarray, "*p
 def centred_auroc(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
     """AUROC of the ratings minus their window's mean: the simulator's level drifts with the
     text."""
-    return auroc(active, rating - rating.mean(1, keepdims=True))
+    return auroc_value(active, rating - rating.mean(1, keepdims=True))
 
 
 def centred_precision(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
@@ -53,7 +43,7 @@ def centred_precision(active: Bool[ndarray, "window latent"], rating: ndarray) -
 
 
 STATISTICS: dict[str, Statistic] = {
-    "AUROC": auroc,
+    "AUROC": auroc_value,
     "AUROC, centred per window": centred_auroc,
     "precision at the firing rate": precision_at_rate,
     "precision, centred": centred_precision,
@@ -133,7 +123,7 @@ def screening_curve(
         sent = most_plausible(plausibility, share=share)
         rating = np.where(sent, expected.astype(np.float64), -1.0)
         measures: dict[str, Statistic] = {
-            "AUROC": auroc,
+            "AUROC": auroc_value,
             "precision at the firing rate": precision_at_rate,
             "firings sent": lambda a, r: float((r[a] >= 0).mean()) if a.any() else float("nan"),
         }
@@ -163,7 +153,7 @@ def by_place(
         rows.append(
             {
                 "tokens": f"{places[0] + 1}–{places[-1] + 1}",
-                "AUROC": auroc(active, rating),
+                "AUROC": auroc_value(active, rating),
                 "precision at the firing rate": precision_at_rate(active, rating),
                 "triples": active.size,
                 "active": int(active.sum()),

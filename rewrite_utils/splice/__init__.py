@@ -9,6 +9,7 @@ from rewrite_utils.splice.patching import (
     ArmLosses,
     PatchedLosses,
     arm_losses,
+    at_positions,
     patched_losses,
     patched_losses_everywhere,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "TrueLatents",
     "Untouched",
     "arm_losses",
+    "at_positions",
     "hooked",
     "losses_at_once",
     "mean_latents",

@@ -69,6 +69,14 @@ Later = Callable[[Tensor, Tensor, Tensor], Sequence[Hook]]
 """(indices of rows [batch], positions [batch query], arms [query]) → hooks on the layers above."""
 
 
+def at_positions(
+    rows: Int[Tensor, "batch pos"], positions: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch pos"]:
+    """The mask of one position a row."""
+    mask = torch.zeros(rows.shape, dtype=torch.bool)
+    return mask.scatter(1, positions.cpu()[:, None], True)
+
+
 def patched_losses(
     subject: Subject,
     hookpoint: Hookpoint,
@@ -82,7 +90,7 @@ def patched_losses(
 
     ``tokens``: patched tokens passed at once. ValueError at the BOS or where no token follows.
     """
-    mask = torch.zeros(rows.shape, dtype=torch.bool).scatter(1, positions.cpu()[:, None], True)
+    mask = at_positions(rows, positions)
     found = grid_losses(
         subject,
         hookpoint,
