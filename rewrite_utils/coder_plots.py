@@ -94,11 +94,17 @@ def _beside(places: Float[ndarray, " coder"], family: int, *, x: str) -> Float[n
 
 
 def _worth(axes: Axes, table: pd.DataFrame, *, x: str, y: str) -> None:
-    """The loss of the module's output at its mean: no range is to be expected beyond it."""
+    """The loss of the module's output at its mean: no range is to be expected beyond it. A band
+    from three layers on; two far-apart ones are not joined."""
     if (x, y) != ("layer", "range"):
         return
     worth = table.drop_duplicates(x).sort_values(x)
-    axes.plot(worth[x], worth["worth"], color="#aaaaaa", lw=1, label="whole output at its mean")
+    style = {"color": "#aaaaaa", "label": "whole output at its mean"}
+    if len(worth) < 3:
+        ends = (worth["worth"] - worth["worth_low"], worth["worth_high"] - worth["worth"])
+        axes.errorbar(worth[x], worth["worth"], yerr=ends, fmt="D", ms=4, lw=1.5, **style)
+        return
+    axes.plot(worth[x], worth["worth"], lw=1, **style)
     axes.fill_between(
         worth[x], worth["worth_low"], worth["worth_high"], color="#aaaaaa", alpha=0.2, lw=0
     )

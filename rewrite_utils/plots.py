@@ -142,7 +142,8 @@ def score_distribution(axes: Axes, scores: pd.DataFrame, *, title: str) -> None:
     axes.hist([kept["f1"], kept["auroc"]], bins=bins, label=["F1", "AUROC"], color=PALETTE[:2])
     axes.axvline(0.5, ls=":", lw=0.8, color="#666666", label="AUROC of chance")
     axes.set(xlabel="detection score", ylabel="latents", title=title)
-    axes.legend()
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
 
 def distributions(
