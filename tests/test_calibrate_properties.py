@@ -173,6 +173,19 @@ def test_capped_is_written_and_read_like_the_others(tmp_path):
     np.testing.assert_array_equal(again(predicted), transform(predicted))
 
 
+@pytest.mark.parametrize("inner", ["quantile:type7", "isotonic", "raw", "centred+quantile:type8"])
+def test_the_same_windows_are_v2s_sample_and_the_larger_one_is_not_read(inner):
+    """v1 takes F_true from all tokens, v2 both distributions from the same windows."""
+    predicted, true = draw(0)
+    target, unseen = larger(0), draw(1)[0]
+    alone = cal.calibrator(inner).fit(predicted, true)(unseen)
+    v2 = cal.calibrator(f"same_windows+{inner}").fit(predicted, true, target=target)
+    v1 = cal.calibrator(inner).fit(predicted, true, target=target)
+    np.testing.assert_array_equal(v2(unseen), alone)
+    if inner != "isotonic":  # which reads no target
+        assert not np.allclose(v1(unseen), alone)
+
+
 def test_steps_on_estimates_may_stand_before_calibrators_that_read_digits():
     assert cal.calibrator("capped+prior_shift").reads_digits
     assert cal.calibrator("global_shrink+temperature").reads_digits

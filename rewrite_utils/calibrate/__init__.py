@@ -25,7 +25,7 @@ from rewrite_utils.calibrate.parametric import GlobalShrink, LogisticPooled, Mea
 from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Transform
 from rewrite_utils.calibrate.quantile import ESTIMATORS, Quantile, QuantileTransform
 from rewrite_utils.calibrate.saving import from_arrays, read, to_arrays, write
-from rewrite_utils.calibrate.steps import Centred, Standardised, center
+from rewrite_utils.calibrate.steps import Centred, SameWindows, Standardised, center
 from rewrite_utils.calibrate.stream import stream
 from rewrite_utils.calibrate.target import Target
 
@@ -50,6 +50,7 @@ __all__ = [
     "Quantile",
     "QuantileTransform",
     "Raw",
+    "SameWindows",
     "Standardised",
     "Target",
     "Temperature",

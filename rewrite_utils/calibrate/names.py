@@ -2,7 +2,8 @@
 
 Steps stand in front, joined by "+"; the last part is the calibrator. ``quantile`` takes its
 estimators after ":", one for both sides (``quantile:type7``) or source/target
-(``quantile:type8/type1``).
+(``quantile:type8/type1``). F_true comes from every token of the calibrate rows, as in v1; behind
+``same_windows`` from the rated windows alone, as in v2.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicS
 from rewrite_utils.calibrate.parametric import GlobalShrink, LogisticPooled, Mean, Raw
 from rewrite_utils.calibrate.protocol import Calibrator
 from rewrite_utils.calibrate.quantile import Quantile, estimator
-from rewrite_utils.calibrate.steps import Centred, Standardised
+from rewrite_utils.calibrate.steps import Centred, SameWindows, Standardised
 
 CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
     "raw": Raw,
@@ -31,6 +32,7 @@ CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
 STEPS: dict[str, Callable[[Calibrator], Calibrator]] = {
     "centred": Centred,
     "standardised": Standardised,
+    "same_windows": SameWindows,
     "global_shrink": GlobalShrink,
     "capped": Capped,
 }

@@ -1,4 +1,5 @@
-"""Done to the ratings before a calibrator sees them: centring (window), standardising (latent).
+"""Done to the sample before a calibrator sees it: centring (window), standardising (latent), or
+leaving the larger sample of true activations out.
 
 The simulator's mean rating drifts with the text; subtracting each window's mean over the latents
 took the AUROC across latents from .61 to .77 in the probe. In and out: ratings; after a step they
@@ -122,6 +123,20 @@ class Standardised(Step):
     def fitted(self, sample: Sample) -> StandardisedTransform:
         """The inner transform behind standardising by this sample's moments."""
         return StandardisedTransform(*_moments(sample), self.inner.fitted(self.changed(sample)))
+
+
+@dataclass(frozen=True)
+class SameWindows(Step):
+    """Everything from the rated windows alone, F_true too: v2's calibration, where v1's reads F_true
+    from all tokens."""
+
+    def changed(self, sample: Sample) -> Sample:
+        """Without the larger sample of true activations."""
+        return replace(sample, larger=None)
+
+    def fitted(self, sample: Sample) -> Transform:
+        """The inner transform itself: the ratings stay what they are."""
+        return self.inner.fitted(self.changed(sample))
 
 
 def _moments(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
