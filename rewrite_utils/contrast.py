@@ -122,7 +122,7 @@ class Contrast:
         windows, peaks = firing_windows(self.cache, rival, window_tokens=self.window_tokens)
         silent = silent_in(self.cache, latent, windows, self.window_tokens)
         windows = Windows(windows.rows[silent], windows.ends[silent])
-        chosen = by_deciles(peaks[silent], count, generator)
+        chosen = by_deciles(peaks[silent], count, generator, spread=True)
         return Windows(windows.rows[chosen], windows.ends[chosen])
 
 

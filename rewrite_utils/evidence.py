@@ -128,7 +128,8 @@ def choose_windows(
     """The windows that an explanation is written from, strongest first."""
     windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
     if settings.strategy == "quantiles":
-        chosen = by_deciles(peaks, settings.windows, generator)
+        spread = settings.deciles == "spread"
+        chosen = by_deciles(peaks, settings.windows, generator, spread=spread)
     elif settings.strategy == "top":
         chosen = np.argsort(-peaks, kind="stable")[: settings.windows]
     else:

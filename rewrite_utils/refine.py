@@ -135,7 +135,8 @@ def held_out(source: Source, latent: int) -> Tried:
     new = apart_from(firing, shown.firing, length) & apart_from(
         firing, shown.counter.windows, length
     )
-    chosen = np.flatnonzero(new)[by_deciles(peaks[new], settings.refine, generator)]
+    ranked = by_deciles(peaks[new], settings.refine, generator, spread=True)
+    chosen = np.flatnonzero(new)[ranked]
     grid = grid_windows(cache, length)
     free = silent_in(cache, latent, grid, length)
     free &= apart_from(grid, shown.firing, length) & apart_from(grid, shown.counter.windows, length)

@@ -89,7 +89,8 @@ def fuzzing(
     """
     length = settings.window_tokens
     windows, peaks = firing_windows(cache, latent, window_tokens=length)
-    chosen = by_deciles(peaks, 2 * settings.fuzzing, generator)
+    spread = settings.deciles == "spread"
+    chosen = by_deciles(peaks, 2 * settings.fuzzing, generator, spread=spread)
     windows = Windows(windows.rows[chosen], windows.ends[chosen])
     values = window_values(cache, latent, windows, length)
     wrong = np.zeros(len(chosen), bool)
@@ -120,7 +121,8 @@ def _firing(
     cache: LatentCache, latent: int, settings: Score, generator: np.random.Generator
 ) -> Windows:
     windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
-    chosen = by_deciles(peaks, settings.activating, generator)
+    spread = settings.deciles == "spread"
+    chosen = by_deciles(peaks, settings.activating, generator, spread=spread)
     return Windows(windows.rows[chosen], windows.ends[chosen])
 
 

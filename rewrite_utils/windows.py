@@ -50,14 +50,34 @@ def _overlapped(
 
 
 def by_deciles(
-    peaks: Float[ndarray, " window"], count: int, generator: np.random.Generator
+    peaks: Float[ndarray, " window"],
+    count: int,
+    generator: np.random.Generator,
+    *,
+    spread: bool = False,
 ) -> Int[ndarray, " chosen"]:
     """``count`` windows, as evenly as possible from the ten rank deciles of their peaks, strongest
-    first."""
+    first.
+
+    What is left after whole rounds of ten is one each of the strongest deciles, or with ``spread``
+    of deciles at equal steps from strongest to weakest.
+    """
     ranked = np.argsort(-peaks, kind="stable")
     deciles = [generator.permutation(part) for part in np.array_split(ranked, 10)]
-    turns = [part[turn] for turn in range(len(deciles[0])) for part in deciles if turn < len(part)]
-    return np.array(sorted(turns[:count], key=lambda window: -peaks[window]), dtype=np.int64)
+    rounds = [
+        [part[turn] for part in deciles if turn < len(part)] for turn in range(len(deciles[0]))
+    ]
+    chosen: list[int] = []
+    for turn in rounds:
+        left = count - len(chosen)
+        places = _at_equal_steps(len(turn), left) if spread and left < len(turn) else range(left)
+        chosen += [turn[place] for place in places if place < len(turn)]
+    return np.array(sorted(chosen, key=lambda window: -peaks[window]), dtype=np.int64)
+
+
+def _at_equal_steps(n: int, count: int) -> list[int]:
+    """``count`` of n places, in the middles of as many equal stretches."""
+    return [int((place + 0.5) * n / count) for place in range(count)]
 
 
 def silent_windows(

@@ -239,5 +239,8 @@ def test_options_that_are_off_are_not_hashed_and_scores_of_their_own_never():
     assert {"contrast", "logits", "refine", "delphi"}.isdisjoint(Explain().content())
     assert Explain(contrast="embedding").content()["contrast"] == "embedding"
     assert Explain(refine=6).content() == Explain().content()  # 03_refined hashes it
+    for section in (Explain, Score):
+        assert "deciles" not in section().content()
+        assert section(deciles="spread").content()["deciles"] == "spread"
     assert Score(hard=3, fuzzing=2, threshold="prior").content() == Score().content()
     assert Score().reading() == {} and Score(threshold="prior").reading() == {"threshold": "prior"}

@@ -50,6 +50,17 @@ def test_held_out_windows_are_none_of_those_shown():
         assert 0 < tried.active.sum() <= 4 and (~tried.active).sum() == 4
 
 
+def test_held_out_windows_are_of_all_deciles():
+    """Four are not the four strongest: a sentence is wrong about weak firings, too."""
+    dense = np.zeros((100, 13, 1), np.float32)
+    dense[:, 7, 0] = np.random.default_rng(0).permutation(100) + 1.0
+    settings = SETTINGS.model_copy(update={"windows": 1, "strategy": "top"})
+    given = Source(cache_of(dense, np.ones((100, 13), int)), settings, source().texts, 7)
+    tried = held_out(given, 0)
+    peaks = dense[tried.windows.rows[tried.active], 7, 0].astype(int)
+    assert [(99 - peak) // 10 for peak in peaks] == [1, 3, 6, 8]
+
+
 def test_mistakes_are_those_of_a_judge_who_says_yes_as_often_as_is_right():
     active = np.array([True, True, True, False, False, False])
     found = mistakes(active, np.array([0.3, 0.1, 0.05, 0.2, 0.15, 0.01]))

@@ -78,16 +78,33 @@ def test_a_latent_that_never_fires_has_no_window():
     assert len(windows.rows) == len(windows.ends) == len(peaks) == 0
 
 
-@given(st.integers(0, 300), st.integers(1, 60), st.integers(0, 99))
-def test_deciles_are_evenly_drawn(n, count, seed):
+@given(st.integers(0, 300), st.integers(1, 60), st.integers(0, 99), st.booleans())
+def test_deciles_are_evenly_drawn(n, count, seed, spread):
     peaks = rng(seed).permutation(n).astype(np.float32)
-    chosen = by_deciles(peaks, count, rng(seed))
+    chosen = by_deciles(peaks, count, rng(seed), spread=spread)
     assert len(chosen) == min(n, count) == len(set(chosen.tolist()))
     assert (np.diff(peaks[chosen]) <= 0).all()
     deciles = np.array_split(np.argsort(-peaks), 10)
     taken = np.array([np.isin(chosen, decile).sum() for decile in deciles])
     spare = np.array([len(decile) for decile in deciles]) - taken
     assert taken.max() - taken[spare > 0].min(initial=99) <= 1
+
+
+def test_fewer_windows_than_deciles_are_the_strongest_or_spread_over_all():
+    peaks = np.arange(200, dtype=np.float32)
+
+    def deciles(count, *, spread):
+        chosen = by_deciles(peaks, count, rng(4), spread=spread)
+        return ((199 - chosen) // 20).tolist()
+
+    assert deciles(5, spread=False) == [0, 1, 2, 3, 4]
+    assert deciles(5, spread=True) == [1, 3, 5, 7, 9]
+    assert deciles(2, spread=True) == [2, 7] and deciles(1, spread=True) == [5]
+    assert deciles(12, spread=True) == sorted([*range(10), 2, 7])
+    assert deciles(20, spread=True) == deciles(20, spread=False) == sorted([*range(10)] * 2)
+    assert len(by_deciles(peaks[:3], 2, rng(0), spread=True)) == 2
+    assert len(by_deciles(peaks[:3], 9, rng(0), spread=True)) == 3
+    assert by_deciles(peaks, 0, rng(0), spread=True).tolist() == []
 
 
 def test_deciles_are_drawn_at_random_within_each():

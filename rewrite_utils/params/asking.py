@@ -53,7 +53,9 @@ class Explain(Section):
 
     # 03_curated, 03_delphi and 03_refined hash what they read themselves
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"contrast", "counterexamples", "rivals", "logits", "deciles"}
+    )
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -61,6 +63,9 @@ class Explain(Section):
     """Tokens in each window shown."""
     strategy: Literal["quantiles", "top", "random"] = "quantiles"
     """Which windows: evenly from ten rank deciles of the window maximum, the strongest, or any."""
+    deciles: Literal["strongest", "spread"] = "strongest"
+    """Which deciles give one where fewer than ten windows are shown, or are left over: the strongest
+    ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
     min_firings: int = Field(20, ge=1)
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
@@ -134,8 +139,12 @@ class Score(Section):
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"threshold", "shuffled", "hard", "hard_by", "rivals", "fuzzing"}
     )
+    LATER: ClassVar[frozenset[str]] = frozenset({"deciles"})
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
+    deciles: Literal["strongest", "spread"] = "strongest"
+    """As explain.deciles: below ten activating windows "strongest" tests a sentence on the latent's
+    stronger firings only."""
     random: int = Field(10, ge=1)
     """Random windows a latent, from rows where it fires nowhere."""
     window_tokens: int = Field(16, ge=4)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CACHED_SPLITS = tuple(split for split in SPLITS if split != "train")
 SIMULATED = ("calibrate", "evaluate")
 VERSIONS = {"01_quality": 2, "02_latents": 2, "03_explanations": 3, "04_scores": 3}
-VERSIONS |= {"05_simulation": 3}
+VERSIONS |= {"03_refined": 2, "05_simulation": 3}
 """Raised when a builder would give other content from the same parameters; 1 for the others."""
 
 

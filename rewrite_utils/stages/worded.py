@@ -90,6 +90,8 @@ class WordedSite(CodedSite):
         }
         if asked.contrast == "embedding":
             content["embedder"] = embedding.DEFAULT
+        elif asked.contrast != "none":
+            content["rivals' deciles"] = "all"
         inputs = [self.latents_stage]
         return self._stage("03_explanations", wording.make_explanations, content, inputs)
 
@@ -171,7 +173,8 @@ class WordedSite(CodedSite):
             return self._stage(name, made, content, [self.sentences_stage])
         asked = self.params.score
         own = {
-            "hard": {"hard": asked.hard, "by": asked.hard_by, "rivals": asked.rivals},
+            "hard": {"hard": asked.hard, "by": asked.hard_by, "rivals": asked.rivals}
+            | ({} if asked.hard_by == "embedding" else {"rivals' deciles": "all"}),
             "fuzzing": {"fuzzing": asked.fuzzing, "marks": self.params.explain.threshold},
         }
         content = {
