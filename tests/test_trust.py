@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from stage_cases import made
 
 from rewrite_utils import embedding, report, score_plots
+from rewrite_utils.activations import Windows
 from rewrite_utils.estimates import derangement
 from rewrite_utils.export import export
 from rewrite_utils.params import ParameterError
@@ -19,7 +20,8 @@ from rewrite_utils.report.unseen import nearest_cosine
 from rewrite_utils.stages import SiteStages, open_sites
 from rewrite_utils.stages.variants import variant, variants
 from rewrite_utils.stages.worded import SCORE_KINDS
-from rewrite_utils.windows import apart_from
+from rewrite_utils.stages.wording import drawing
+from rewrite_utils.windows import apart_from, window_values
 
 ALL = {"score__fuzzing": 2, "score__hard": 3, "score__shuffled": True, "score__hard_by": "decoder"}
 pytestmark = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
@@ -102,15 +104,45 @@ def test_one_sentence_has_no_floor_and_the_error_says_so(world):
         site.judgements_of("shuffled")
 
 
-def test_hard_negatives_and_fuzzing_are_of_the_score_rows(judged):
+def test_every_judged_window_fires_or_not_in_the_score_rows(judged):
+    """Fuzzing's windows all fire; what is right or wrong there are the marks."""
     for site in judged.values():
-        n_rows = len(site.cache("score").tokens)
-        for kind in ("hard", "fuzzing"):
+        cache = site.cache("score")
+        for kind in site.score_kinds:
             table = site.judgements_of(kind)
-            assert table["row"].between(0, n_rows - 1).all()
             assert set(table["latent"]) <= set(site.simulated)
+            for row in table.itertuples():
+                window = Windows(np.array([row.row]), np.array([row.end]))
+                fires = (window_values(cache, row.latent, window, 8) > 0).any()
+                assert fires == (row.active or kind == "fuzzing")
         fuzzed = site.judgements_of("fuzzing").groupby("latent")["active"]
         assert (fuzzed.size() <= 4).all() and (fuzzed.sum() >= fuzzed.size() / 2).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", *KINDS])
+def test_sentences_are_written_from_the_explain_rows_alone(judged, monkeypatch, kind):
+    """Windows, counterexamples, and those that a refined sentence is tried on."""
+    for site in judged.values():
+        one, read = variant(site, kind), []
+        cache = one.cache
+        monkeypatch.setattr(one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split))
+        latents = one.described.tolist()
+        one.evidence_source.questions(latents)
+        for latent in latents:
+            held_out(one.evidence_source, latent)
+        assert set(read) == {"explain"}
+
+
+def test_sentences_are_tried_on_the_score_rows_alone(judged, monkeypatch):
+    for site in judged.values():
+        one, read = SiteStages(site.run, site.name), []
+        cache = one.cache
+        monkeypatch.setattr(one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split))
+        for kind in one.score_kinds:
+            draw = drawing(one, kind)
+            for latent in site.simulated:
+                assert len(draw(latent, np.random.default_rng(0)).texts)
+        assert set(read) == {"score"}
 
 
 def test_held_out_rows_need_rows_that_are_not_scored(world):
