@@ -40,7 +40,7 @@ def verdict(
     recovered.
 
     ``variance`` is E‖y − ȳ‖² of the hooked output, the denominator of FVU. Arms measured on fewer
-    windows are compared on just those.
+    windows are compared on just those. ``method`` is the kind of the interval of ``minus_mean``.
     """
     rows = [
         _row(table, arm, variance=variance, seed=seed, resamples=resamples)
@@ -78,11 +78,13 @@ def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int
     row |= _named("v1_median", v1_median(delta, **settings))
     row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
     row |= {"v2_windows": int((base >= V2_LEAST_BASE_LOSS).sum())}
-    row |= {"kl": losses_of(table, *arm, column="kl").mean()}
-    row |= {"fvu": losses_of(table, *arm, column="squared_error").mean() / variance}
+    kl, squares = (losses_of(table, *arm, column=name) for name in ("kl", "squared_error"))
+    row |= _named("kl", stats.bootstrap(kl, unit="window", **settings))
+    row |= _named("fvu", stats.bootstrap(squares / variance, unit="window", **settings))
     if arm.count:
         zero, mean = (losses_of(same, s, arm.count, arm.order) for s in ("zero", "mean"))
-        row |= _named("minus_mean", stats.bootstrap(loss - mean, unit="window", **settings))
+        against = stats.bootstrap(loss - mean, unit="window", **settings)
+        row |= _named("minus_mean", against) | {"method": against.method}
         row |= _named("minus_zero", stats.bootstrap(loss - zero, unit="window", **settings))
         row |= {"detectable": stats.detectable(loss - mean)}
         row |= _named("recovered", stats.recovered(coder, mean, loss, **settings))

@@ -29,7 +29,12 @@ class Estimate(NamedTuple):
     """Kind of bootstrap interval."""
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n = {self.n} {self.unit}s)"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] ({self.counted})"
+
+    @property
+    def counted(self) -> str:
+        """n and unit, and the kind of interval where it is not the usual BCa."""
+        return f"n = {self.n} {self.unit}s" + ("" if self.method == "BCa" else f", {self.method}")
 
     @property
     def excludes_zero(self) -> bool:

@@ -65,6 +65,8 @@ def test_delta_is_the_mean_increase_over_the_untouched_model(table):
     assert coder["delta_low"] < coder["delta"] < coder["delta_high"]
     assert coder["kl"] == pytest.approx(np.mean(LOSSES["coder", 0, "all"]) / 10)
     assert coder["fvu"] == pytest.approx(np.mean(LOSSES["coder", 0, "all"]) * 2 / 8)
+    for name in ("kl", "fvu"):
+        assert coder[f"{name}_low"] < coder[name] < coder[f"{name}_high"]
 
 
 def test_fewer_windows_are_compared_on_just_those(table):
@@ -104,6 +106,7 @@ def test_every_arm_is_compared_with_the_coder_at_its_own_windows(table):
 
 def test_mean_ablation_differs_from_itself_by_nothing_and_recovers_nothing(table):
     mean = row_of(table, "mean", 2, "all")
+    assert (mean["method"], row_of(table, "told", 2, "all")["method"]) == ("constant", "BCa")
     assert mean["minus_mean"] == mean["minus_mean_high"] == mean["recovered"] == 0
     assert mean["minus_zero"] == pytest.approx((-0.5 - 1.0 + 0.9 - 0.5) / 4)
 

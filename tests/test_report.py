@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rewrite_utils import report
+from rewrite_utils import report, stats
 from rewrite_utils.report.claimed import _no_better, _sign
 from rewrite_utils.report.headlines import calibration_headline
 from rewrite_utils.stages import studies
@@ -42,7 +42,9 @@ def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     shown = report.verdict_table(final)
     assert len(shown) == len(final) and set(shown["windows"]) == {5}
     heads = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE recovered": "recovered"}
-    for head, name in (heads | {"CE − zero ablation": "minus_zero"}).items():
+    heads |= {"KL": "kl", "FVU of the output": "fvu", "CE − zero ablation": "minus_zero"}
+    assert set(shown["interval"]) <= {"BCa", "percentile", "constant"}
+    for head, name in heads.items():
         ends = [name, f"{name}_low", f"{name}_high"]
         for text, row in zip(shown[head], final[ends].to_numpy(), strict=True):
             told = [float(number) for number in re.findall(r"[+-]\d+\.\d+", text)]
@@ -79,6 +81,19 @@ def test_rates_count_hits_and_false_alarms_of_each_latent(world):
                 assert row.sensitivity == pytest.approx(said[~silent].mean())
             else:
                 assert np.isnan(row.sensitivity)
+
+
+def test_mean_rates_have_intervals_over_latents(world):
+    rates = report.sensitivity_specificity(world.sites)
+    table = report.rates_by_source(rates).set_index(["site", "source"])
+    for (name, source), part in rates.groupby(["site", "source"]):
+        row = table.loc[(name, source)]
+        assert row["latents"] == len(part) and row["fire"] == part["sensitivity"].notna().sum()
+        said = row["specificity"]
+        found = stats.bootstrap(part["specificity"].to_numpy(), unit="latent", seed=0)
+        assert said == f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        alarms = (1 - part["specificity"]).sum()
+        assert row["false alarms a token"].startswith(f"{alarms:.2f} [")
 
 
 def test_rating_quality_is_of_all_pairs(world):

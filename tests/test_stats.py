@@ -73,6 +73,8 @@ def test_an_estimate_reads_as_a_number_with_interval_n_and_unit():
     assert (
         str(Estimate(0.1, -0.05, 0.25, 40, "window")) == "+0.100 [-0.050, +0.250] (n = 40 windows)"
     )
+    other = Estimate(0.1, -0.05, 0.25, 40, "latent", "percentile")
+    assert str(other).endswith("(n = 40 latents, percentile)")
 
 
 def test_recovered_is_a_ratio_of_means_not_a_mean_of_ratios():

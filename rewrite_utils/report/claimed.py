@@ -245,7 +245,7 @@ def _over_latents(run: Run, values: Float[ndarray, " latent"]) -> Estimate:
 
 def _percent(found: Estimate) -> str:
     ends = f"[{found.low:+.1%}, {found.high:+.1%}]"
-    return f"{found.value:+.1%} {ends} (n = {found.n} {found.unit}s)"
+    return f"{found.value:+.1%} {ends} ({found.counted})"
 
 
 def _sign(found: Estimate, sign: int) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from rewrite_utils import display, stats
 from rewrite_utils.display import Html
-from rewrite_utils.report.tables import headline_row, latent_aurocs
+from rewrite_utils.report.tables import headline_row, latent_aurocs, mean_of_latents
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages
 
@@ -105,9 +105,13 @@ def specificity_headline(run: Run, rates: pd.DataFrame) -> str:
     for name, table in rates.groupby("site", sort=False):
         for source in dict.fromkeys([asked.calibrators[0], asked.headline]):
             kept = table[table["source"] == source]
+            told = {
+                rate: mean_of_latents(kept[rate].dropna().to_numpy(), seed=run.params.seed)
+                for rate in ("specificity", "sensitivity")
+            }
             parts.append(
-                f"{name}, {source}: specificity {kept['specificity'].mean():.2f}, sensitivity "
-                f"{kept['sensitivity'].mean():.2f} (n = {len(kept)} latents)"
+                f"{name}, {source}: specificity {told['specificity']}, sensitivity "
+                f"{told['sensitivity'] or 'not measurable'} (n = {len(kept)} latents)"
             )
     return "; ".join(parts)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import calibrate
+from rewrite_utils import calibrate, stats
 from rewrite_utils.report.show import stacked
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import SiteStages
@@ -99,13 +99,15 @@ def final_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 def verdict_table(final: pd.DataFrame) -> pd.DataFrame:
     """The forest's numbers, each with its 95 % interval over windows.
 
-    "visible": the smallest difference to mean ablation that this many windows can see.
+    "visible": the smallest difference to mean ablation that this many windows can see; "interval":
+    how that difference's was made.
     """
     columns = {"site": final["site"], "source": final["source"], "windows": final["windows"]}
     shown = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE − zero ablation": "minus_zero"}
     columns |= {head: intervals(final, name) for head, name in shown.items()}
     columns |= {"visible": final["detectable"], "CE recovered": intervals(final, "recovered")}
-    return pd.DataFrame(columns | {"KL": final["kl"], "FVU of the output": final["fvu"]})
+    columns |= {"KL": intervals(final, "kl"), "FVU of the output": intervals(final, "fvu")}
+    return pd.DataFrame(columns | {"interval": final["method"]})
 
 
 def paper_statistics(final: pd.DataFrame) -> pd.DataFrame:
@@ -188,15 +190,28 @@ def sensitivity_specificity(
     return pd.concat(rows, ignore_index=True)
 
 
-def rates_by_source(rates: pd.DataFrame) -> pd.DataFrame:
-    """Mean sensitivity and specificity over latents, and false alarms a window."""
-    grouped = rates.groupby(["site", "source"], sort=False)
-    table = grouped.agg(
-        latents=("latent", "nunique"),
-        sensitivity=("sensitivity", "mean"),
-        specificity=("specificity", "mean"),
-    ).reset_index()
-    return table.assign(**{"false alarms a token": table["latents"] * (1 - table["specificity"])})
+def rates_by_source(rates: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Mean sensitivity and specificity with 95 % intervals over latents, and false alarms a token.
+
+    A latent that never fires in the windows has no sensitivity; "fire" says how many do.
+    """
+    rows = []
+    for (site, source), part in rates.groupby(["site", "source"], sort=False):
+        found = {rate: part[rate].dropna().to_numpy() for rate in ("sensitivity", "specificity")}
+        row = {"site": site, "source": source, "latents": len(part)}
+        row |= {"fire": len(found["sensitivity"])}
+        row |= {rate: mean_of_latents(values, seed=seed) for rate, values in found.items()}
+        alarms = len(part) * (1 - found["specificity"])
+        rows.append(row | {"false alarms a token": mean_of_latents(alarms, seed=seed)})
+    return pd.DataFrame(rows)
+
+
+def mean_of_latents(values: Float[ndarray, " latent"], *, seed: int) -> str:
+    """A mean with its 95 % bootstrap interval over latents; without one for a single latent."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if len(values) else ""
+    found = stats.bootstrap(values, unit="latent", seed=seed)
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def stage_table(run: Run) -> pd.DataFrame:

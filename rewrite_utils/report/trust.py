@@ -14,7 +14,7 @@ from rewrite_utils import display, stats
 from rewrite_utils.display import Html
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.report.show import stacked
-from rewrite_utils.report.tables import llm_costs
+from rewrite_utils.report.tables import llm_costs, mean_of_latents
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages.variants import variants
 from rewrite_utils.stages.worded import SCORE_KINDS
@@ -64,7 +64,7 @@ def score_table(scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         row = {"site": site, "test": test, "latents": len(table)}
         row |= {"missing": int(table["auroc"].isna().sum())}
         for column, label in STATISTICS.items():
-            row[label] = _told(table[column].dropna().to_numpy(), seed=seed)
+            row[label] = mean_of_latents(table[column].dropna().to_numpy(), seed=seed)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -203,13 +203,6 @@ def comparison_headline(differences: pd.DataFrame) -> str:
         for row in differences.itertuples()
     ]
     return "; ".join(parts)
-
-
-def _told(values: np.ndarray, *, seed: int) -> str:
-    if len(values) < 2:
-        return f"{values.mean():.2f} (n = {len(values)})" if len(values) else ""
-    found = stats.bootstrap(values, unit="latent", seed=seed)
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _correlated(both: np.ndarray, *, seed: int) -> str:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from rewrite_utils import embedding, stats
 from rewrite_utils.embedding import Embed
 from rewrite_utils.report.show import stacked
-from rewrite_utils.report.tables import llm_costs
+from rewrite_utils.report.tables import llm_costs, mean_of_latents
 from rewrite_utils.stages import SiteStages
 
 ALIKE = 0.95
@@ -57,8 +57,9 @@ def nearest_cosine(vectors: Float[ndarray, "text d"]) -> Float[ndarray, " text"]
     return cosine.max(1)
 
 
-def unseen_table(traits: pd.DataFrame) -> pd.DataFrame:
-    """One row a site: shares of latents with Wilson intervals, and lengths."""
+def unseen_table(traits: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """One row a site: shares of latents with Wilson intervals, mean specificity with a bootstrap
+    interval over latents, and lengths."""
     rows = []
     for site, table in traits.groupby("site", sort=False):
         judged = table["specificity"].dropna()
@@ -68,7 +69,7 @@ def unseen_table(traits: pd.DataFrame) -> pd.DataFrame:
                 "sentences": len(table),
                 "same text as another": _share(table["same text"]),
                 f"cosine > {ALIKE} with another": _share(table["nearest cosine"] > ALIKE),
-                "specificity on random windows": f"{judged.mean():.2f}",
+                "specificity on random windows": mean_of_latents(judged.to_numpy(), seed=seed),
                 f"says yes to most of them (specificity < {GENERAL})": _share(judged < GENERAL),
                 "words, median": float(table["words"].median()),
                 "words, longest": int(table["words"].max()),
