@@ -60,7 +60,7 @@ floors = report.scores_by_kind(sites)
 figure, axes = plots.panels(floors["site"].nunique())
 for axis, (name, table) in zip(axes, floors.groupby("site", sort=False), strict=True):
     score_plots.score_curves(axis, table, title=name)
-report.keep(run, "04_floors", figure, floors, unit="latent", n=len(floors))
+report.keep(run, "04_floors", figure, floors, unit="latent", n=report.latents(floors))
 
 # %%
 report.frame(report.score_table(floors, seed=run.params.seed))

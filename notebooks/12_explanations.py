@@ -60,7 +60,7 @@ if kinds:
     for axis, (name, rows) in zip(axes, differences.groupby("site", sort=False), strict=True):
         told = {"value": "difference", "xlabel": "AUROC − AUROC of the plain sentence"}
         plots.forest(axis, rows, title=f"{name}, n = {rows['latents'].max()} latents", **told)
-    report.keep(run, "12_paired", figure, scores, unit="latent", n=len(scores))
+    report.keep(run, "12_paired", figure, differences, unit="latent", n=report.latents(scores))
 
 # %% [markdown]
 # ## Sentences side by side

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import report, stats
-from rewrite_utils.report.claimed import _no_better, _sign
+from rewrite_utils.report.claimed import OURS, _no_better, _sign
 from rewrite_utils.report.headlines import calibration_headline
 from rewrite_utils.stages import studies
 from rewrite_utils.stats import Estimate
@@ -214,6 +214,22 @@ def test_every_claim_of_the_paper_has_its_number_and_an_answer(world):
         assert mine.loc["a specificity of 99 % is not enough to beat ablation", "paper"] == (
             "99.9 % needed"
         )
+
+
+def test_our_own_claim_is_answered_like_the_papers(world):
+    """Lower is better: the report says so where the rewrite does not win."""
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    headline = world.run.params.rewrite.headline
+    for name, site in world.sites.items():
+        losses = site.losses[(site.losses["order"] == "all") & (site.losses["window"] < 5)]
+        wide = losses[losses["count"] > 0].pivot(index="window", columns="source", values="loss")
+        for other, said in OURS.items():
+            row = table.loc[(name, f"our claim: {headline} {said}")]
+            difference = (wide[headline] - wide[other]).to_numpy(np.float64)
+            found = stats.bootstrap(difference, unit="window", seed=22, resamples=100)
+            assert row["ours"] == f"{found} nat"
+            assert (row["verdict"] == "agrees") == (found.high < 0)
+            assert (row["verdict"] == "disagrees") == (found.low > 0)
 
 
 def test_fewer_windows_are_compared_with_all_of_them(world):

@@ -66,6 +66,7 @@ from rewrite_utils.report.show import (
 from rewrite_utils.report.simulators import screening, simulator_study
 from rewrite_utils.report.tables import (
     final_arms,
+    latents,
     llm_costs,
     panel_title,
     paper_statistics,
@@ -132,6 +133,7 @@ __all__ = [
     "kind_costs",
     "latent_losses",
     "latent_windows",
+    "latents",
     "layers_at_once",
     "llm_costs",
     "one_prediction",

@@ -13,6 +13,7 @@ from rewrite_utils import paper_plots, plots
 from rewrite_utils.measure import V2_LEAST_BASE_LOSS, losses_of
 from rewrite_utils.params import ROOT
 from rewrite_utils.report.show import keep, stacked
+from rewrite_utils.report.tables import latents
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages
 
@@ -136,7 +137,7 @@ def against_score(run: Run, rates: pd.DataFrame, score: str) -> None:
     plots.shared_legend(figure)
     data = pd.concat(tables, ignore_index=True)
     name = SCORE_FILES.get(score, "08_" + "_".join(score.lower().split()))
-    keep(run, name, figure, data, unit="latent", n=len(rates[["site", "latent"]].drop_duplicates()))
+    keep(run, name, figure, data, unit="latent", n=latents(rates))
 
 
 def score_tables(sites: Mapping[str, SiteStages]) -> dict[str, dict[str, pd.Series]]:

@@ -161,6 +161,11 @@ def windows(sites: Mapping[str, SiteStages]) -> int:
     return sum(site.settings.evaluate_windows for site in sites.values())
 
 
+def latents(table: pd.DataFrame) -> int:
+    """Different latents of all sites in a table with several rows a latent: the n of its figure."""
+    return len(table[["site", "latent"]].drop_duplicates())
+
+
 def sensitivity_specificity(
     sites: Mapping[str, SiteStages], sources: Sequence[str] = ()
 ) -> pd.DataFrame:
