@@ -54,7 +54,7 @@ LABELS: dict[str, str] = {
     "word list": "word list (no LLM)",
     "raw+topk": "sentences, raw ratings, top k",
     "quantile:type7+topk": "sentences, quantile type 7, top k",
-    "same_windows+quantile:type7+topk": "sentences, quantile type 7 on the rated windows (v2), top k",
+    "same_windows+quantile:type7+topk": "sentences, quantile type 7, rated windows (v2), top k",
     "quantile:type8": "sentences, quantile type 8",
     "isotonic": "sentences, isotonic a latent",
     "centred+standardised+isotonic_pooled": "sentences, pooled conditional mean",

@@ -1,4 +1,4 @@
-"""What a latent does to the logits, against the derivative of the final norm and the unembedding."""
+"""What a latent does to the logits, against the derivative of final norm and unembedding."""
 
 import torch
 from splice_cases import WIDTH, coder_for, generator
@@ -23,7 +23,9 @@ def test_the_effect_is_the_derivative_through_norm_and_unembedding(subject, plai
     direction = torch.randn(WIDTH, generator=generator(2))
     expected = derivative(plain, direction)
     expected = (expected - expected.mean()) / expected.std()
-    torch.testing.assert_close(logits.direct_effect(subject, direction), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        logits.direct_effect(subject, direction), expected, atol=1e-3, rtol=0
+    )
 
 
 def test_raised_and_lowered_are_the_two_ends(subject, plain):

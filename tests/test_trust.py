@@ -125,7 +125,9 @@ def test_sentences_are_written_from_the_explain_rows_alone(judged, monkeypatch, 
     for site in judged.values():
         one, read = variant(site, kind), []
         cache = one.cache
-        monkeypatch.setattr(one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split))
+        monkeypatch.setattr(
+            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
+        )
         latents = one.described.tolist()
         one.evidence_source.questions(latents)
         for latent in latents:
@@ -137,7 +139,9 @@ def test_sentences_are_tried_on_the_score_rows_alone(judged, monkeypatch):
     for site in judged.values():
         one, read = SiteStages(site.run, site.name), []
         cache = one.cache
-        monkeypatch.setattr(one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split))
+        monkeypatch.setattr(
+            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
+        )
         for kind in one.score_kinds:
             draw = drawing(one, kind)
             for latent in site.simulated:

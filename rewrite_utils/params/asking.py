@@ -64,8 +64,8 @@ class Explain(Section):
     strategy: Literal["quantiles", "top", "random"] = "quantiles"
     """Which windows: evenly from ten rank deciles of the window maximum, the strongest, or any."""
     deciles: Literal["strongest", "spread"] = "strongest"
-    """Which deciles give one where fewer than ten windows are shown, or are left over: the strongest
-    ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
+    """Which deciles give one where fewer than ten windows are shown, or are left over: the
+    strongest ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
     min_firings: int = Field(20, ge=1)
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
