@@ -127,7 +127,7 @@ class Standardised(Step):
 
 @dataclass(frozen=True)
 class SameWindows(Step):
-    """Everything from the rated windows alone, F_true too, as in v2; v1 reads it from all tokens."""
+    """Everything from the rated windows alone, F_true too, as in v2; v1 reads it from all."""
 
     def changed(self, sample: Sample) -> Sample:
         """Without the larger sample of true activations."""
