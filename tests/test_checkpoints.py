@@ -16,6 +16,7 @@ from rewrite_utils import coder_plots, plots, report
 from rewrite_utils.equivalence import next_token_losses
 from rewrite_utils.models import load_subject
 from rewrite_utils.params import parse
+from rewrite_utils.report import claimed
 from rewrite_utils.report.checkpoints import equivalence_of
 from rewrite_utils.report.claimed import _of_checkpoints
 from rewrite_utils.runs import Run
@@ -96,6 +97,19 @@ def test_the_claim_about_checkpoints_has_this_answer(site):
     claim = _of_checkpoints(site.run, site)
     assert claim.ours.startswith(equivalence_of(site, "coder").answer)
     assert claim.paper == "≈ 25 % of training" and claim.verdict != "not measured"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(2, 12, "agrees"), (2, np.inf, "not resolved"), (12, np.inf, "disagrees")],
+)
+def test_the_claim_about_checkpoints_is_settled_by_its_interval(
+    site, monkeypatch, low, high, verdict
+):
+    """Of 16 steps: surely below the end, perhaps, surely beyond the paper's quarter."""
+    found = equivalence_of(site, "coder")._replace(low=low, high=high)
+    monkeypatch.setattr(claimed, "equivalence_of", lambda site, source: found)
+    assert found.final == 16 and _of_checkpoints(site.run, site).verdict == verdict
 
 
 def test_the_figure_has_its_data_beside_it(site):

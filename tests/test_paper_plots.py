@@ -49,7 +49,8 @@ def test_every_order_of_a_source_is_a_line_that_ends_where_all_are_replaced():
     assert np.asarray(random.get_ydata()).tolist() == [0.4, 2.0]
     assert top.get_linestyle() != random.get_linestyle() and top.get_color() == random.get_color()
     assert not [name for name in drawn if "useful" in name]
-    assert drawn["paper: all latents at zero"].get_linestyle() == "--"
+    paper = drawn["paper: all latents at zero"]
+    assert paper.get_linestyle() == "--" and set(paper.get_ydata()) == {0.29}
 
 
 def test_where_all_latents_are_one_arm_there_is_one_line():
@@ -175,6 +176,8 @@ def test_bars_are_drawn_from_the_top_with_the_papers_coder_dashed():
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names == [plots.label(RAW), plots.label("coder")]
     assert [bar.get_width() for bar in axes.containers[1]] == [2.0, 0.3]
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [pytest.approx([1.8, 2.2]), pytest.approx([0.2, 0.4])]
     dashed = lines_of(axes)["paper: the coder, same share of the base loss"]
     assert set(dashed.get_xdata()) == {0.32} and dashed.get_linestyle() == "--"
 

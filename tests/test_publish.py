@@ -30,7 +30,11 @@ def read_everything(run: Run) -> dict:
         shelf = Shelf(site)
         assert len(shelf.reading(shelf.latents[0]).alone)
     site = sites["mlp"]
-    return {"claims": pd.DataFrame(claimed(run, site)), "bars": report.bars(site)}
+    return {
+        "claims": pd.DataFrame(claimed(run, site)),
+        "bars": report.bars(site),
+        "coders": report.coder_table(sites),
+    }
 
 
 @pytest.fixture(scope="module")

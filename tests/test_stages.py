@@ -9,6 +9,7 @@ import torch
 from stage_cases import REFUSED, SITES, STAGES, finish, made, used
 
 from rewrite_utils.activations import Windows
+from rewrite_utils.controls import token_table, word_list
 from rewrite_utils.estimates import derangement
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import DamagedStageWarning
@@ -132,6 +133,20 @@ def test_controls_are_measured_everywhere_and_sentences_at_the_first_windows(sit
     rows, ends = site.windows("evaluate")
     assert (site.simulated_windows("evaluate").rows == rows[:5]).all()
     assert (site.simulated_windows("evaluate").ends == ends[:5]).all()
+
+
+def test_controls_are_of_the_explain_rows_and_means_of_the_calibrate_rows(site):
+    """Neither the rows they are judged on, nor those of the calibration."""
+    windows, evaluate = site.windows("evaluate"), site.cache("evaluate")
+    table = token_table(site.cache("explain"), windows, evaluate)[:, site.simulated]
+    np.testing.assert_array_equal(site.estimates["token table"].values, table)
+    mean = site.cache("calibrate").mean[site.simulated].astype(np.float32)
+    np.testing.assert_array_equal(site.estimates["mean"].values, np.tile(mean, (9, 1)))
+    listed = word_list(site.cache("explain"), windows, evaluate)[:, site.simulated]
+    said = site.estimates["word list"].values
+    for column in range(len(site.simulated)):
+        for side in (0, 1):
+            assert len(np.unique(said[listed[:, column] == side, column])) <= 1
 
 
 def test_the_base_loss_is_the_untouched_model_s_loss_at_that_window(site):

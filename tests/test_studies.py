@@ -1,6 +1,7 @@
 """The studies around the rewrite: corrupted oracle, estimators, false alarms, fewer windows."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from latent_cases import cache_of
 
@@ -170,6 +171,28 @@ def test_alarms_are_counted_for_every_true_activation(studied):
         np.testing.assert_allclose(part["alarms"], expected)
     even = report.break_even_table(studied)
     assert len(even) == 4 and (even["windows"] == 9).all()
+
+
+@pytest.mark.parametrize("topk", [False, True])
+def test_alarms_break_even_where_the_difference_is_zero(studied, monkeypatch, topk):
+    """CE over mean ablation = log(share of false alarms / .2) ± noise of mean zero."""
+    here, levels = studied["mlp"], (0.0, 0.5, 0.9, 0.99)
+    rate = here.cache("calibrate").rate[stages.studied(here)].mean()
+    noise = np.array([-0.4, -0.1, 0.1, 0.4])
+    rows = [("mean", 0.0)] + [
+        (studies.alarm_name(level, topk=topk), np.log((1 - level) / 0.2)) for level in levels
+    ]
+    table = pd.concat(
+        [
+            pd.DataFrame({"window": range(4), "source": source, "loss": 2 + cost + noise * bool(k)})
+            for k, (source, cost) in enumerate(rows)
+        ]
+    ).assign(count=5, order="all")
+    monkeypatch.setattr(stages, "specificity", lambda site: table)
+    found = report.around.break_even(here, topk=topk)
+    expected = 0.2 * (1 - rate) / rate
+    assert found.value == pytest.approx(expected) and found.n == 4
+    assert 0.66 * expected < found.low < expected < found.high < 1.5 * expected
 
 
 def test_oracle_arms_say_what_they_are(studied):
