@@ -70,9 +70,9 @@ report.headline(run, "03_explanations", report.explanation_headline(sites))
 
 # %% [markdown]
 # *What could be wrong.* Fewer than ten windows cannot come from all ten deciles: they are of the
-# strongest, unless `explain.deciles` is `spread`. A sentence can be fluent and wrong: only the scores (04) and the rewrite
-# (07) say whether it holds; [12](12_explanations.ipynb) compares sentences written with
-# counterexamples, a second try, or the logits. The words in brackets are counted, not written by
-# the LLM; `explain.evidence` turns them off.
+# strongest, unless `explain.deciles` is `spread`. A sentence can be fluent and wrong: only the
+# scores (04) and the rewrite (07) say whether it holds; [12](12_explanations.ipynb) compares
+# sentences written with counterexamples, a second try, or the logits. The words in brackets are
+# counted, not written by the LLM; `explain.evidence` turns them off.
 #
 # Next: [04 · Scores](04_scores.ipynb).

@@ -101,9 +101,10 @@ report.frame(report.word_costs(sites))
 report.headline(run, "04_scores", report.score_headline(sites))
 
 # %% [markdown]
-# *What could be wrong.* Few windows a latent: a single latent's score is uncertain by ±.2 and
-# more, and fewer than ten activating ones are its stronger firings only (`score.deciles`). Balanced accuracy at ½ punishes a judge that says "yes" too readily even if it ranks well:
-# compare F1 with AUROC, or set `score.threshold: prior`. The judge wrote the sentences: it may
-# understand its own words better than a reader would.
+# *What could be wrong.* Few windows a latent: a single latent's score is uncertain by ±.2 and more,
+# and fewer than ten activating ones are its stronger firings only (`score.deciles`). Balanced
+# accuracy at ½ punishes a judge that says "yes" too readily even if it ranks well: compare F1 with
+# AUROC, or set `score.threshold: prior`. The judge wrote the sentences: it may understand its own
+# words better than a reader would.
 #
 # Next: [05 · Simulation](05_simulation.ipynb).
