@@ -11,9 +11,9 @@
 #
 # **Can a reader who has only the sentence tell where the latent fires?**
 #
-# Detection: five windows at a time, some in which the latent fires, some in which it is silent,
-# none of them ever shown to the explainer. The judge's probability of "yes" is read from the
-# answer's token.
+# Detection: windows in which the latent fires and windows in which it is silent, none of them ever
+# shown to the explainer, five a prompt as in the paper or one (`score.per_prompt`; with a 1.5B
+# judge, five are at chance). The judge's probability of "yes" is read from the answer's token.
 
 # %% [markdown]
 # **Expect.** The paper ranks latents by this score and finds better-scored ones easier to
@@ -50,10 +50,10 @@ report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
 # %% [markdown]
 # ## Scores over their floors
 #
-# Every test this run asked for, as the share of latents at or below each AUROC. A sentence that
-# says nothing lies on .5. The floors, if the run has them: other latents' sentences
-# (`score.shuffled`), and sentences about a coder with random weights (a site of that kind).
-# Means with 95 % over latents.
+# Every test this run asked for, as the share of latents at or below each AUROC. A judge that
+# guesses lies on .5; what a sentence that says nothing gets, the floors say, if the run has them:
+# other latents' sentences (`score.shuffled`), and sentences about a coder with random weights (a
+# site of that kind). Means with 95 % over latents.
 
 # %%
 floors = report.scores_by_kind(sites)
