@@ -236,6 +236,22 @@ def test_every_claim_is_read_in_its_own_direction(world, monkeypatch):
         assert found <= {sign, "not resolved"} and (rare or sign in found)
 
 
+def test_rates_before_and_after_are_compared_latent_by_latent(world):
+    """Once subtracted by source and not by latent: all NaN, and the claim was silently gone."""
+    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    raw, matched = "raw+topk", "quantile:type7+topk"
+    for name, site in world.sites.items():
+        rates = report.sensitivity_specificity({name: site})
+        for rate, claim in (("specificity", "rises"), ("sensitivity", "drops")):
+            wide = rates.pivot(index="latent", columns="source", values=rate)
+            change = (wide[matched] - wide[raw]).dropna()
+            if len(change) > 1:
+                ours = table.loc[(name, f"{rate} {claim} with {matched}"), "ours"]
+                assert ours.startswith(f"{change.mean():+.1%} [")
+                assert f"n = {len(change)} latents" in ours
+        assert (name, f"specificity rises with {matched}") in table.index
+
+
 def test_claims_about_rewrites_compare_the_arms_that_they_name(world):
     table = report.claims(world.run, world.sites).set_index(["site", "claim"])
     raw, matched = "raw+topk", "quantile:type7+topk"

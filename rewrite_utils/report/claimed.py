@@ -163,7 +163,8 @@ def _of_rates(run: Run, site: SiteStages) -> Iterator[Claim]:
                     "not compared")  # fmt: skip
     if raw and matched:
         for rate, sign in (("specificity", +1), ("sensitivity", -1)):
-            change = (table.loc[matched, rate] - table.loc[raw, rate]).to_numpy()
+            wide = table.reset_index().pivot(index="latent", columns="source", values=rate)
+            change = (wide[matched] - wide[raw]).to_numpy()
             if np.isfinite(change).sum() > 1:
                 found = _over_latents(run, change[np.isfinite(change)])
                 claim = f"{rate} {'rises' if sign > 0 else 'drops'} with {matched}"
