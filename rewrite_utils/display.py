@@ -11,6 +11,7 @@ from collections.abc import Sequence
 ORANGE = "230, 159, 0"
 BLUE = "30, 136, 210"
 """Stands out (3:1) from a white page and from a black one."""
+NO_TEXT = "⟨⟩"
 DRAWN = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "␣"}
 
 
@@ -49,8 +50,9 @@ def token(text: str) -> str:
 
 
 def in_a_line(text: str) -> str:
-    """A token among others: its spaces are drawn only if it has nothing else."""
-    return visible(text) if text.strip(" ") else token(text)
+    """A token among others: its spaces are drawn only if it has nothing else; ⟨⟩ is a part of a
+    character, whose text the token has that completes it."""
+    return visible(text) if text.strip(" ") else token(text) or NO_TEXT
 
 
 def tokens(

@@ -139,7 +139,7 @@ def _firing(shelf: Shelf, latent: int) -> str:
         "the variance that the latents write, each counted alone"
     )
     body = marks.note(text) + marks.histogram(firings, maximum=maximum(shelf, latent))
-    return marks.slim(marks.section("Firing", body, remark="explain rows"), width=240)
+    return marks.slim(marks.section("Firing", body, remark="explain rows"), width=230)
 
 
 def _alone(readings: Sequence[Reading]) -> str:

@@ -115,7 +115,7 @@ def columns(cells: Sequence[str], *, even: bool = False) -> str:
     width = "width: 45%; min-width: 300px; " if even else ""
     style = (
         f"display: inline-block; vertical-align: top; {width}max-width: 100%; overflow-x: auto; "
-        "margin: 0 28px 0 0"
+        "margin: 0 20px 0 0"
     )
     parts = "".join(f'<div style="{style}">{cell}</div>' for cell in cells)
     return f"<div>{parts}</div>"

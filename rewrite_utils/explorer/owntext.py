@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils.display import Html
+from rewrite_utils.display import NO_TEXT, Html
 from rewrite_utils.explorer import marks
 from rewrite_utils.explorer.asking import Simulator, Step, calibrated_alone, silent
 from rewrite_utils.explorer.shelf import Shelf
@@ -110,4 +110,4 @@ def _listed(own: OwnText, firing: Int[ndarray, " firing"], *, most: int = 20) ->
 
 def _word(token: str) -> str:
     """A token without the space before it, unless it is nothing else."""
-    return token.strip(" ") or "·" * len(token)
+    return token.strip(" ") or "·" * len(token) or NO_TEXT
