@@ -29,6 +29,11 @@ class Ratings(NamedTuple):
     mass: Float[ndarray, "window latent"]
     """Probability that the model gave to the ten digits together, before renormalising, float16."""
 
+    def only(self, sent: Bool[ndarray, "window latent"]) -> "Ratings":
+        """The same with NaN for the pairs that were not sent."""
+        expected = np.where(sent, self.expected, np.float16(np.nan))
+        return self._replace(expected=expected)
+
 
 def expected_rating(
     probabilities: Float[ndarray, "*shape digit"],
