@@ -299,7 +299,7 @@ def test_truth_is_the_background_and_prediction_the_underline_on_one_scale():
     window = Window(["a", "b", "c"], np.array([0.0, 2.0, 4.0]), np.array([np.nan, 4.0, 0.0]), "")
     spans = [a for a in Shown(marks.strip(window, maximum=4.0)).attributes if "title" in a]
     shades = [re.search(r", (\d\.\d\d)\)", span["style"])[1] for span in spans]
-    assert shades == ["0.00", "0.30", "0.60"]
+    assert shades == ["0.00", "0.25", "0.50"]
     lines = [re.search(r"border-bottom: (\d)px", span["style"]) for span in spans]
     assert lines[0] is None and lines[1][1] == "6" and lines[2][1] == "1"
 

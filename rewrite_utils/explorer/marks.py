@@ -17,7 +17,7 @@ from rewrite_utils.explorer.windows import Shown
 
 GREY = "128, 128, 128"
 SMALL = "font-size: 85%; opacity: 0.75"
-DEEPEST = 0.6
+DEEPEST = 0.5
 """Opacity of the strongest background: text stays readable on it, white as well as black."""
 THICKEST = 6
 """Pixels of the strongest underline."""
