@@ -171,7 +171,7 @@ def test_logits_follow_the_direct_path(shelf):
 
 def test_the_caveat_of_the_logits_says_how_many_layers_are_left_out(shelf):
     above = shelf.site.subject.n_layers - 1 - shelf.site.hookpoint.layer
-    assert logits.caveat(above) in html.unescape(card(shelf, shelf.reading(1)).markup)
+    assert logits.caveat(above) in html.unescape(card(shelf, shelf.reading(shelf.latents[0])).markup)
     assert "the whole of it" in logits.caveat(0) and "without the 29 layers" in logits.caveat(29)
 
 
@@ -219,12 +219,14 @@ def test_the_table_sorts_and_filters(explorer):
     assert explorer.table(text=str(one))["latent"].tolist().count(one) == 1
     assert explorer.table(text="no such words").empty
     rate, cost = explorer.rows["firing rate"], explorer.rows["CE sentence − mean"]
-    middle = float(rate.median())
-    inside = explorer.rows[(rate > middle) & (cost < 0)]["latent"].tolist()
+    low, high = np.sort(rate)[:2].mean(), np.sort(cost)[-2:].mean()
+    inside = explorer.rows[(rate > low) & (cost < high)]["latent"].tolist()
     assert 0 < len(inside) < len(rate)
-    assert explorer.table(text=f"fires > {100 * middle}%, CE<0")["latent"].tolist() == inside
-    word = explorer.rows.set_index("latent")["sentence"][inside[0]]
-    assert inside[0] in explorer.table(text=f"fires>{middle} {word}")["latent"].tolist()
+    bounds = f"fires > {100 * low:.8f}%, CE<{high:.10f}"
+    assert explorer.table(text=bounds)["latent"].tolist() == inside
+    words = explorer.rows.set_index("latent")["sentence"][inside[0]]
+    assert inside[0] in explorer.table(text=f"{bounds} {words}")["latent"].tolist()
+    assert explorer.table(text=f"{bounds} no such words").empty
     missing = explorer.rows.assign(**{"rating AUROC": np.nan})
     assert table.chosen(missing, text="rating<2").empty
     with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, rating AUROC"):

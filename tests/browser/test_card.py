@@ -46,6 +46,9 @@ def opened(browser: Browser, page: str, *, width: int = 1100) -> tuple[Page, lis
     asked: list[str] = []
 
     def refuse(route: Route) -> None:
+        if route.request.url.startswith("data:"):
+            route.continue_()
+            return
         asked.append(route.request.url)
         route.abort()
 
@@ -69,5 +72,5 @@ def test_nothing_is_fetched(browser, faces):
     page, asked = opened(browser, "".join(faces.values()))
     pictures = page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
     page.context.close()
-    assert not [url for url in asked if not url.startswith("data:")]
+    assert not asked
     assert len(pictures) == 3 and min(pictures) > 100
