@@ -171,7 +171,8 @@ def test_logits_follow_the_direct_path(shelf):
 
 def test_the_caveat_of_the_logits_says_how_many_layers_are_left_out(shelf):
     above = shelf.site.subject.n_layers - 1 - shelf.site.hookpoint.layer
-    assert logits.caveat(above) in html.unescape(card(shelf, shelf.reading(shelf.latents[0])).markup)
+    markup = card(shelf, shelf.reading(shelf.latents[0])).markup
+    assert logits.caveat(above) in html.unescape(markup)
     assert "the whole of it" in logits.caveat(0) and "without the 29 layers" in logits.caveat(29)
 
 
