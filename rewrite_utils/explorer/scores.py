@@ -86,9 +86,15 @@ def _others(shelf: Shelf, latent: int, active: Bool[ndarray, " window"]) -> floa
 def _f1_interval(
     active: Bool[ndarray, " window"], said: Bool[ndarray, " window"], seed: int
 ) -> tuple[float, float]:
+    """Percentile interval, windows redrawn within firing and silent ones as for the AUROC."""
     if not active.any():
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(0, len(active), size=(RESAMPLES, len(active)))
+    generator, kinds = (
+        np.random.default_rng(seed),
+        (np.flatnonzero(active), np.flatnonzero(~active)),
+    )
+    parts = [generator.choice(kind, (RESAMPLES, len(kind))) for kind in kinds if len(kind)]
+    drawn = np.concatenate(parts, axis=1)
     truth, yes = active[drawn], said[drawn]
     f1 = 2 * (truth & yes).sum(1) / np.maximum(truth.sum(1) + yes.sum(1), 1)
     low, high = np.percentile(f1, [2.5, 97.5])
