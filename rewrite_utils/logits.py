@@ -14,10 +14,7 @@ from torch import Tensor
 from rewrite_utils.coders import SparseCoder
 from rewrite_utils.models import Subject, token_texts
 
-CAVEAT = (
-    "direct path only: decoder direction × final norm's gain × unembedding; layers above the "
-    "hookpoint are skipped, and this early in a model they decide"
-)
+PATH = "direct path: decoder direction × final norm's gain × unembedding"
 
 
 class Promoted(NamedTuple):
@@ -57,6 +54,14 @@ def promoted(subject: Subject, coder: SparseCoder, latent: int, *, count: int = 
         for end in ends
     )
     return Promoted(raised, lowered)
+
+
+def caveat(above: int) -> str:
+    """What the direct path leaves out with so many layers above the hookpoint."""
+    if not above:
+        return f"{PATH}, which from the last layer is the whole of it, but for the norm's scale"
+    layers = "the layer" if above == 1 else f"the {above} layers"
+    return f"{PATH}, without {layers} above, which can change it: the more, the less this says"
 
 
 def _final_norm(model: torch.nn.Module) -> torch.nn.Module:

@@ -6,7 +6,17 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rewrite_utils.display import Html, table, tokens, visible
+from rewrite_utils.display import (
+    BLUE,
+    ORANGE,
+    Html,
+    in_a_line,
+    table,
+    token,
+    tokens,
+    visible,
+)
+from rewrite_utils.explorer.marks import DEEPEST
 
 ATTACK = '<script>alert("x")</script>'
 FORBIDDEN = re.compile(r"<(style|script|svg)|var\(|color-mix\(|\son\w+=|javascript:", re.IGNORECASE)
@@ -66,11 +76,45 @@ def test_every_newline_is_drawn():
     assert visible("a\n\n b") == "a⏎⏎ b"
 
 
+def test_what_prints_nothing_is_drawn_and_nothing_turns_the_line():
+    assert visible("a\u200bb\u202ec\u00a0d\t\r") == "a⟨200B⟩b⟨202E⟩c␣d⇥␍"
+    drawn = [in_a_line(text) for text in ("  ", " the", "")]
+    assert drawn == ["··", " the", "⟨⟩"] and token(" the") == "·the"
+
+
+def luminance(red: float, green: float, blue: float) -> float:
+    """Relative luminance (WCAG 2) of a colour of 0 … 255."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (red / 255, green / 255, blue / 255)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    low, high = sorted((luminance(*one), luminance(*other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("page", "ink"), [((255,) * 3, (33,) * 3), ((17,) * 3, (222,) * 3)])
+def test_marks_stand_out_from_a_light_and_a_dark_page_and_text_from_the_marks(page, ink):
+    blue, orange = ([int(x) for x in shade.split(",")] for shade in (BLUE, ORANGE))
+    ground = [DEEPEST * o + (1 - DEEPEST) * p for o, p in zip(orange, page, strict=True)]
+    assert contrast(tuple(blue), page) >= 3 and contrast(tuple(ground), ink) >= 4.5
+
+
 def test_background_is_the_truth_and_underline_the_prediction_on_one_scale():
     spans = [a for a in Shown(markup_of(window())).attributes if "title" in a]
     shades = [re.findall(r"rgba\([^)]*, (\d\.\d\d)\)", span["style"]) for span in spans]
     assert shades == [["0.00", "1.00"], ["0.50", "0.00"], ["1.00", "0.50"], ["1.00", "0.00"]]
     assert spans[1]["title"] == "true 1.50, predicted -1.00"
+
+
+def test_where_nothing_was_asked_there_is_no_underline():
+    drawn = tokens(["a", "b"], [1, 0], [float("nan"), 1], maximum=2.0)
+    first, second = (a for a in Shown(markup_of(drawn)).attributes if "title" in a)
+    assert "border" not in first["style"] and first["title"] == "true 1.00"
+    assert "border" in second["style"]
 
 
 def test_without_predictions_there_is_no_underline():

@@ -1,5 +1,6 @@
 """The explorer on the tiny run of test_stages: numbers by hand, safe HTML, the edit loop."""
 
+import html
 import re
 import shutil
 
@@ -168,6 +169,34 @@ def test_logits_follow_the_direct_path(shelf):
     assert values == sorted(values, reverse=True) and found.lowered[0][1] < 0 < values[0]
 
 
+def test_the_caveat_of_the_logits_says_how_many_layers_are_left_out(shelf):
+    above = shelf.site.subject.n_layers - 1 - shelf.site.hookpoint.layer
+    markup = card(shelf, shelf.reading(shelf.latents[0])).markup
+    assert logits.caveat(above) in html.unescape(markup)
+    assert "the whole of it" in logits.caveat(0) and "without the 29 layers" in logits.caveat(29)
+
+
+def test_f1_and_its_interval_are_cut_where_the_run_cuts(world):
+    """A judge whose every yes is below one half: F1 and interval 0 at ½, not at the prior's cut."""
+    found = []
+    for run in (world.again(), world.again(score__threshold="prior")):
+        shelf = Shelf(SiteStages(run, "mlp"))
+        judged = shelf.site.judgements_of("detection")
+        weak = judged.assign(probability=np.where(judged["active"], 0.4, 0.1))
+        shelf.site.judgements_of = lambda kind, weak=weak: weak
+        found.append(scored(shelf, shelf.reading(shelf.latents[0]))[2])
+    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.10"]
+    assert [tuple(one[1:4]) for one in found] == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_few_firing_windows_are_said_to_make_the_interval_too_narrow(shelf):
+    reading = shelf.reading(shelf.latents[0])
+    silent = np.arange(len(reading.rated.true)) >= 2
+    for few, true in ((True, np.where(silent, 0.0, 1.0)), (False, np.where(silent, 1.0, 0.0))):
+        changed = reading._replace(sentence="x", rated=reading.rated._replace(true=true))
+        assert ("too narrow" in card(shelf, changed).markup) == few
+
+
 def test_calibration_means_are_in_order_of_prediction():
     means = curve.binned(np.array([3.0, 1.0, 2.0, 4.0]), np.array([1.0, 0.0, 0.0, 3.0]), bins=2)
     np.testing.assert_allclose(means, [[1.5, 0.0], [3.5, 2.0]])
@@ -176,7 +205,7 @@ def test_calibration_means_are_in_order_of_prediction():
 def test_scores_have_floors_and_detection_belongs_to_the_judged_sentence(shelf):
     reading = shelf.reading(shelf.latents[0])
     names = [one.name for one in scored(shelf, reading)]
-    assert names == ["rating AUROC", "detection AUROC", "detection F1"]
+    assert names == ["rating AUROC", "detection AUROC", "detection F1 at 0.50"]
     other = reading._replace(sentence="another one")
     assert [one.name for one in scored(shelf, other)] == ["rating AUROC"]
 
@@ -190,6 +219,17 @@ def test_the_table_sorts_and_filters(explorer):
     one = explorer.shelf.latents[1]
     assert explorer.table(text=str(one))["latent"].tolist().count(one) == 1
     assert explorer.table(text="no such words").empty
+    rate, cost = explorer.rows["firing rate"], explorer.rows["CE sentence − mean"]
+    low, high = np.sort(rate)[:2].mean(), np.sort(cost)[-2:].mean()
+    inside = explorer.rows[(rate > low) & (cost < high)]["latent"].tolist()
+    assert 0 < len(inside) < len(rate)
+    bounds = f"fires > {100 * low:.8f}%, CE<{high:.10f}"
+    assert explorer.table(text=bounds)["latent"].tolist() == inside
+    words = explorer.rows.set_index("latent")["sentence"][inside[0]]
+    assert inside[0] in explorer.table(text=f"{bounds} {words}")["latent"].tolist()
+    assert explorer.table(text=f"{bounds} no such words").empty
+    missing = explorer.rows.assign(**{"rating AUROC": np.nan})
+    assert table.chosen(missing, text="rating<2").empty
     with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, rating AUROC"):
         explorer.table(sort="colour")
 
@@ -248,11 +288,21 @@ def test_a_script_in_the_table_or_in_one_s_own_text_is_shown_as_text(explorer):
     assert "script" not in shown.tags and "alert" in shown.text
 
 
+def test_the_numbers_of_the_card_have_their_n_and_their_unit(explorer):
+    shown = Shown(explorer.card.markup).text
+    rows = explorer.shelf.cache.n_tokens
+    evaluate = explorer.shelf.site.settings.evaluate_windows
+    assert f"of {rows:,})" in shown and f"nats, {evaluate} evaluate windows" in shown
+    firing = windows.firing(explorer.shelf, explorer.latent)
+    assert shown.count(f"of {firing} windows in which it fires") == 2
+    assert repr(explorer).endswith("windows), nats") and "nan" not in repr(explorer)
+
+
 def test_truth_is_the_background_and_prediction_the_underline_on_one_scale():
     window = Window(["a", "b", "c"], np.array([0.0, 2.0, 4.0]), np.array([np.nan, 4.0, 0.0]), "")
     spans = [a for a in Shown(marks.strip(window, maximum=4.0)).attributes if "title" in a]
     shades = [re.search(r", (\d\.\d\d)\)", span["style"])[1] for span in spans]
-    assert shades == ["0.00", "0.30", "0.60"]
+    assert shades == ["0.00", "0.25", "0.50"]
     lines = [re.search(r"border-bottom: (\d)px", span["style"]) for span in spans]
     assert lines[0] is None and lines[1][1] == "6" and lines[2][1] == "1"
 
@@ -298,11 +348,29 @@ def test_cancelling_leaves_everything_as_it_was(explorer):
     assert explorer.draft is None and not explorer.kept
 
 
+def test_the_new_sentence_is_judged_window_by_window_against_the_old_one(explorer):
+    old = explorer.reading
+    explorer.attempt("men in red hats")
+    new = explorer.draft
+    means = [
+        reading.alone.set_index("arm")["over_truth"]["sentence"].value for reading in (old, new)
+    ]
+    expected = f"{means[1] - means[0]:+.3f} ["
+    found = re.search(r"CE yours − explainer: (.*), nats, paired", explorer.comparison.markup)[1]
+    assert found.startswith(expected) and f"(n = {len(old.losses)} evaluate windows)" in found
+    shown = Shown(explorer.comparison.markup).text
+    assert shown.index("rating AUROC, yours") < shown.index("detection AUROC, explainer")
+
+
 def test_keep_and_discard(explorer):
     old = explorer.reading
     explorer.attempt("men in red hats")
     explorer.keep()
     assert explorer.reading.sentence == "men in red hats" and explorer.draft is None
+    explorer.attempt("women in blue hats")
+    assert "CE yours − yours, kept:" in explorer.comparison.markup
+    explorer.discard()
+    assert explorer.reading.sentence == "men in red hats"
     explorer.discard()
     assert explorer.reading is old
 
@@ -396,15 +464,19 @@ def test_a_second_save_replaces_the_first(tmp_path):
 
 
 def test_a_text_is_read_as_the_cache_was(shelf):
-    site, row = shelf.site, shelf.cache.tokens[0]
-    own = owntext.read(site, site.subject.tokenizer.decode(row[1:]))
-    if len(own.texts) == len(row) - 1:
-        for latent in shelf.latents:
-            firings = shelf.cache.of(latent)
-            first = firings.rows == 0
-            expected = np.zeros(len(row) - 1)
-            expected[firings.positions[first] - 1] = firings.values[first]
-            np.testing.assert_allclose(own.true[:, latent], expected, atol=1e-4)
+    site, tokenizer = shelf.site, shelf.site.subject.tokenizer
+    rows = shelf.cache.tokens[:, 1:].tolist()
+    texts = [tokenizer.decode(row) for row in rows]
+    same = [tokenizer.encode(text, add_special_tokens=False) == row
+            for text, row in zip(texts, rows, strict=True)]  # fmt: skip
+    chosen = same.index(True)
+    own = owntext.read(site, texts[chosen])
+    for latent in shelf.latents:
+        firings = shelf.cache.of(latent)
+        mine = firings.rows == chosen
+        expected = np.zeros(len(rows[chosen]))
+        expected[firings.positions[mine] - 1] = firings.values[mine]
+        np.testing.assert_allclose(own.true[:, latent], expected, atol=1e-4)
 
 
 def test_predictions_on_one_s_own_text_have_an_underline_at_every_token(explorer):
@@ -412,6 +484,9 @@ def test_predictions_on_one_s_own_text_have_an_underline_at_every_token(explorer
     before, after = explorer.read(text), explorer.predict(text)
     assert "border-bottom" not in before.markup and "border-bottom" in after.markup
     assert "prediction" in explorer.text_price(text)
+    explorer.attempt("men in red hats")
+    explorer.keep()
+    assert "men in red hats" in explorer.predict(text).markup
     with pytest.raises(ValueError, match="the text is empty"):
         explorer.read("")
 

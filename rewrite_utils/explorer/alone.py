@@ -86,6 +86,12 @@ def measure(
     )
 
 
+def of_arm(losses: pd.DataFrame, latent: int, arm: str) -> Float[ndarray, " window"]:
+    """One latent's loss with one arm in its place, in order of window."""
+    mine = losses[(losses["latent"] == latent) & (losses["arm"] == arm)]
+    return mine.sort_values("window")["loss"].to_numpy()
+
+
 def verdict(losses: pd.DataFrame, latent: int, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
     """One row an arm: its loss minus the truth's, paired, with its interval (nats).
 

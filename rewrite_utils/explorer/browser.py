@@ -30,9 +30,14 @@ class LatentExplorer:
     ) -> None:
         """Select ``latent``, by default the one that carries most of the output.
 
-        Raises KeyError when that latent has no sentence.
+        Raises KeyError when that latent has no sentence, ValueError when none has.
         """
         self.shelf = Shelf(site)
+        if not self.shelf.latents:
+            raise ValueError(
+                f"no latent of site {site.name!r} has a sentence that was simulated: nothing to "
+                "explore; notebook 03 shows what the explainer answered"
+            )
         self.simulator = simulator or Simulator(site)
         self.kept: dict[int, Reading] = {}
         self.draft: Reading | None = None
@@ -123,7 +128,8 @@ class LatentExplorer:
     def keep(self) -> Html:
         """Let the draft take the old sentence's place in this session; nothing is written."""
         if self.draft is not None:
-            self.kept[self.draft.latent], self.draft = self.draft, None
+            kept = self.draft._replace(origin="yours, kept")
+            self.kept[kept.latent], self.draft = kept, None
         return self.card
 
     def discard(self) -> Html:
@@ -150,7 +156,8 @@ class LatentExplorer:
             sentence=reading.sentence,
             replaced=site.sentences[reading.latent],
         )
-        self.kept[reading.latent], self.draft = reading, None
+        self.kept[reading.latent] = reading._replace(origin="yours, saved")
+        self.draft = None
         return f"saved to {file}; use it with explain.curated: {file}"
 
     # ── your own text ────────────────────────────────────────────────────────────────────────
@@ -158,31 +165,29 @@ class LatentExplorer:
     def read(self, text: str) -> Html:
         """Which latents fire where in ``text``."""
         own = owntext.read(self.shelf.site, text)
-        return owntext.drawn(self.shelf, own, self._shown_on(own))
+        return owntext.drawn(self.shelf, own, self._told(own))
 
     def predict(self, text: str, *, step: Step = silent) -> Html:
         """The same, with what the sentences of the shown latents predict at every token."""
         own = owntext.read(self.shelf.site, text)
-        latents = self._shown_on(own)
-        told = {one: self._sentence(one) for one in latents}
+        told = self._told(own)
         found = owntext.predict(self.shelf, own, told, self.simulator, step=step)
-        return owntext.drawn(self.shelf, own, latents, found)
+        return owntext.drawn(self.shelf, own, told, found)
 
     def text_price(self, text: str) -> str:
         """What ``predict`` costs, in words."""
         own = owntext.read(self.shelf.site, text)
-        return self.simulator.price(len(own.texts), len(self._shown_on(own)))
+        return self.simulator.price(len(own.texts), len(self._told(own)))
 
     @property
     def _said(self) -> tuple[int, str]:
         return self.latent, self.reading.sentence
 
-    def _shown_on(self, own: owntext.OwnText) -> list[int]:
-        return owntext.strongest(self.shelf, own, first=self.latent)
-
-    def _sentence(self, latent: int) -> str:
-        kept = self.kept.get(latent)
-        return kept.sentence if kept else self.shelf.site.sentences[latent]
+    def _told(self, own: owntext.OwnText) -> dict[int, str]:
+        """The latents to show on a text, with the sentences that stand for them now."""
+        latents = owntext.strongest(self.shelf, own, first=self.latent)
+        kept = {latent: reading.sentence for latent, reading in self.kept.items()}
+        return {latent: kept.get(latent, self.shelf.site.sentences[latent]) for latent in latents}
 
     # ── three faces ──────────────────────────────────────────────────────────────────────────
 

@@ -55,8 +55,10 @@ class Controls:
             for name in ("◀ previous", "next ▶", "random")
         )
         self.sort = widgets.Dropdown(options=list(table.SORTS), description="sort by")
-        self.filter = widgets.Text(placeholder="words in the sentence, or a number",
-                                   description="filter", continuous_update=True)  # fmt: skip
+        self.filter = widgets.Text(
+            placeholder="words, a latent's number, rating>.7, fires<5%, CE<0",
+            description="filter", continuous_update=True, layout=widgets.Layout(width="460px"),
+        )  # fmt: skip
         self.list = widgets.Select(rows=7, layout=WIDE)
         self.list.add_class(MONO)
         self.message = widgets.HTML()

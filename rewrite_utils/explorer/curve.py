@@ -16,13 +16,15 @@ from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated
 
-GREY, BLUE, ORANGE = (128, 128, 128), (0, 114, 178), (230, 159, 0)
+GREY, BLUE, ORANGE = (128, 128, 128), (30, 136, 210), (230, 159, 0)
 WIDTH, HEIGHT, MARGIN = 260, 190, 6
 """Pixels."""
+BINS = 5
+"""Points of the orange line."""
 
 
 def binned(
-    predicted: Float[ndarray, " window"], true: Float[ndarray, " window"], *, bins: int = 5
+    predicted: Float[ndarray, " window"], true: Float[ndarray, " window"], *, bins: int = BINS
 ) -> Float[ndarray, "bin two"]:
     """Mean predicted and mean true activation of equally filled bins, in order of prediction."""
     order = np.argsort(predicted, kind="stable")
@@ -30,17 +32,20 @@ def binned(
     return np.array([(predicted[part].mean(), true[part].mean()) for part in parts]).reshape(-1, 2)
 
 
-def top(rated: Rated, *, maximum: float) -> float:
-    """Where both axes end: the latent's maximum, or the largest prediction if that is more."""
-    return max(maximum, float(rated.predicted.max(initial=0)), 1e-6)
+def end(*rated: Rated) -> float:
+    """Where both axes of these curves end: the largest activation in them, true or predicted.
+
+    The latent's maximum would leave most curves a heap in the corner: it is rarely met.
+    """
+    return max(1e-6, *(float(max(one.predicted.max(), one.true.max())) for one in rated))
 
 
-def calibration(rated: Rated, *, maximum: float) -> str:
-    """Every rated window, the diagonal, and means of five equally filled bins, evaluate only.
+def calibration(rated: Rated, *, end: float) -> str:
+    """Every rated window, the diagonal, and means of equally filled bins, evaluate only.
 
     Blue dots are evaluate windows; grey ones are those that the calibrator was fitted on.
     """
-    end, held = top(rated, maximum=maximum), rated.split == "evaluate"
+    held = rated.split == "evaluate"
     paper = _Paper(end)
     paper.line(np.array([[0, 0], [end, end]]), GREY, radius=0.4, gap=5)
     points = np.stack([rated.predicted, rated.true], axis=1)

@@ -60,13 +60,8 @@ def resimulate(
     source = {(latent, "sentence"): columns["evaluate"][1]}
     rest = Progress(step, RATING, 1 - RATING)
     again = alone.measure(site, source, name="your sentence", progress=rest)
-    return Reading(
-        latent,
-        sentence.strip(),
-        "yours",
-        shelf.rated(latent, columns),
-        shelf.alone(latent, _with_sentence(shelf.losses, latent, again)),
-    )
+    losses = _with_sentence(shelf.losses, latent, again)
+    return shelf.read(latent, sentence.strip(), "yours", columns=columns, losses=losses)
 
 
 def _split(ratings: Ratings, sizes: list[int]) -> list[Ratings]:

@@ -12,25 +12,15 @@ from collections.abc import Iterable, Sequence
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.display import BLUE, ORANGE
+from rewrite_utils.display import BLUE, ORANGE, in_a_line, visible
 from rewrite_utils.explorer.windows import Shown
 
 GREY = "128, 128, 128"
 SMALL = "font-size: 85%; opacity: 0.75"
-DEEPEST = 0.6
+DEEPEST = 0.5
 """Opacity of the strongest background: text stays readable on it, white as well as black."""
 THICKEST = 6
 """Pixels of the strongest underline."""
-
-
-def visible(text: str) -> str:
-    """Escaped; newlines and tabs drawn, so that no token is invisible."""
-    return html.escape(text).replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
-
-
-def token(text: str) -> str:
-    """One token alone, escaped, its spaces drawn too."""
-    return visible(text).replace(" ", "·")
 
 
 def strip(shown: Shown, *, maximum: float) -> str:
@@ -56,9 +46,10 @@ def legend(maximum: float) -> str:
     shade = f"background: rgba({ORANGE}, {DEEPEST})"
     line = f"border-bottom: 4px solid rgb({BLUE})"
     return (
-        f'<div style="{SMALL}"><span style="{shade}">background</span>: true activation; '
-        f'<span style="{line}">underline</span>: predicted, only where the simulator was asked (a '
-        f"thin grey line: predicted 0). One scale everywhere, 0 … {maximum:.2f}.</div>"
+        f'<div style="{SMALL}; margin: 6px 0 0 0"><span style="{shade}">background</span>: true '
+        f'activation; <span style="{line}">underline</span>: predicted, only where the simulator '
+        f"was asked (a thin grey line: predicted 0). One scale, 0 … {maximum:.2f}, its maximum. "
+        "E: the simulator’s expected rating, 0 … 9, before calibration.</div>"
     )
 
 
@@ -80,7 +71,7 @@ def interval(
     if math.isnan(value):
         return ""
     left, right = (place(value), place(value)) if math.isnan(low) else (place(low), place(high))
-    parts = [_box(left, max(right - left, 1), 6, 4, f"rgba({BLUE}, 0.45)")]
+    parts = [_box(left, max(right - left, 1), 6, 4, f"rgba({BLUE}, 0.5)")]
     if not math.isnan(floor):
         parts.append(_box(place(floor), 2, 0, 16, f"rgba({GREY}, 0.9)"))
     parts.append(_box(place(value) - 3, 7, 4, 8, f"rgb({BLUE})"))
@@ -116,18 +107,30 @@ def section(title: str, body: str, *, remark: str = "") -> str:
     return f"{head}{small if remark else ''}</div>{body}"
 
 
-def columns(cells: Sequence[str]) -> str:
-    """Parts beside one another."""
-    style = "text-align: left; vertical-align: top; padding: 0 28px 0 0; background: none"
-    inner = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
-    return f'<table style="border: none"><tr style="background: none">{inner}</tr></table>'
+def columns(cells: Sequence[str], *, even: bool = False) -> str:
+    """Parts beside one another, below one another where the page is too narrow for that.
+
+    ``even``: running text, which shares the width; otherwise a part is as wide as what it holds.
+    """
+    width = "width: 45%; min-width: 300px; " if even else ""
+    style = (
+        f"display: inline-block; vertical-align: top; {width}max-width: 100%; overflow-x: auto; "
+        "margin: 0 20px 0 0"
+    )
+    parts = "".join(f'<div style="{style}">{cell}</div>' for cell in cells)
+    return f"<div>{parts}</div>"
+
+
+def slim(body: str, *, width: int) -> str:
+    """A part whose words break at so many pixels instead of widening it."""
+    return f'<div style="max-width: {width}px">{body}</div>'
 
 
 def rows(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML already."""
-    cell = "text-align: left; padding: 1px 12px 1px 0; white-space: nowrap"
-    head = "".join(f'<th style="{cell}">{name}</th>' for name in header)
-    lines = ("".join(f'<td style="{cell}">{one}</td>' for one in row) for row in body)
+    cell = "text-align: left; padding: 1px 12px 1px 0; white-space:"
+    head = "".join(f'<th style="{cell} normal">{name}</th>' for name in header)
+    lines = ("".join(f'<td style="{cell} nowrap">{one}</td>' for one in row) for row in body)
     whole = "".join(f'<tr style="background: none">{line}</tr>' for line in lines)
     return f"<table><tr>{head}</tr>{whole}</table>"
 
@@ -153,7 +156,7 @@ def _span(text: str, true: float, predicted: float, maximum: float) -> str:
         line = f"{round(1 + (THICKEST - 1) * share)}px solid rgb({BLUE})"
         style += f"; border-bottom: {line if share > 0 else f'1px solid rgba({GREY}, 0.8)'}"
         title += f", predicted {predicted:.2f}"
-    return f'<span style="{style}" title="{title}">{visible(text)}</span>'
+    return f'<span style="{style}" title="{title}">{in_a_line(text)}</span>'
 
 
 def _height(count: int, top: int) -> int:

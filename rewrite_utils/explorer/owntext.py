@@ -4,7 +4,7 @@ In: a text. Out: every latent's true activation at every token; on demand the si
 chosen sentences at every token, calibrated without centring (few sentences cannot be centred).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils.display import Html
+from rewrite_utils.display import NO_TEXT, Html
 from rewrite_utils.explorer import marks
 from rewrite_utils.explorer.asking import Simulator, Step, calibrated_alone, silent
 from rewrite_utils.explorer.shelf import Shelf
@@ -61,7 +61,7 @@ def strongest(shelf: Shelf, own: OwnText, *, first: int, count: int = 4) -> list
 def predict(
     shelf: Shelf,
     own: OwnText,
-    sentences: dict[int, str],
+    sentences: Mapping[int, str],
     simulator: Simulator,
     *,
     step: Step = silent,
@@ -79,18 +79,17 @@ def predict(
 def drawn(
     shelf: Shelf,
     own: OwnText,
-    latents: Sequence[int],
+    sentences: Mapping[int, str],
     predicted: Float[ndarray, "pos sentence"] | None = None,
 ) -> Html:
-    """The text once a latent, each on its own latent's scale."""
+    """The text once a latent, each on its own latent's scale, below its sentence."""
     parts = []
-    for column, latent in enumerate(latents):
+    for column, (latent, sentence) in enumerate(sentences.items()):
         scale = float(shelf.cache.maximum[latent])
         guess = np.full(len(own.texts), np.nan) if predicted is None else predicted[:, column]
         shown = Shown(own.texts, own.true[:, latent], guess, f"scale 0 … {scale:.2f}")
-        said = shelf.site.sentences.get(latent, "no sentence")
         body = marks.strip(shown, maximum=scale)
-        parts.append(marks.section(f"latent {latent}", body, remark=said))
+        parts.append(marks.section(f"latent {latent}", body, remark=sentence))
     firing = np.flatnonzero(own.true.any(0))
     said = f"{len(firing)} of {own.true.shape[1]} latents fire on {len(own.texts)} tokens"
     if own.left_out:
@@ -104,6 +103,11 @@ def _listed(own: OwnText, firing: Int[ndarray, " firing"], *, most: int = 20) ->
     peaks = own.true[:, firing].max(0)
     order = firing[np.argsort(-peaks, kind="stable")][:most]
     said = [
-        f"{latent} (“{own.texts[int(own.true[:, latent].argmax())].strip()}”)" for latent in order
+        f"{latent} (“{_word(own.texts[int(own.true[:, latent].argmax())])}”)" for latent in order
     ]
     return ", ".join(said) + (" …" if len(firing) > most else "")
+
+
+def _word(token: str) -> str:
+    """A token without the space before it, unless it is nothing else."""
+    return token.strip(" ") or "·" * len(token) or NO_TEXT

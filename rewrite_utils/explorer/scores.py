@@ -7,13 +7,15 @@ floors are what a sentence that says nothing gets: chance, or the other latents'
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
+from rewrite_utils.score import cut
 from rewrite_utils.stats import auroc
 
 RESAMPLES = 1000
+FLOOR = "others' sentences"
 
 
 class Scored(NamedTuple):
@@ -33,6 +35,8 @@ class Scored(NamedTuple):
     """Where the floor comes from."""
     n: str
     """Windows, firing + silent."""
+    firing: int
+    """Windows that fire."""
 
 
 def rating(shelf: Shelf, latent: int, rated: Rated) -> Scored:
@@ -41,22 +45,24 @@ def rating(shelf: Shelf, latent: int, rated: Rated) -> Scored:
     found = auroc(active, rated.expected, seed=shelf.site.params.seed)
     n = f"{active.sum()} + {(~active).sum()}"
     floor = _others(shelf, latent, active)
-    return Scored("rating AUROC", *found, floor, "other latents' sentences, mean", n)
+    return Scored("rating AUROC", *found, floor, FLOOR, n, int(active.sum()))
 
 
 def detection(shelf: Shelf, latent: int) -> list[Scored]:
-    """AUROC and F1 of the judge who reads the run's sentence."""
+    """AUROC and F1 of the judge who reads the run's sentence, F1 cut where the run cuts it."""
     table = shelf.site.judgements
     table = table[table["latent"] == latent]
     active, said = table["active"].to_numpy(bool), table["probability"].to_numpy(np.float64)
     found = auroc(active, said, seed=shelf.site.params.seed)
-    n = f"{active.sum()} + {(~active).sum()}"
+    limit = cut(shelf.site.judgements, shelf.site.params.score.threshold)
+    size = f"{active.sum()} + {(~active).sum()}", int(active.sum())
     share = active.mean() if len(active) else float("nan")
+    interval = _f1_interval(active, said > limit, shelf.site.params.seed)
     f1 = shelf.scores["f1"].get(latent, float("nan"))
     return [
-        Scored("detection AUROC", *found, 0.5, "chance", n),
-        Scored("detection F1", f1, *_f1_interval(active, said, shelf.site.params.seed),
-               2 * share / (1 + share), "always yes", n),
+        Scored("detection AUROC", *found, 0.5, "chance", *size),
+        Scored(f"detection F1 at {limit:.2f}", f1, *interval,
+               2 * share / (1 + share), "always yes", *size),
     ]  # fmt: skip
 
 
@@ -78,12 +84,18 @@ def _others(shelf: Shelf, latent: int, active: Bool[ndarray, " window"]) -> floa
 
 
 def _f1_interval(
-    active: Bool[ndarray, " window"], said: Float[ndarray, " window"], seed: int
+    active: Bool[ndarray, " window"], said: Bool[ndarray, " window"], seed: int
 ) -> tuple[float, float]:
+    """Percentile interval, windows redrawn within firing and silent ones as for the AUROC."""
     if not active.any():
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(0, len(active), size=(RESAMPLES, len(active)))
-    truth, yes = active[drawn], said[drawn] > 0.5
+    generator, kinds = (
+        np.random.default_rng(seed),
+        (np.flatnonzero(active), np.flatnonzero(~active)),
+    )
+    parts = [generator.choice(kind, (RESAMPLES, len(kind))) for kind in kinds if len(kind)]
+    drawn = np.concatenate(parts, axis=1)
+    truth, yes = active[drawn], said[drawn]
     f1 = 2 * (truth & yes).sum(1) / np.maximum(truth.sum(1) + yes.sum(1), 1)
     low, high = np.percentile(f1, [2.5, 97.5])
     return float(low), float(high)

@@ -43,11 +43,13 @@ class Reading(NamedTuple):
     sentence: str
     """What the simulator read."""
     origin: str
-    """Who wrote it: explainer, curated, yours."""
+    """Who wrote it: explainer, curated, yours (and then kept, or saved)."""
     rated: Rated
     """What was predicted."""
     alone: pd.DataFrame
     """What each arm costs the model (``alone.verdict``)."""
+    losses: Float[ndarray, " window"]
+    """CE of each evaluate window with the prediction in the latent's place, nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +131,28 @@ class Shelf:
         columns = {split: (self.ratings[split].expected[:, place], self.predicted[split][:, place])
                    for split in SIMULATED}  # fmt: skip
         origin = "curated" if latent in self.site.curated else "explainer"
+        sentence = self.site.sentences[latent]
+        return self.read(latent, sentence, origin, columns=columns, losses=self.losses)
+
+    def read(
+        self,
+        latent: int,
+        sentence: str,
+        origin: str,
+        *,
+        columns: dict[str, tuple[ndarray, ndarray]],
+        losses: pd.DataFrame,
+    ) -> Reading:
+        """A sentence with what came of it: (E, prediction) in both splits, and losses alone."""
+        params = self.site.params
+        options = {"seed": params.seed, "resamples": params.rewrite.bootstrap}
         return Reading(
             latent,
-            self.site.sentences[latent],
+            sentence,
             origin,
             self.rated(latent, columns),
-            self.alone(latent, self.losses),
+            alone.verdict(losses, latent, **options),
+            alone.of_arm(losses, latent, "sentence"),
         )
 
     def rated(self, latent: int, columns: dict[str, tuple[ndarray, ndarray]]) -> Rated:
@@ -148,8 +166,3 @@ class Shelf:
             np.concatenate([columns[split][0] for split in SIMULATED]).astype(np.float64),
             np.concatenate([columns[split][1] for split in SIMULATED]).astype(np.float64),
         )
-
-    def alone(self, latent: int, losses: pd.DataFrame) -> pd.DataFrame:
-        """What each arm of one latent costs, with intervals."""
-        params = self.site.params
-        return alone.verdict(losses, latent, seed=params.seed, resamples=params.rewrite.bootstrap)

@@ -4,6 +4,7 @@ In: a Shelf. Out: one row a latent with a sentence; the frame for code, text row
 HTML for a page without a kernel.
 """
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,6 +25,16 @@ SORTS = {
     "sentence": True,
 }
 """What can be sorted by, and whether small comes first."""
+BOUNDS = {
+    "rating": "rating AUROC",
+    "detect": "detection AUROC",
+    "fires": "firing rate",
+    "ce": "CE sentence − mean",
+    "share": "share of output",
+}
+"""What a filter calls the columns of numbers."""
+BOUND = re.compile(rf"\b({'|'.join(BOUNDS)})\s*([<>])\s*(-?(?:\d+\.?\d*|\.\d+))(%?),?")
+"""One bound in a filter: ``rating > .7``, ``fires<5%``."""
 
 
 def frame(shelf: Shelf) -> pd.DataFrame:
@@ -46,13 +57,17 @@ def frame(shelf: Shelf) -> pd.DataFrame:
 
 
 def chosen(table: pd.DataFrame, *, sort: str = "latent", text: str = "") -> pd.DataFrame:
-    """The rows whose sentence or number contains ``text``, sorted; numbers that are missing last.
+    """The rows inside all bounds in ``text`` whose sentence holds (or number is) the rest of it,
+    sorted; a missing number is inside no bound and comes last.
 
     Raises KeyError naming the columns when there is no column ``sort``.
     """
     if sort not in SORTS:
         raise KeyError(f"cannot sort by {sort!r}; columns: {', '.join(SORTS)}")
-    words = text.strip().lower()
+    for name, sign, number, percent in BOUND.findall(text.lower()):
+        column, limit = table[BOUNDS[name]], float(number) / (100 if percent else 1)
+        table = table[column > limit if sign == ">" else column < limit]
+    words = BOUND.sub("", text.lower()).strip()
     sentence, number = table["sentence"].str.lower(), table["latent"].astype(str)
     kept = table[sentence.str.contains(words, regex=False) | (number == words)]
     return kept.sort_values([sort, "latent"], ascending=[SORTS[sort], True], na_position="last")
@@ -77,11 +92,13 @@ def html(table: pd.DataFrame, *, most: int = 200) -> Html:
     header = [marks.visible(name) for name in table.columns]
     body = [
         [str(latent), _two(rating), _two(detection), f"{rate:.2%}", f"{cost:+.4f}", f"{share:.1%}",
-         marks.visible(sentence)]
+         f'<span style="white-space: normal">{marks.visible(sentence)}</span>']
         for latent, rating, detection, rate, cost, share, sentence
         in table.head(most).itertuples(index=False, name=None)
     ]  # fmt: skip
-    return Html(marks.rows(header, body), "\n".join(text for text, _ in lines(table.head(most))))
+    units = marks.note("CE in nats, this latent alone replaced; share: of what the latents write")
+    drawn = f'<div style="overflow-x: auto">{marks.rows(header, body)}{units}</div>'
+    return Html(drawn, "\n".join(text for text, _ in lines(table.head(most))))
 
 
 def headline(shelves: Mapping[str, Shelf]) -> str:
@@ -91,7 +108,8 @@ def headline(shelves: Mapping[str, Shelf]) -> str:
         cost = frame(shelf)["CE sentence − mean"].to_numpy()
         found = stats.bootstrap(cost, unit="latent", seed=shelf.site.params.seed)
         windows = shelf.site.settings.evaluate_windows
-        parts.append(f"{name}: one latent alone, CE sentence − mean {found}, {windows} windows")
+        said = f"CE sentence − mean {found} nats, {windows} windows"
+        parts.append(f"{name}: one latent alone, {said}")
     return "; ".join(parts)
 
 

@@ -67,6 +67,12 @@ def of_text(shelf: Shelf, latent: int, *, each: int) -> dict[str, list[Shown]]:
     return found | {"random": _drawn(shelf, cache, latent, _random(shelf, latent, each, length))}
 
 
+def firing(shelf: Shelf, latent: int) -> int:
+    """Windows of the explain rows in which the latent fires, of which ``of_text`` takes a few."""
+    length = min(LENGTH, shelf.cache.tokens.shape[1] - 1)
+    return len(firing_windows(shelf.cache, latent, window_tokens=length)[1])
+
+
 def errors(rated: Rated) -> dict[str, ndarray]:
     """Rated windows by kind, each in order of |prediction − truth|, worst first.
 

@@ -149,7 +149,9 @@ def _drawn(
     scale = float(cache.maximum[latent])
     lines = []
     for row, (tokens, true) in enumerate(zip(ids, values, strict=True)):
-        guess = None if predicted is None else [0.0] * (len(tokens) - 1) + [float(predicted[row])]
+        guess = None
+        if predicted is not None:
+            guess = [np.nan] * (len(tokens) - 1) + [float(predicted[row])]
         lines.append(display.tokens(site.texts(tokens), true.tolist(), guess, maximum=scale))
     return lines
 
