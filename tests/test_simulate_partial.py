@@ -76,7 +76,7 @@ def test_latents_first_and_the_rest_later_end_with_the_same_bytes(tmp_path, layo
 
 
 def test_an_unknown_latent_is_named_and_nothing_is_asked(tmp_path):
-    with pytest.raises(ValueError, match="latent 4 has no sentence here; there are 3, 5, 8, 9"):
+    with pytest.raises(ValueError, match="latent 4 has no sentence here; use some of 3, 5, 8, 9$"):
         run(tmp_path, latents=(3, 4))
     assert bytes_of(tmp_path) == {}
 
@@ -170,6 +170,33 @@ def test_progress_shows_predictions_and_tokens_a_second_cached_share_and_time_le
     assert "prompts/s=2.0" in lines[-1] and "tokens/s=80" in lines[-1] and "cached=60%" in lines[-1]
     assert "prediction/s" in lines[-1] or "s/prediction" in lines[-1]
     assert "<" in lines[-1]  # elapsed<left
+
+
+def test_time_left_and_speed_count_only_what_is_done_now(tmp_path, monkeypatch):
+    """After a kill the finished blocks take no time: counted as speed, the rest would seem done."""
+    bars = []
+
+    class Bar(tqdms.tqdm):
+        def __init__(self, *given, **more):
+            super().__init__(*given, **more)
+            bars.append((self.initial, self.total))
+
+    class Busy(FakeEngine):
+        """One that has answered other questions before."""
+
+        @property
+        def usage(self):
+            n = len(self.asked)
+            return Usage(1000 + n, 10 * n, 0, n, 5000 + 2.0 * n)
+
+    lines = []
+    monkeypatch.setattr(Bar, "set_postfix", lambda self, told: lines.append(told))
+    monkeypatch.setattr("rewrite_utils.simulate.running.tqdm", Bar)
+    run(tmp_path, rate=either_order, limit=2)
+    simulator = open_simulator(Simulate(align=8), Busy(rate=either_order))
+    simulate(WINDOWS, LATENTS, simulator, folder=tmp_path, name="test")
+    assert bars == [(0, 32), (32, 36)]
+    assert lines[-1]["prompts/s"] == "0.5"
 
 
 def test_nan_from_a_simulator_of_another_kind_is_an_error_and_not_written(tmp_path):

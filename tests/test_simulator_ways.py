@@ -170,7 +170,8 @@ def test_limit_and_latents_do_part_of_the_work_and_the_rest_follows(command, wor
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--latents", "4711"), "latent 4711 has no sentence here"),
+        (("--latents", "4711"), "sites.mlp has latents 0 … 11, not 4711"),
+        (("--latents", "-1"), "sites.mlp has latents 0 … 11, not -1"),
         (("--site", "attic"), "no site 'attic'; there are mlp, sae"),
     ],
 )
@@ -178,6 +179,15 @@ def test_a_mistake_is_one_clear_line(command, capsys, words, says):
     llm, run = command
     assert run("-p", "seed", "22", *words) == 1
     assert says in capsys.readouterr().err
+    assert not [text for text in llm.texts if "«" in text]
+
+
+def test_a_latent_without_a_sentence_is_named_and_nothing_is_asked(command, world, capsys):
+    llm, run = command
+    described = open_sites(world.again())["mlp"].simulated
+    other = next(latent for latent in range(12) if latent not in described)
+    assert run("--latents", str(other)) == 1
+    assert f"latent {other} has no sentence here; use some of" in capsys.readouterr().err
     assert not [text for text in llm.texts if "«" in text]
 
 
