@@ -19,6 +19,8 @@ from rewrite_utils.llm import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
     ExplanationError,
+    Layout,
+    Window,
     open_simulator,
     read_everywhere,
     read_ratings,
@@ -76,7 +78,7 @@ def test_latents_first_and_the_rest_later_end_with_the_same_bytes(tmp_path, layo
 
 
 def test_an_unknown_latent_is_named_and_nothing_is_asked(tmp_path):
-    with pytest.raises(ValueError, match="latent 4 has no sentence here; use some of 3, 5, 8, 9$"):
+    with pytest.raises(ValueError, match=r"latent 4 has no sentence here; use some of 3, 5, 8, 9$"):
         run(tmp_path, latents=(3, 4))
     assert bytes_of(tmp_path) == {}
 
@@ -120,6 +122,23 @@ def test_an_explanation_longer_than_the_context_is_named_before_anything_is_aske
     with pytest.raises(ExplanationError, match=r"explanation of latent 11 .* context of 4096"):
         simulate(WINDOWS, long, simulator, folder=tmp_path, name="test")
     assert llm.asked == [] and bytes_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize("layout", ["window_first", "explanation_first", "original"])
+def test_room_is_measured_on_the_window_of_most_tokens_and_not_of_most_letters(layout):
+    llm = FakeEngine()
+    wide, dense = Window.of([" the" * 20]), Window.of(["é" * 30])
+    prompt = Layout(llm.tokenizer, align=8, order=layout).prompt(dense, "x")
+    assert len(dense.text) < len(wide.text)
+    simulator = open_simulator(Simulate(align=8, layout=layout), llm)
+    needed = len(prompt.shared) + len(prompt.own) + 1
+    for context, fits in ((needed, True), (needed - 1, False)):
+        llm.context_tokens = context
+        if fits:
+            simulator.check([wide, dense], {1: "x"})
+        else:
+            with pytest.raises(ExplanationError, match="explanation of latent 1 makes a prompt"):
+                simulator.check([wide, dense], {1: "x"})
 
 
 def test_an_engine_that_dies_midway_leaves_its_finished_blocks_and_no_zeros(tmp_path):

@@ -12,6 +12,8 @@ from rewrite_utils.llm import Engine
 Settings = dict[str, Any]
 """dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
+EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
+"""What installs the packages that not everyone needs."""
 
 
 def open_engine(
@@ -31,7 +33,7 @@ def open_engine(
     ``max_tokens``: the longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``:
     for keys and values. ``engine``: "auto" is vLLM where it is installed; "server" a running one at
     ``address``; "ray" ``workers`` actors, each with a ``worker_engine``. Raises ValueError on
-    another name, EngineDied if loading fails.
+    another name or a missing package, EngineDied if loading fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 
@@ -48,6 +50,8 @@ def open_engine(
         "threads": threads or None,
         "memory_gb": memory_gb,
     }
+    if engine in EXTRAS:
+        require_installed(engine, f"engine {engine!r}")
     if engine == "ray":
         from rewrite_utils.engines.ray import RayEngine  # noqa: PLC0415
 
@@ -63,6 +67,15 @@ def _loaded(folder: str, engine: str, settings: Settings) -> Engine:
     else:
         from rewrite_utils.engines.transformers import TransformersEngine as Chosen  # noqa: PLC0415
     return Chosen.load(folder, **settings)
+
+
+def require_installed(package: str, what: str) -> None:
+    """Raise ValueError, naming the extra, if a package is not there."""
+    if find_spec(package) is None:
+        raise ValueError(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install -e .[…] with the extra {EXTRAS[package]}, or use engine 'transformers'"
+        )
 
 
 def chosen(engine: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from rewrite_utils.llm import Engine, Usage
-from rewrite_utils.params import Simulate
+from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate.digits import DigitReader
 from rewrite_utils.simulate.everywhere import NAME, EveryToken
 from rewrite_utils.simulate.on_engine import OnEngine, require_room
@@ -67,11 +67,14 @@ class LastToken(OnEngine):
         return self._layout.latents_outside
 
     def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
-        """Measured on the longest window."""
-        longest = max(windows, key=lambda window: len(window.text))
+        """Measured on the window of most tokens."""
+        longest = max(windows, key=self._tokens)
         for latent, text in descriptions.items():
             prompt = self._layout.prompt(longest, text)
             require_room(len(prompt.shared) + len(prompt.own), 1, self._engine, latent)
+
+    def _tokens(self, window: Window) -> int:
+        return sum(map(len, self._layout.prompt(window, "")))
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
         """One forward pass a pair; what pairs share is computed once."""
@@ -97,6 +100,14 @@ def rate_all(
 def wording(asked: Simulate) -> str:
     """The prompt file that these parameters use."""
     return NAME if asked.mode == "all" else FILES[asked.layout]
+
+
+def reading(asked: Simulate, llm: LLM) -> LLM:
+    """The LLM with an engine that reads inside a prompt, where the mode asks for that."""
+    if asked.mode != "all":
+        return llm
+    place = "worker_engine" if llm.engine == "ray" else "engine"
+    return llm.model_copy(update={place: "transformers"})
 
 
 def open_simulator(asked: Simulate, engine: Engine) -> Simulator:
