@@ -108,6 +108,12 @@ def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize("where", ["subject", "explainer", "simulator"])
+def test_mistake_float16_which_overflows_is_not_offered(where):
+    with pytest.raises(ParameterError, match=f"{where}.dtype = 'float16'.*'bfloat16'"):
+        parse(RAW | {where: {"dtype": "float16"}})
+
+
 def test_a_missing_parameter_is_named():
     with pytest.raises(ParameterError, match=r"'sites.early.hookpoint' is missing"):
         parse({"name": "test", "sites": {"early": {}}})
