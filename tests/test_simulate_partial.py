@@ -15,6 +15,8 @@ import tqdm as tqdms
 from latent_cases import FakeEngine
 from test_simulate import DESCRIPTIONS, LATENTS, SHOWN, WINDOWS, bytes_of, digit_of, run
 
+from rewrite_utils.calibrate import CalibrationError, Target
+from rewrite_utils.estimates import Evidence
 from rewrite_utils.llm import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
@@ -243,24 +245,26 @@ class Trained:
 
     def rate(self, pairs):
         every = np.array(
-            [[len(piece) + len(text) for piece in window.pieces] for window, text in pairs]
+            [[(len(piece) + len(text)) / 2 for piece in window.pieces] for window, text in pairs]
         )
-        digits = np.full((len(pairs), 10), 0.1)
-        return {
-            "expected": every[:, -1].astype(np.float16),
-            "digits": digits.astype(np.float16),
-            "mass": np.ones(len(pairs), np.float16),
-            "everywhere": every.astype(np.float16),
-        }
+        every = every.astype(np.float16)
+        return {"expected": every[:, -1], "everywhere": every}
 
 
 def test_a_simulator_of_another_kind_plugs_in_behind_the_same_artefact(tmp_path):
     simulate(WINDOWS, LATENTS, Trained(), folder=tmp_path, name="test")
     ratings, every = read_ratings(tmp_path), read_everywhere(tmp_path)
     assert every.shape == (9, 4, 4)
+    assert ratings.digits.shape == (9, 4, 10) and ratings.mass.shape == (9, 4)
+    assert np.isnan(ratings.digits).all() and np.isnan(ratings.mass).all()
+    target = Target.from_true(np.eye(9, 4, dtype=np.float32))
+    evidence = Evidence(ratings, np.eye(9, 4, dtype=np.float32), target)
+    assert np.isfinite(evidence.calibrated("isotonic", ratings)).all()
+    with pytest.raises(CalibrationError, match="digit probabilities must be finite"):
+        evidence.calibrated("temperature", ratings)
     np.testing.assert_array_equal(every[..., -1], ratings.expected)
     for (i, window), (j, text) in itertools.product(enumerate(WINDOWS), enumerate(DESCRIPTIONS)):
-        wanted = [len(piece) + len(text) for piece in window.pieces]
+        wanted = [(len(piece) + len(text)) / 2 for piece in window.pieces]
         np.testing.assert_array_equal(every[i, j], wanted)
 
 

@@ -1,7 +1,7 @@
 """What a simulator is, the one that rates last tokens, and which one the parameters ask for.
 
-In: (window, description) pairs. Out: arrays by name, one row a pair: at least those of `Ratings`.
-A trained simulator that gives one number a token plugs in here.
+In: (window, description) pairs. Out: arrays by name, one row a pair: at least E. A trained
+simulator that gives one number a token plugs in here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,6 @@ from rewrite_utils.simulate.on_engine import OnEngine, require_room
 from rewrite_utils.simulate.prompt import FILES, Layout, Window
 from rewrite_utils.simulate.ratings import Ratings, expected_rating
 
-FIELDS = Ratings._fields
 Pair = tuple[Window, str]
 """What is rated: a window and a description."""
 
@@ -48,8 +47,9 @@ class Simulator(Protocol):
         ...
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
-        """``expected`` [pair], ``digits`` [pair digit], ``mass`` [pair], float16, at each window's
-        last token; and ``everywhere`` [pair token] from one that rates them all."""
+        """``expected`` [pair], float16, 0 … 9, at each window's last token; ``digits``
+        [pair digit] and ``mass`` [pair] from one that has them; ``everywhere`` [pair token] from
+        one that rates all tokens."""
         ...
 
 
@@ -94,7 +94,7 @@ def rate_all(
     """Every (window, description) pair at once, in memory."""
     found = simulator.rate([(window, text) for window in windows for text in descriptions])
     shape = len(windows), len(descriptions)
-    return Ratings(*(found[name].reshape(*shape, *found[name].shape[1:]) for name in FIELDS))
+    return Ratings.of({name: one.reshape(*shape, *one.shape[1:]) for name, one in found.items()})
 
 
 def wording(asked: Simulate) -> str:
