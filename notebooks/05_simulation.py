@@ -84,13 +84,6 @@ for axis, (name, table) in zip(axes, curves.groupby("site", sort=False), strict=
 report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["windows"].max()))
 
 # %% [markdown]
-# And what it would cost the rewrite: the loss with only that share rated, the rest a bin of its own
-# in the headline calibration. `studies.screened_losses` turns it on.
-
-# %%
-report.screened_losses(run, sites)
-
-# %% [markdown]
 # ## Other ways to ask
 #
 # Firing rate, score or contrast tokens shown; the other two layouts; all positions of a window in

@@ -58,8 +58,9 @@ def test_auroc_is_the_share_of_pairs_in_order(seed):
     dice = np.random.default_rng(seed)
     active, rating = dice.random((8, 5)) < 0.3, dice.integers(0, 5, (8, 5)).astype(float)
     if active.any() and not active.all():
-        wanted = wins(active.ravel(), rating.ravel()).mean()
-        assert auroc_value(active, rating) == pytest.approx(wanted)
+        assert auroc_value(active, rating) == pytest.approx(
+            wins(active.ravel(), rating.ravel()).mean()
+        )
     else:
         assert np.isnan(auroc_value(active, rating))
 

@@ -1,7 +1,5 @@
 """Other ways to ask, screening and part of the work, on the whole run of the tiny model."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
@@ -16,7 +14,7 @@ from rewrite_utils.simulate import Part
 from rewrite_utils.simulate.__main__ import main
 from rewrite_utils.simulate.screening import most_plausible, plausibility
 from rewrite_utils.simulate.ways import WAYS
-from rewrite_utils.stages import builders, open_sites, simulators, studies
+from rewrite_utils.stages import builders, open_sites, simulators
 
 
 class Inside(FakeLLM):
@@ -127,32 +125,6 @@ def test_a_screened_run_asks_its_share_and_goes_through_to_the_verdict(asking):
         assert np.isfinite(values).all() and (values >= 0).all()
     assert np.isfinite(site.verdict["delta"]).all()
     assert np.isfinite(report.rating_quality({"mlp": site})["mean E, silent"]).all()
-
-
-def test_the_loss_against_the_share_is_that_of_runs_that_were_screened(asking, drawing):
-    """At every pair it is the run's own; at a share, what a run with ``simulate.screen`` finds."""
-    on = {"studies__screened_losses": True, "studies__shares": [0.1, 0.5, 1.0]}
-    _, site = asking(**on)
-    headline = site.params.rewrite.headline
-    some, every = (f"{share} by lexical: {headline}" for share in ("0.5", "1"))
-    found = simulators.screened_estimates(site)
-    assert set(found) == {some, every}  # a tenth of 9 windows cannot be fitted
-    _, screened = asking(simulate__screen=0.5, simulate__screen_by="lexical")
-    np.testing.assert_array_equal(found[some], screened.estimates[headline].values)
-    np.testing.assert_array_equal(found[every], site.estimates[headline].values)
-    assert not np.array_equal(found[some], found[every])
-    table = studies.screened(site).set_index("source")["loss"]
-    assert set(table.index) == {"coder", "zero", "mean", some, every}
-    own = site.losses[(site.losses["source"] == headline) & (site.losses["order"] == "all")]
-    np.testing.assert_allclose(table[every], own["loss"], rtol=1e-5)
-    shown = report.screened_losses(site.run, {"mlp": site}).markup
-    assert "lexical" in shown and "0.500" in shown and "minus" not in shown
-    assert (Path(site.params.figures) / "05_screened_losses.csv").is_file()
-
-
-def test_losses_against_the_share_are_off_by_default(asking):
-    _, site = asking()
-    assert "Not measured" in report.screened_losses(site.run, {"mlp": site}).markup
 
 
 def test_all_positions_is_a_run_of_its_own(asking):

@@ -79,9 +79,6 @@ class Studies(Section):
         *(0.5, 0.75, 1.0),
     )
     """Shares of the pairs that such a first pass would send to the simulator."""
-    screened_losses: bool = False
-    """Also rewrite with only these shares rated, by the headline calibration (notebook 05); asks no
-    LLM."""
     layers_at_once: bool = False
     """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
     fewer: float = Field(0.25, gt=0, lt=1)

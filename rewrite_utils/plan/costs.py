@@ -17,15 +17,7 @@ from rewrite_utils.plan.lengths import (
 )
 from rewrite_utils.plan.ratings import predictions, rated, stored
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
-from rewrite_utils.plan.splicing import (
-    alone,
-    at_once,
-    checkpoints,
-    rewrite,
-    screened,
-    studies,
-    usefulness,
-)
+from rewrite_utils.plan.splicing import alone, at_once, checkpoints, rewrite, studies, usefulness
 from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]
@@ -191,7 +183,6 @@ def costs(params: Params, model: ModelShape) -> list[Cost]:
         checkpoints: params.subject.checkpoints,
         usefulness: "useful" in params.rewrite.orders,
         other_ways: params.studies.simulators,
-        screened: params.studies.screened_losses,
     }
     stages = [*SITE_STAGES, *(stage for stage, wanted in asked.items() if wanted)]
     per_site = [stage(params, name, model) for stage in stages for name in params.sites]

@@ -89,23 +89,6 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
     )
 
 
-def screened(params: Params, name: str, model: ModelShape) -> Cost:
-    """Stage 05 of ``studies.screened_losses``: the headline with each share rated."""
-    site, asked = params.sites[name], params.studies
-    arms = len(asked.screens) * len(asked.shares)
-    losses = site.evaluate_windows * (arms + ABLATED)
-    whole = site.evaluate_windows * params.corpus.row_tokens
-    return Cost(
-        "05_screened",
-        name,
-        f"{site.evaluate_windows:,} windows × {arms} arms",
-        tokens=whole + losses,
-        storage=60 * losses,
-        flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
-    )
-
-
 def usefulness(params: Params, name: str, model: ModelShape) -> Cost:
     """Stage 07: each simulated latent alone, predicted and at its mean, at calibrate windows."""
     windows = params.sites[name].calibrate_windows

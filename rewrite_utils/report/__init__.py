@@ -63,7 +63,7 @@ from rewrite_utils.report.show import (
     stacked,
     table,
 )
-from rewrite_utils.report.simulators import screened_losses, screening, simulator_study
+from rewrite_utils.report.simulators import screening, simulator_study
 from rewrite_utils.report.tables import (
     final_arms,
     llm_costs,
@@ -154,7 +154,6 @@ __all__ = [
     "score_tables",
     "scored",
     "scores_by_kind",
-    "screened_losses",
     "screening",
     "sensitivity_specificity",
     "sentence_traits",

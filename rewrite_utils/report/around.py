@@ -14,7 +14,6 @@ from rewrite_utils.measure import losses_of
 from rewrite_utils.rewrite import ALL
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages import studies as stages
-from rewrite_utils.stages.simulators import read_screened_name
 from rewrite_utils.stats import Estimate
 from rewrite_utils.studies import read_alarm_name, read_oracle_name
 
@@ -41,11 +40,6 @@ def specificity_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 def fewer_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """Arms of the simulator's own ratings, calibrated on few and on all windows (figure A2)."""
     return _arms(sites, stages.fewer, _read_fewer_name)
-
-
-def screened_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """Arms with only a share of the pairs rated, by screen and share."""
-    return _arms(sites, stages.screened, read_screened_name)
 
 
 def shrink_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from rewrite_utils import plots, simulator_plots
 from rewrite_utils.display import Html
-from rewrite_utils.report.around import screened_arms
-from rewrite_utils.report.show import frame, keep, stacked
-from rewrite_utils.report.tables import intervals, llm_costs
-from rewrite_utils.runs import Run
+from rewrite_utils.report.show import frame, stacked
+from rewrite_utils.report.tables import llm_costs
 from rewrite_utils.simulate.ways import PLAIN
 from rewrite_utils.stages import SiteStages, simulators
 
@@ -70,26 +67,6 @@ def everywhere(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 def screening(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """The screening curves of every site: one row a (site, screen, share, statistic)."""
     return stacked({name: simulators.screening_curves(site) for name, site in sites.items()})
-
-
-def screened_losses(run: Run, sites: Mapping[str, SiteStages]) -> Html:
-    """Show and keep the loss against the share of pairs that are rated, and return the table.
-
-    One line that says so where ``studies.screened_losses`` is off.
-    """
-    if not run.params.studies.screened_losses:
-        text = "Not measured: studies.screened_losses is off."
-        return Html(f"<p>{text}</p>", text)
-    arms = screened_arms(sites).dropna(subset=["share"])
-    figure, axes = plots.panels(len(sites))
-    for axis, (name, rows) in zip(axes, arms.groupby("site", sort=False), strict=True):
-        title = f"{name}, n = {rows['windows'].max()} windows"
-        simulator_plots.screened_losses(axis, rows, title=title)
-    keep(run, "05_screened_losses", figure, arms, unit="window", n=int(arms["windows"].max()))
-    shown = arms[["site", "screen", "share", "windows"]].assign(
-        **{"CE − mean ablation": intervals(arms, "minus_mean"), "ΔCE": intervals(arms, "delta")}
-    )
-    return frame(shown)
 
 
 def _interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:

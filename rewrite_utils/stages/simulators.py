@@ -5,14 +5,13 @@ they compare. Off unless ``studies.simulators`` names some; every way is a stage
 later one costs only itself.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import prompts
@@ -24,9 +23,6 @@ from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.site import SiteStages
 from rewrite_utils.windows import window_values
-
-FEWEST = 2
-"""Windows of a latent that a calibration is fitted on at least."""
 
 
 def way_stage(site: SiteStages, way: str) -> Stage:
@@ -119,56 +115,6 @@ def screening_curves(site: SiteStages) -> pd.DataFrame:
         )
         tables.append(curve.assign(screen=by))
     return pd.concat(tables, ignore_index=True)
-
-
-def screened_estimates(site: SiteStages) -> dict[str, Float[ndarray, "window latent"]]:
-    """The headline's estimates if only a share of the pairs had been rated, by `screened_name`.
-
-    Shares that leave a latent fewer than two calibrate windows cannot be fitted and are left out.
-    """
-    asked, found = site.params.studies, {}
-    for by in asked.screens:
-        scores = [
-            screening.plausibility(
-                builders.window_texts(site, split), list(site.sentences.values()), by=by
-            )
-            for split in SIMULATED
-        ]
-        for share in asked.shares:
-            sent = [screening.most_plausible(one, share=share) for one in scores]
-            if sent[0].sum(0).min() >= FEWEST:
-                name = screened_name(by, share, site.params.rewrite.headline)
-                found[name] = _screened(site, *sent)
-    return found
-
-
-def screened_name(by: str, share: float, calibrator: str) -> str:
-    """An arm of the screening study; the calibrator last, as the splice reads its ending."""
-    return f"{share:g} by {by}: {calibrator}"
-
-
-def read_screened_name(source: str) -> dict[str, Any]:
-    """What `screened_name` says; empty for another source."""
-    head, found, _ = source.partition(": ")
-    share, _, by = head.partition(" by ")
-    return {"share": float(share), "screen": by} if found else {}
-
-
-def _screened(
-    site: SiteStages,
-    calibrate: Bool[ndarray, "window latent"],
-    evaluate: Bool[ndarray, "window latent"],
-) -> Float[ndarray, "window latent"]:
-    """As if the simulator had been asked about these pairs alone."""
-    fitted = _only(site.ratings("calibrate"), calibrate)
-    screened = bool(np.isnan(fitted.expected).any())
-    evidence = dataclasses.replace(site.evidence, ratings=fitted, screened=screened)
-    ratings = _only(site.ratings("evaluate"), evaluate)
-    return evidence.calibrated(site.params.rewrite.headline, ratings)
-
-
-def _only(ratings: simulating.Ratings, sent: Bool[ndarray, "window latent"]) -> simulating.Ratings:
-    return ratings._replace(expected=np.where(sent, ratings.expected, np.float16("nan")))
 
 
 def _both(site: SiteStages, of: Callable[[str], ndarray]) -> ndarray:

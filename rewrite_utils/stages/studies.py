@@ -18,7 +18,6 @@ from rewrite_utils import measure, rewrite, studies
 from rewrite_utils.activations import Windows
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.runs import Stage
-from rewrite_utils.stages.simulators import screened_estimates
 from rewrite_utils.stages.site import SiteStages
 from rewrite_utils.studies import Material
 
@@ -103,21 +102,6 @@ def fewer(site: SiteStages) -> pd.DataFrame:
         _losses(site, found, latents, "fewer windows", windows).to_parquet(folder / TABLE)
 
     return _table(site, "06_fewer", make, content)
-
-
-def screened(site: SiteStages) -> pd.DataFrame:
-    """Losses with only the most plausible pairs rated, for every screen and share; what a share
-    leaves out is calibrated as a bin of its own."""
-    names = {"screens", "shares"}
-    content = site.params.studies.model_dump(mode="json", include=names)
-    content["calibrator"] = site.params.rewrite.headline
-
-    def make(folder: Path) -> None:
-        found = screened_estimates(site)
-        windows, latents = site.simulated_windows("evaluate"), np.array(site.simulated)
-        _losses(site, found, latents, "screening", windows).to_parquet(folder / TABLE)
-
-    return _table(site, "05_screened", make, content)
 
 
 def shrink(site: SiteStages) -> pd.DataFrame:
