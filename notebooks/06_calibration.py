@@ -30,7 +30,7 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report, study_plots
+from rewrite_utils import plots, report, simulator_plots, study_plots
 from rewrite_utils.runs import open_run
 from rewrite_utils.stages import open_sites, studies
 
@@ -167,6 +167,22 @@ for axis, name in zip(axes, sites, strict=True):
     part = own[own["site"] == name]
     study_plots.fewer(axis, part, title=f"{name}\n{report.smallest_visible(part)}")
 report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(sites))
+
+# %% [markdown]
+# ## What a cheap first pass would cost the model
+#
+# Notebook 05 ranks pairs by sentence and text alone. Had only the most plausible share gone to the
+# LLM, calibrated as the headline, with the rest in a bin of its own (its mean on the calibrate
+# windows, not zero):
+
+# %%
+screened = report.screened_arms(sites)
+figure, axes = plots.panels(len(sites), width=5.0, height=3.6)
+for axis, name in zip(axes, sites, strict=True):
+    part = screened[screened["site"] == name]
+    title = f"{name}, {run.params.rewrite.headline}\n{report.smallest_visible(part)}"
+    simulator_plots.screening_loss(axis, part, title=title)
+report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.windows(sites))
 
 # %% [markdown]
 # ## One factor for everything

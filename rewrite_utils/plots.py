@@ -93,13 +93,15 @@ def label(source: str) -> str:
 def panels(
     count: int, *, columns: int = 2, width: float = 4.6, height: float = 3.4
 ) -> tuple[Figure, list[Axes]]:
-    """``count`` axes, ``columns`` in a row."""
+    """``count`` axes, ``columns`` in a row; the last row may be shorter."""
     rows = -(-count // columns)
     size = (width * min(count, columns), height * rows)
     figure, axes = plt.subplots(
         rows, min(count, columns), figsize=size, squeeze=False, layout="constrained"
     )
-    return figure, list(axes.flat)
+    for spare in axes.flat[count:]:
+        spare.remove()
+    return figure, list(axes.flat[:count])
 
 
 def save_figure(

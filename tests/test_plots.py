@@ -169,6 +169,11 @@ def test_ratings_of_a_site_that_never_fires_are_drawn(axes):
     assert set(data["latent"]) == {"silent"}
 
 
+def test_an_odd_number_of_panels_leaves_no_empty_one():
+    figure, axes = plots.panels(3)
+    assert len(axes) == len(figure.axes) == 3
+
+
 def test_one_legend_below_serves_all_panels():
     figure, both = plots.panels(2)
     for axes in both:

@@ -138,6 +138,35 @@ def test_all_windows_cost_what_the_rewrite_says(studied, name):
         np.testing.assert_allclose(losses_of(table, f"{n} windows: {source}", count), theirs, 1e-4)
 
 
+@pytest.mark.parametrize("name", ["mlp", "sae"])
+def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, name):
+    """And what a first pass leaves out is the bin's mean, whatever it was rated."""
+    here = studied[name]
+    table, count = stages.screened(here), len(here.simulated)
+    every = losses_of(table, "1 by lexical", count)
+    np.testing.assert_allclose(
+        every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
+    )
+    shares, _ = stages.screens_of(here)
+    windows = here.settings.evaluate_windows
+    for share in shares[:-1]:
+        found = stages.screened_estimates(here, here.params.rewrite.headline)[
+            f"{share:g} by lexical"
+        ]
+        same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
+        assert min(same) >= windows - max(1, round(share * windows))
+        assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
+    arms = report.screened_arms({name: here}).dropna(subset=["share"])
+    assert sorted(arms["share"]) == sorted(shares) and set(arms["screen"]) == {"lexical"}
+
+
+def test_a_run_that_screened_is_asked_about_smaller_shares_only(world):
+    asked = {"simulate__screen": 0.5, "simulate__screen_by": "both"}
+    here = open_sites(world.again(**asked))["mlp"]
+    shares, screens = stages.screens_of(here)
+    assert max(shares) <= 0.5 and screens == ["both"]
+
+
 def test_a_study_is_made_once_and_follows_its_parameters(studied, world):
     for study in (stages.estimators, stages.oracle, stages.specificity, stages.fewer):
         study(studied["mlp"])

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rewrite_utils import plots, study_plots
+from rewrite_utils import plots, simulator_plots, study_plots
 from rewrite_utils.stats import Estimate
 
 pytestmark = pytest.mark.usefixtures("drawing")
@@ -141,3 +141,15 @@ def test_the_factor_is_drawn_in_its_order(axes):
     study_plots.shrink(axes, pd.DataFrame(ablations() + told), title="early")
     [line] = [line for line in axes.lines if len(line.get_xdata()) == 3]
     assert list(line.get_xdata()) == [0.0, 0.5, 1.0]
+
+
+def test_what_screening_costs_the_model_is_drawn_by_share(axes):
+    told = [
+        {"source": "s", "share": share, "screen": screen, **interval(-share)}
+        for share in (0.1, 0.5, 1.0) for screen in ("lexical", "both")
+    ]  # fmt: skip
+    simulator_plots.screening_loss(axes, pd.DataFrame(ablations() + told), title="early")
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in lines] == [[-0.1, -0.5, -1.0]] * 2
+    axes.figure.canvas.draw()
+    assert "10%" in {label.get_text() for label in axes.get_xticklabels()}

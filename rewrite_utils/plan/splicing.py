@@ -76,8 +76,9 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
     controls = max(site.control_windows, site.evaluate_windows)
     oracle = 2 * len(asked.aurocs) * len(asked.calibrators)
     free, own = oracle + 2 * len(asked.specificities), 2 * len(params.rewrite.calibrators)
-    losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + ABLATED)
-    whole = (2 * controls + site.evaluate_windows) * params.corpus.row_tokens
+    own += len(asked.screens) * len(asked.shares)
+    losses = controls * (free + 2 * ABLATED) + site.evaluate_windows * (own + 2 * ABLATED)
+    whole = 2 * (controls + site.evaluate_windows) * params.corpus.row_tokens
     return Cost(
         "08_studies",
         name,

@@ -47,6 +47,11 @@ def shrink_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     return _arms(sites, stages.shrink, _read_shrink_name)
 
 
+def screened_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """Arms of the headline by the share of pairs that a cheap first pass would have sent."""
+    return _arms(sites, stages.screened, _read_share_name)
+
+
 def best_factors(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """The factor with the least held-out CE, and how often others win in resampled windows.
 
@@ -170,3 +175,8 @@ def _read_shrink_name(source: str) -> dict[str, object]:
 def _read_fewer_name(source: str) -> dict[str, object]:
     head, found, calibrator = source.partition(" windows: ")
     return {"n": int(head), "calibrator": calibrator} if found else {}
+
+
+def _read_share_name(source: str) -> dict[str, object]:
+    share, found, screen = source.partition(" by ")
+    return {"share": float(share), "screen": screen} if found else {}

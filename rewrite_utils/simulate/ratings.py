@@ -40,6 +40,11 @@ class Ratings(NamedTuple):
 
 FIELDS = Ratings._fields
 
+    def only(self, sent: Bool[ndarray, "window latent"]) -> "Ratings":
+        """The same with NaN for the pairs that were not sent."""
+        expected = np.where(sent, self.expected, np.float16(np.nan))
+        return self._replace(expected=expected)
+
 
 def expected_rating(
     probabilities: Float[ndarray, "*shape digit"],

@@ -5,6 +5,7 @@ One function a study: it makes the stage once, or reuses it, and returns its tab
 stages. Out: one row a (window, arm), as the rewrite's own, or a mismatch table. No LLM is asked.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from rewrite_utils import measure, rewrite, studies
 from rewrite_utils.activations import Windows
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.runs import Stage
+from rewrite_utils.simulate import screening
+from rewrite_utils.stages import builders
+from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.site import SiteStages
 from rewrite_utils.studies import Material
 
@@ -126,6 +130,51 @@ def shrink(site: SiteStages) -> pd.DataFrame:
         table.to_parquet(folder / TABLE)
 
     return _table(site, "06_shrink", make, content)
+
+
+def screened(site: SiteStages) -> pd.DataFrame:
+    """Losses of the headline, had a cheap first pass sent only a share of the pairs to the LLM."""
+    shares, screens = screens_of(site)
+    name = site.params.rewrite.headline
+    content = {"shares": shares, "screens": screens, "calibrator": name}
+
+    def make(folder: Path) -> None:
+        found = screened_estimates(site, name)
+        windows, latents = site.simulated_windows("evaluate"), np.array(site.simulated)
+        _losses(site, found, latents, "screened", windows).to_parquet(folder / TABLE)
+
+    return _table(site, "06_screened", make, content)
+
+
+def screens_of(site: SiteStages) -> tuple[list[float], list[str]]:
+    """Shares that leave every latent two calibrate windows to be fitted on, and the screens.
+
+    Where the run itself screened, only smaller shares by the same screen can be looked at.
+    """
+    asked, own = site.params.studies, site.params.simulate
+    count = site.settings.calibrate_windows
+    shares = [s for s in asked.shares if s <= own.screen and round(s * count) >= 2]
+    return shares, list(asked.screens) if own.screen == 1 else [own.screen_by]
+
+
+def screened_estimates(site: SiteStages, name: str) -> dict[str, Float[ndarray, "window latent"]]:
+    """What a calibrator says if the pairs that were not sent are a bin of their own, by share:
+    ``"0.1 by lexical"``."""
+    shares, screens = screens_of(site)
+    sentences, found = list(site.sentences.values()), {}
+    for by in screens:
+        scores = {
+            split: screening.plausibility(builders.window_texts(site, split), sentences, by=by)
+            for split in SIMULATED
+        }
+        for share in shares:
+            fitted, rated = (
+                site.ratings(split).only(screening.most_plausible(scores[split], share=share))
+                for split in SIMULATED
+            )
+            evidence = dataclasses.replace(site.evidence, ratings=fitted, screened=True)
+            found[f"{share:g} by {by}"] = evidence.calibrated(name, rated)
+    return found
 
 
 def held_out(site: SiteStages, name: str) -> Float[ndarray, "window latent"]:
