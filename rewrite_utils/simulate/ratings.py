@@ -37,13 +37,13 @@ class Ratings(NamedTuple):
         nothing = np.full((*expected.shape, len(DIGITS)), np.nan, np.float16)
         return cls(expected, found.get("digits", nothing), found.get("mass", nothing[..., 0]))
 
-
-FIELDS = Ratings._fields
-
     def only(self, sent: Bool[ndarray, "window latent"]) -> "Ratings":
         """The same with NaN for the pairs that were not sent."""
         expected = np.where(sent, self.expected, np.float16(np.nan))
         return self._replace(expected=expected)
+
+
+FIELDS = Ratings._fields
 
 
 def expected_rating(
