@@ -43,9 +43,6 @@ class Ratings(NamedTuple):
         return self._replace(expected=expected)
 
 
-FIELDS = Ratings._fields
-
-
 def expected_rating(
     probabilities: Float[ndarray, "*shape digit"],
 ) -> Float[ndarray, "*shape"]:
@@ -135,7 +132,8 @@ def read_ratings(folder: Path) -> Ratings:
     Raises ValueError where a pair that was sent has no rating.
     """
     group = zarr.open_group(folder / RESULT, mode="r")
-    ratings = Ratings.of({name: np.asarray(group[name]) for name in FIELDS if name in group})
+    there = [name for name in Ratings._fields if name in group]
+    ratings = Ratings.of({name: np.asarray(group[name]) for name in there})
     missing = np.isnan(ratings.expected)
     if missing.any() and (missing & read_sent(folder)).any():
         raise ValueError(f"{folder / RESULT} has NaN for pairs that were rated; rate them again")
