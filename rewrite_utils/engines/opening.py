@@ -37,9 +37,8 @@ def open_engine(
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 
-    if engine not in ENGINES:
-        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
-    folder, engine = model_folder(model), chosen(engine)
+    engine = chosen(engine)
+    folder = model_folder(model)
     if engine == "server":
         from rewrite_utils.engines.server import ServerEngine  # noqa: PLC0415
 
@@ -50,13 +49,12 @@ def open_engine(
         "threads": threads or None,
         "memory_gb": memory_gb,
     }
-    if engine in EXTRAS:
-        require_installed(engine, f"engine {engine!r}")
     if engine == "ray":
         from rewrite_utils.engines.ray import RayEngine  # noqa: PLC0415
 
-        inner = chosen(worker_engine)
-        return RayEngine.load(folder, settings, workers=workers, engine=inner, address=address)
+        return RayEngine.load(
+            folder, settings, workers=workers, engine=worker_engine, address=address
+        )
     return _loaded(folder, engine, settings)
 
 
@@ -79,7 +77,11 @@ def require_installed(package: str, what: str) -> None:
 
 
 def chosen(engine: str) -> str:
-    """The engine that "auto" means here."""
-    if engine != "auto":
-        return engine
-    return "vllm" if find_spec("vllm") else "transformers"
+    """The engine that "auto" means here; ValueError on an unknown name or a missing package."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    if engine in EXTRAS:
+        require_installed(engine, f"engine {engine!r}")
+    return engine

@@ -81,20 +81,29 @@ def simulate(
     missing = [_missing(place, asked) for place in chosen]
     left = [place for place, count in zip(chosen, missing, strict=True) if count]
     total = sum(int(asked[place.windows, place.latents].sum()) for place in chosen)
-    before = simulator.usage
-    # What is there already says nothing about the time that is left.
-    bar = tqdm(
-        total=total,
-        initial=total - sum(missing),
-        desc=f"simulation of {name}",
-        unit="prediction",
-        smoothing=0.05,
-    )
+    _work(rate, left, simulator, name=name, total=total, there=total - sum(missing))
+    _gather(places, folder, sent, axis=int(simulator.latents_outside))
+
+
+def _work(
+    rate: Callable[[_Place], int],
+    places: Sequence[_Place],
+    simulator: Simulator,
+    *,
+    name: str,
+    total: int,
+    there: int,
+) -> None:
+    """Rate the blocks, as many at a time as the simulator has workers.
+
+    ``there``: pairs of the ``total`` that were rated before; they say nothing about the speed.
+    """
+    before, what = simulator.usage, f"simulation of {name}"
+    bar = tqdm(total=total, initial=there, desc=what, unit="prediction", smoothing=0.05)
     with bar as progress, _spread(simulator.workers) as over:
-        for rated in over(rate, left):
+        for rated in over(rate, places):
             progress.set_postfix(_speed(simulator, before))
             progress.update(rated)
-    _gather(places, folder, sent, axis=int(simulator.latents_outside))
 
 
 @contextlib.contextmanager
