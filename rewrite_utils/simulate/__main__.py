@@ -13,16 +13,19 @@ from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import open_run
 from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.stages import SiteStages, builders, open_sites
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     asked = _parser().parse_args(arguments)
     try:
-        sites = open_sites(open_run(asked.params_file, overrides_of(asked.set)))
+        run = open_run(asked.params_file, overrides_of(asked.set))
+        sites = open_sites(run)
         part, chosen = Part(asked.limit, tuple(asked.latents)), _chosen(sites, asked.site)
         _require_numbers(part, chosen)
+        if run.params.simulator.engine == "server":
+            builders.engine(run.params.simulator)  # nobody there: said before anything is made
         for name, site in chosen.items():
             whole = site.simulate_part(part)
             where = site.simulation_stage.folder if whole else "kept, not yet whole"
