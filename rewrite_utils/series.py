@@ -187,7 +187,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_parameters(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which parameters: a file, and changes to it for `overrides_of`."""
-    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml", help="a YAML")
+    default = "params/embedded.yaml"
+    parser.add_argument(
+        "params_file", nargs="?", default=default, help="a YAML (default: %(default)s)"
+    )
     parser.add_argument(
         "-p",
         dest="set",

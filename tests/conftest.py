@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import hypothesis
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
@@ -26,6 +27,10 @@ from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages, builders, open_sites
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
+# A busy machine is no failure. (On CI Hypothesis has no deadline by itself.)
+hypothesis.settings.register_profile("patient", deadline=None)
+if hypothesis.settings.get_current_profile_name() == "default":
+    hypothesis.settings.load_profile("patient")
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and much longer when shared
 
 

@@ -82,6 +82,7 @@ class FakeEngine:
     """
 
     workers = 1
+    context_tokens = 4096
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class FakeEngine:
 
     @property
     def context(self) -> int:
-        return 4096
+        return self.context_tokens
 
     def choices(self, prompts, *, options, answers=1, progress=None) -> Choices:
         assert self._rate is not None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rewrite_utils.engines.transformers import TransformersEngine
 from rewrite_utils.llm import EngineError, Prompt
-from rewrite_utils.params import Simulate
+from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate import (
     EveryToken,
     ExplanationError,
@@ -20,6 +20,7 @@ from rewrite_utils.simulate import (
     open_simulator,
     read_everywhere,
     read_ratings,
+    reading,
     simulate,
 )
 from rewrite_utils.simulate.digits import DigitReader, digit_strings
@@ -110,6 +111,16 @@ def test_an_engine_that_reads_only_behind_the_prompt_says_what_to_use() -> None:
 
     with pytest.raises(EngineError, match=r"simulate\.mode: all.*engine: transformers"):
         open_simulator(ALL, FakeLLM(chatting_tokenizer())).rate([(WINDOWS[0], "colours")])
+
+
+@pytest.mark.parametrize("engine", ["auto", "vllm", "server", "transformers"])
+def test_the_mode_brings_its_engine(engine: str) -> None:
+    """Or the run would end at the first rating, after all explanations were made."""
+    llm = LLM(engine=engine)
+    assert reading(ALL, llm) == LLM(engine="transformers")
+    assert reading(Simulate(), llm) == llm
+    ray = LLM(engine="ray", address="head:6379", worker_engine="auto")
+    assert reading(ALL, ray) == ray.model_copy(update={"worker_engine": "transformers"})
 
 
 def test_a_description_that_does_not_fit_is_named(engine: TransformersEngine) -> None:

@@ -136,3 +136,12 @@ def test_usage_counts_only_what_went_through_the_model() -> None:
 def test_an_unknown_engine_is_an_error() -> None:
     with pytest.raises(ValueError, match="engine 'vlm' is unknown"):
         open_engine("/nowhere", engine="vlm")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "ray"])
+def test_an_engine_that_is_not_installed_names_its_extra(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewrite_utils.engines.opening.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=f"engine '{engine}' needs the package {engine}.*extra"):
+        open_engine("/nowhere", engine=engine)

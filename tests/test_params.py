@@ -71,6 +71,16 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
         ({"explain": {"temperature": -1}}, "explain.temperature = -1"),
         ({"subject": {"dtype": "float8"}}, "subject.dtype = 'float8'"),
         ({"seed": "many"}, "seed = 'many'"),
+        ({"simulate": {"screen": 0}}, "simulate.screen = 0: Input should be greater than 0"),
+        ({"simulate": {"screen": 1.5}}, "simulate.screen = 1.5"),
+        (
+            {"simulate": {"mode": "all"}, "simulator": {"engine": "vllm"}},
+            "the engine 'vllm' cannot: use transformers or auto",
+        ),
+        (
+            {"simulate": {"mode": "all"}, "simulator": {"engine": "ray", "worker_engine": "vllm"}},
+            "the engine 'vllm' cannot",
+        ),
         (
             {"sites": {"a": {"hookpoint": "layers.0.mlp", "bias_convention": "pre-2025-02"}}},
             "is for coders that are loaded",
@@ -96,6 +106,12 @@ def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
     with pytest.raises(ParameterError) as error:
         parse(RAW | wrong)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["subject", "explainer", "simulator"])
+def test_mistake_float16_which_overflows_is_not_offered(where):
+    with pytest.raises(ParameterError, match=f"{where}.dtype = 'float16'.*'bfloat16'"):
+        parse(RAW | {where: {"dtype": "float16"}})
 
 
 def test_a_missing_parameter_is_named():

@@ -122,7 +122,7 @@ def test_one_position_a_row_is_the_same_number(subject, plain, rows, hookpoint):
     )
 
 
-def test_an_arm_does_not_carry_losses_over_to_the_next(subject, rows, hookpoint):
+def test_mistake_an_arm_does_not_carry_losses_over_to_the_next(subject, rows, hookpoint):
     """The original pipeline's loss lists were not reset between fractions."""
     outputs = torch.randn(4, 4, WIDTH, generator=generator(2))
     outputs[:, 3] = outputs[:, 0]

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 ray = pytest.importorskip("ray")
 
 from rewrite_utils.engines.opening import open_engine  # noqa: E402
-from rewrite_utils.engines.ray import RayEngine  # noqa: E402
+from rewrite_utils.engines.ray import RayEngine, placed  # noqa: E402
 from rewrite_utils.engines.transformers import TransformersEngine  # noqa: E402
 from rewrite_utils.llm import EngineDied, EngineError, Prompt  # noqa: E402
 from rewrite_utils.params import Simulate  # noqa: E402
@@ -73,15 +73,25 @@ def run(engine: Any, folder: Path) -> dict[str, bytes]:
     return bytes_of(folder)
 
 
-def test_two_workers_one_killed_nothing_lost_bytes_equal(
-    engine: RayEngine, folder: str, tmp_path: Path
+def test_two_workers_one_killed_midway_nothing_lost_bytes_equal(
+    engine: RayEngine, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TransformersEngine.load(folder, **SETTINGS) as single:
         wanted = run(single, tmp_path / "single")
     assert run(engine, tmp_path / "two") == wanted
     before = set(pids(engine))
-    os.kill(min(before), signal.SIGKILL)
+    blocks: list[int] = []
+
+    def killing(*_: Any) -> dict[str, str]:
+        """Called behind every block, while the next ones are being asked."""
+        blocks.append(len(list((tmp_path / "killed").glob("block-*.npz"))))
+        if len(blocks) == 1:
+            os.kill(min(before), signal.SIGKILL)
+        return {}
+
+    monkeypatch.setattr("rewrite_utils.simulate.running._speed", killing)
     assert run(engine, tmp_path / "killed") == wanted
+    assert len(blocks) == 5
     after = set(pids(engine))
     assert len(before & after) == 1 and len(after) == 2
     assert engine.usage.prompts == 2 * len(WINDOWS) * len(SENTENCES)
@@ -110,6 +120,34 @@ def test_more_workers_than_the_cluster_holds_is_an_error_and_not_a_wait(
 ) -> None:
     with pytest.raises(ValueError, match="64 workers of 1 threads do not fit"):
         open_engine(folder, engine="ray", worker_engine="transformers", workers=64, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "wanted"),
+    [
+        ([{"CPU": 2.0}], 2, None, (1, 0)),
+        ([{"CPU": 8.0}], 2, None, (4, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 2, None, (4, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 3, 3, (3, 0)),
+        ([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 64.0}], 4, None, (4, 1)),
+    ],
+)
+def test_workers_share_the_cores_and_have_a_gpu_each(
+    machines: list, workers: int, threads: int | None, wanted: tuple
+) -> None:
+    assert placed(machines, workers=workers, threads=threads) == wanted
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads"),
+    [
+        ([{"CPU": 3.0}, {"CPU": 3.0}], 3, 2),  # 6 CPUs, but on no machine is room for a third
+        ([{"CPU": 16.0, "GPU": 1.0}], 2, 1),
+    ],
+)
+def test_workers_without_a_place_are_an_error(machines: list, workers: int, threads: int) -> None:
+    with pytest.raises(ValueError, match=r"do not fit the Ray cluster \(.*lower simulator.workers"):
+        placed(machines, workers=workers, threads=threads)
 
 
 class Dying:

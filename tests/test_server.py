@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from latent_cases import chatting_tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from rewrite_utils.engines import serving
 from rewrite_utils.engines.server import IN_FLIGHT, ServerEngine
@@ -212,13 +211,32 @@ def test_nobody_there_is_an_error_that_says_so(server: Server) -> None:
         )
 
 
-def test_another_model_and_a_missing_address_are_errors(
-    server: Server, tokenizer: PreTrainedTokenizerFast, tmp_path: Any
-) -> None:
-    with pytest.raises(ValueError, match="has some/model, not 'other'"):
+def test_another_model_there_is_an_error(server: Server) -> None:
+    with pytest.raises(ValueError, match=r"has some/model, not 'other': set simulator\.model"):
         opened(server, name="other")
-    with pytest.raises(ValueError, match="needs the server's address"):
-        ServerEngine.connect(str(tmp_path), address="", name="m", max_tokens=9)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:8000/v1", "localhost:8000/v1", "http://a:b/v1"])
+def test_half_an_address_is_refused_at_once_and_named(address: str, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=f"whole address, not '{address}'.*make serve"):
+        ServerEngine.connect(str(tmp_path), address=address, name="m", max_tokens=9)
+
+
+def test_something_else_at_the_address_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content, status, says in (
+        ({"hello": "world"}, 200, "did not list models.*end in /v1"),
+        ({"detail": "Not Found"}, 404, "refused with status 404.*end in /v1"),
+    ):
+        monkeypatch.setattr(Handler, "do_GET", lambda self, c=content, s=status: self.reply(c, s))
+        with pytest.raises(EngineError, match=says):
+            opened(server)
+
+
+def test_an_address_that_swallows_connections_is_left_after_seconds(server: Server) -> None:
+    with opened(server) as engine:
+        assert engine._client.timeout.connect <= 10 < engine._client.timeout.read
 
 
 def test_the_servers_context_counts(server: Server) -> None:
@@ -269,3 +287,32 @@ def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
     assert pairs["--kv-cache-memory-bytes"] == str(3 * 2**29)
     assert "--enforce-eager" in said
     assert "--enforce-eager" not in serving.command(llm, folder="/weights", port=1, cuda=True)
+
+
+def test_serving_uses_every_core_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself vLLM's CPU build keeps a core for its scheduler: half of a small machine."""
+    started: list[Any] = []
+    monkeypatch.setattr(serving, "model_folder", lambda name: "/weights")
+    monkeypatch.setattr(serving, "require_installed", lambda *_: None)
+    monkeypatch.setattr(serving.torch.cuda, "is_available", lambda: False)
+
+    def become(*given: Any) -> None:
+        started.append(given)
+        raise SystemExit
+
+    monkeypatch.setattr(serving.os, "execve", become)
+    with pytest.raises(SystemExit):
+        serving.main(["params/smoke.yaml", "--port", "8123"])
+    program, words, environment = started[0]
+    assert words[0] == program and words[words.index("--host") + 1] == "127.0.0.1"
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert int(environment["OMP_NUM_THREADS"]) >= 1
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+
+
+def test_serving_without_vllm_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rewrite_utils.engines.opening.find_spec", lambda name: None)
+    assert serving.main(["params/smoke.yaml"]) == 1
+    assert "a vLLM server needs the package vllm" in capsys.readouterr().err

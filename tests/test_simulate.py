@@ -321,6 +321,21 @@ def test_a_kill_while_the_result_is_written_leaves_no_half_result(tmp_path, monk
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
+def test_a_kill_while_a_block_is_written_leaves_no_half_block(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+
+    def dying(file, **arrays):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed")
+    monkeypatch.undo()
+    run(tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
 def test_blocks_left_by_a_kill_behind_the_result_are_removed(tmp_path):
     run(tmp_path / "done")
     run(tmp_path / "part", limit=1)

@@ -15,10 +15,14 @@ import tqdm as tqdms
 from latent_cases import FakeEngine
 from test_simulate import DESCRIPTIONS, LATENTS, SHOWN, WINDOWS, bytes_of, digit_of, run
 
+from rewrite_utils.calibrate import CalibrationError, Target
+from rewrite_utils.estimates import Evidence
 from rewrite_utils.llm import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
     ExplanationError,
+    Layout,
+    Window,
     open_simulator,
     read_everywhere,
     read_ratings,
@@ -76,7 +80,7 @@ def test_latents_first_and_the_rest_later_end_with_the_same_bytes(tmp_path, layo
 
 
 def test_an_unknown_latent_is_named_and_nothing_is_asked(tmp_path):
-    with pytest.raises(ValueError, match="latent 4 has no sentence here; there are 3, 5, 8, 9"):
+    with pytest.raises(ValueError, match=r"latent 4 has no sentence here; use some of 3, 5, 8, 9$"):
         run(tmp_path, latents=(3, 4))
     assert bytes_of(tmp_path) == {}
 
@@ -120,6 +124,23 @@ def test_an_explanation_longer_than_the_context_is_named_before_anything_is_aske
     with pytest.raises(ExplanationError, match=r"explanation of latent 11 .* context of 4096"):
         simulate(WINDOWS, long, simulator, folder=tmp_path, name="test")
     assert llm.asked == [] and bytes_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize("layout", ["window_first", "explanation_first", "original"])
+def test_room_is_measured_on_the_window_of_most_tokens_and_not_of_most_letters(layout):
+    llm = FakeEngine()
+    wide, dense = Window.of([" the" * 20]), Window.of(["é" * 30])
+    prompt = Layout(llm.tokenizer, align=8, order=layout).prompt(dense, "x")
+    assert len(dense.text) < len(wide.text)
+    simulator = open_simulator(Simulate(align=8, layout=layout), llm)
+    needed = len(prompt.shared) + len(prompt.own) + 1
+    for context, fits in ((needed, True), (needed - 1, False)):
+        llm.context_tokens = context
+        if fits:
+            simulator.check([wide, dense], {1: "x"})
+        else:
+            with pytest.raises(ExplanationError, match="explanation of latent 1 makes a prompt"):
+                simulator.check([wide, dense], {1: "x"})
 
 
 def test_an_engine_that_dies_midway_leaves_its_finished_blocks_and_no_zeros(tmp_path):
@@ -172,6 +193,33 @@ def test_progress_shows_predictions_and_tokens_a_second_cached_share_and_time_le
     assert "<" in lines[-1]  # elapsed<left
 
 
+def test_time_left_and_speed_count_only_what_is_done_now(tmp_path, monkeypatch):
+    """After a kill the finished blocks take no time: counted as speed, the rest would seem done."""
+    bars = []
+
+    class Bar(tqdms.tqdm):
+        def __init__(self, *given, **more):
+            super().__init__(*given, **more)
+            bars.append((self.initial, self.total))
+
+    class Busy(FakeEngine):
+        """One that has answered other questions before."""
+
+        @property
+        def usage(self):
+            n = len(self.asked)
+            return Usage(1000 + n, 10 * n, 0, n, 5000 + 2.0 * n)
+
+    lines = []
+    monkeypatch.setattr(Bar, "set_postfix", lambda self, told: lines.append(told))
+    monkeypatch.setattr("rewrite_utils.simulate.running.tqdm", Bar)
+    run(tmp_path, rate=either_order, limit=2)
+    simulator = open_simulator(Simulate(align=8), Busy(rate=either_order))
+    simulate(WINDOWS, LATENTS, simulator, folder=tmp_path, name="test")
+    assert bars == [(0, 32), (32, 36)]
+    assert lines[-1]["prompts/s"] == "0.5"
+
+
 def test_nan_from_a_simulator_of_another_kind_is_an_error_and_not_written(tmp_path):
     class Broken:
         latents_outside, workers, usage = False, 1, Usage()
@@ -197,24 +245,26 @@ class Trained:
 
     def rate(self, pairs):
         every = np.array(
-            [[len(piece) + len(text) for piece in window.pieces] for window, text in pairs]
+            [[(len(piece) + len(text)) / 2 for piece in window.pieces] for window, text in pairs]
         )
-        digits = np.full((len(pairs), 10), 0.1)
-        return {
-            "expected": every[:, -1].astype(np.float16),
-            "digits": digits.astype(np.float16),
-            "mass": np.ones(len(pairs), np.float16),
-            "everywhere": every.astype(np.float16),
-        }
+        every = every.astype(np.float16)
+        return {"expected": every[:, -1], "everywhere": every}
 
 
 def test_a_simulator_of_another_kind_plugs_in_behind_the_same_artefact(tmp_path):
     simulate(WINDOWS, LATENTS, Trained(), folder=tmp_path, name="test")
     ratings, every = read_ratings(tmp_path), read_everywhere(tmp_path)
     assert every.shape == (9, 4, 4)
+    assert ratings.digits.shape == (9, 4, 10) and ratings.mass.shape == (9, 4)
+    assert np.isnan(ratings.digits).all() and np.isnan(ratings.mass).all()
+    target = Target.from_true(np.eye(9, 4, dtype=np.float32))
+    evidence = Evidence(ratings, np.eye(9, 4, dtype=np.float32), target)
+    assert np.isfinite(evidence.calibrated("isotonic", ratings)).all()
+    with pytest.raises(CalibrationError, match="digit probabilities must be finite"):
+        evidence.calibrated("temperature", ratings)
     np.testing.assert_array_equal(every[..., -1], ratings.expected)
     for (i, window), (j, text) in itertools.product(enumerate(WINDOWS), enumerate(DESCRIPTIONS)):
-        wanted = [len(piece) + len(text) for piece in window.pieces]
+        wanted = [(len(piece) + len(text)) / 2 for piece in window.pieces]
         np.testing.assert_array_equal(every[i, j], wanted)
 
 

@@ -6,7 +6,7 @@ import yaml
 from stage_cases import FakeLLM, tokenizer_with_chat, used
 
 from rewrite_utils import report
-from rewrite_utils.llm import Usage
+from rewrite_utils.llm import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.report import simulators as reporting
 from rewrite_utils.runs import Run
@@ -170,7 +170,8 @@ def test_limit_and_latents_do_part_of_the_work_and_the_rest_follows(command, wor
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--latents", "4711"), "latent 4711 has no sentence here"),
+        (("--latents", "4711"), "sites.mlp has latents 0 … 11, not 4711"),
+        (("--latents", "-1"), "sites.mlp has latents 0 … 11, not -1"),
         (("--site", "attic"), "no site 'attic'; there are mlp, sae"),
     ],
 )
@@ -178,6 +179,29 @@ def test_a_mistake_is_one_clear_line(command, capsys, words, says):
     llm, run = command
     assert run("-p", "seed", "22", *words) == 1
     assert says in capsys.readouterr().err
+    assert not [text for text in llm.texts if "«" in text]
+
+
+def test_a_server_that_is_not_there_is_said_before_anything_is_made(
+    world, monkeypatch, tmp_path, capsys
+):
+    def nobody(llm):
+        raise EngineDied(f"the server at {llm.address} did not answer")
+
+    run = world.again(tmp_path, simulator__engine="server", simulator__address="http://x/v1")
+    monkeypatch.setattr(builders, "engine", nobody)
+    monkeypatch.setattr("rewrite_utils.simulate.__main__.open_run", lambda *_: run)
+    assert main(["params/smoke.yaml"]) == 1
+    assert "the server at http://x/v1 did not answer" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_latent_without_a_sentence_is_named_and_nothing_is_asked(command, world, capsys):
+    llm, run = command
+    described = open_sites(world.again())["mlp"].simulated
+    other = next(latent for latent in range(12) if latent not in described)
+    assert run("--latents", str(other)) == 1
+    assert f"latent {other} has no sentence here; use some of" in capsys.readouterr().err
     assert not [text for text in llm.texts if "«" in text]
 
 

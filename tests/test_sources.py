@@ -29,7 +29,7 @@ def test_mix_keeps_the_k_largest_of_the_mixture():
     assert mix(true, estimate, which, k=9).tolist() == [[0, 4, 3, 1]]
 
 
-def test_latent_indices_cannot_be_written_as_activations():
+def test_mistake_latent_indices_cannot_be_written_as_activations():
     """The original "random latents" baseline wrote them."""
     indices = torch.randint(0, 9, (5, 9), generator=generator())
     with pytest.raises(TypeError):
@@ -37,7 +37,8 @@ def test_latent_indices_cannot_be_written_as_activations():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_missing_estimate_is_never_decoded(bad):
+def test_mistake_an_estimate_that_is_missing_or_overflowed_is_never_decoded(bad):
+    """In the original, activations that overflowed float16 were kept (up to 723 nats)."""
     estimate = torch.tensor([[1.0, bad]])
     assert mix(torch.zeros(1, 2), estimate, torch.tensor([True, False])).tolist() == [[1, 0]]
     with pytest.raises(ValueError, match="1 activations"):

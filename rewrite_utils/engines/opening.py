@@ -12,6 +12,8 @@ from rewrite_utils.llm import Engine
 Settings = dict[str, Any]
 """dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
+EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
+"""What installs the packages that not everyone needs."""
 
 
 def open_engine(
@@ -31,13 +33,12 @@ def open_engine(
     ``max_tokens``: the longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``:
     for keys and values. ``engine``: "auto" is vLLM where it is installed; "server" a running one at
     ``address``; "ray" ``workers`` actors, each with a ``worker_engine``. Raises ValueError on
-    another name, EngineDied if loading fails.
+    another name or a missing package, EngineDied if loading fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 
-    if engine not in ENGINES:
-        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
-    folder, engine = model_folder(model), chosen(engine)
+    engine = chosen(engine)
+    folder = model_folder(model)
     if engine == "server":
         from rewrite_utils.engines.server import ServerEngine  # noqa: PLC0415
 
@@ -51,8 +52,9 @@ def open_engine(
     if engine == "ray":
         from rewrite_utils.engines.ray import RayEngine  # noqa: PLC0415
 
-        inner = chosen(worker_engine)
-        return RayEngine.load(folder, settings, workers=workers, engine=inner, address=address)
+        return RayEngine.load(
+            folder, settings, workers=workers, engine=worker_engine, address=address
+        )
     return _loaded(folder, engine, settings)
 
 
@@ -65,8 +67,21 @@ def _loaded(folder: str, engine: str, settings: Settings) -> Engine:
     return Chosen.load(folder, **settings)
 
 
+def require_installed(package: str, what: str) -> None:
+    """Raise ValueError, naming the extra, if a package is not there."""
+    if find_spec(package) is None:
+        raise ValueError(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install -e .[…] with the extra {EXTRAS[package]}, or use engine 'transformers'"
+        )
+
+
 def chosen(engine: str) -> str:
-    """The engine that "auto" means here."""
-    if engine != "auto":
-        return engine
-    return "vllm" if find_spec("vllm") else "transformers"
+    """The engine that "auto" means here; ValueError on an unknown name or a missing package."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    if engine in EXTRAS:
+        require_installed(engine, f"engine {engine!r}")
+    return engine

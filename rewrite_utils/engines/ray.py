@@ -7,7 +7,7 @@ asked again: nothing is lost. Needs the extra ``ray``.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -69,18 +69,15 @@ class RayEngine(BaseEngine):
         """Join the cluster at ``address``, or start one on this machine, and start the workers."""
         if not ray.is_initialized():
             ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
-        each, there = settings["threads"] or 1, int(ray.cluster_resources().get("CPU", 0))
-        if each * workers > there:
-            raise ValueError(
-                f"{workers} workers of {each} threads do not fit the Ray cluster's {there} CPUs: "
-                "lower simulator.workers or simulator.threads"
-            )
-        remote = ray.remote(num_cpus=each, max_restarts=0)(Worker)
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        threads, gpus = placed(machines, workers=workers, threads=settings["threads"])
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(Worker)
+        told = settings | {"threads": threads}
         return cls(
             AutoTokenizer.from_pretrained(folder),
             vocab_size=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
             max_tokens=settings["max_tokens"],
-            start=lambda: remote.remote(engine, folder, settings),
+            start=lambda: remote.remote(engine, folder, told),
             workers=workers,
         )
 
@@ -137,3 +134,29 @@ class RayEngine(BaseEngine):
         with self._changing:
             self._actors = [fresh if actor is dead else actor for actor in self._actors]
         return fresh
+
+
+def placed(
+    machines: Sequence[Mapping[str, float]], *, workers: int, threads: int | None
+) -> tuple[int, int]:
+    """CPUs and GPUs of each worker: ``threads``, or the most with which all find a place; one GPU
+    each where there are any (Ray hides those that are not asked for).
+
+    ``machines``: Ray's resources of each. Raises ValueError if there is no room: Ray would wait.
+    """
+    gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
+    most = int(max(machine.get("CPU", 0) for machine in machines))
+    for each in [threads] if threads else range(most, 0, -1):
+        rooms = [
+            min(machine.get("CPU", 0) // each, machine.get("GPU", 0) if gpus else workers)
+            for machine in machines
+        ]
+        if sum(rooms) >= workers:
+            return each, gpus
+    there = ", ".join(
+        f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in machines
+    )
+    raise ValueError(
+        f"{workers} workers of {threads or 1} threads{' and a GPU' * gpus} do not fit the Ray "
+        f"cluster ({there}): lower simulator.workers or simulator.threads"
+    )

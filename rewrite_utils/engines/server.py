@@ -21,8 +21,8 @@ from rewrite_utils.llm import EngineDied, EngineError, Generation, Prompt, Usage
 
 IN_FLIGHT = 64
 """Requests on their way at a time."""
-SECONDS = 300.0
-"""Longest wait for one answer."""
+SECONDS, CONNECTING = 300.0, 10.0
+"""Longest wait for one answer, and for a connection."""
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt."""
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -45,11 +45,12 @@ class ServerEngine(BaseEngine):
         waits: tuple[float, ...] = WAITS,
     ) -> None:
         """``address`` ends before /completions (…/v1); ``name`` is the model's name there."""
-        self._address = address.rstrip("/")
+        self._address = checked(address)
         self._name = name
         self._waits = waits
         limits = httpx.Limits(max_connections=IN_FLIGHT)
-        self._client = httpx.Client(timeout=SECONDS, limits=limits, trust_env=False)
+        patience = httpx.Timeout(SECONDS, connect=CONNECTING)
+        self._client = httpx.Client(timeout=patience, limits=limits, trust_env=False)
         self._pool = ThreadPoolExecutor(IN_FLIGHT)
         longest = self._longest()
         super().__init__(tokenizer, vocab_size=vocab_size, max_tokens=min(max_tokens, longest))
@@ -58,14 +59,10 @@ class ServerEngine(BaseEngine):
     def connect(cls, folder: str, *, address: str, name: str, max_tokens: int) -> "ServerEngine":
         """Read the tokenizer in ``folder`` and ask the server whether it has the model.
 
-        Raises ValueError without an address or with another model there, EngineDied if nobody
-        answers.
+        Raises ValueError without a whole address or with another model there, EngineError if it
+        does not answer as such a server does, EngineDied if nobody answers.
         """
-        if not address:
-            raise ValueError(
-                "engine 'server' needs the server's address, for example simulator.address: "
-                "http://127.0.0.1:8000/v1 (make serve starts one there)"
-            )
+        checked(address)
         return cls(
             AutoTokenizer.from_pretrained(folder),
             address=address,
@@ -154,16 +151,34 @@ class ServerEngine(BaseEngine):
 
     def _longest(self) -> int:
         """The context of the model there; ValueError if the server has only other models."""
-        served = {
-            model["id"]: model
-            for model in self._send("GET", f"{self._address}/models", None)["data"]
-        }
+        told = self._send("GET", f"{self._address}/models", None)
+        try:
+            served = {model["id"]: model for model in told["data"]}
+        except (KeyError, TypeError):
+            raise EngineError(
+                f"{self._address}/models did not list models: is this an OpenAI-compatible server, "
+                "and does simulator.address end in /v1?"
+            ) from None
         if self._name not in served:
             raise ValueError(
                 f"the server at {self._address} has {', '.join(served) or 'no model'}, "
-                f"not {self._name!r}"
+                f"not {self._name!r}: set simulator.model, or serve this one (make serve)"
             )
         return int(served[self._name].get("max_model_len") or 2**31)
+
+
+def checked(address: str) -> str:
+    """The address without a slash at its end; ValueError if it cannot be one."""
+    try:
+        parts = httpx.URL(address)
+    except httpx.InvalidURL:
+        parts = httpx.URL()
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ValueError(
+            f"engine 'server' needs the server's whole address, not {address!r}: for example "
+            "simulator.address: http://127.0.0.1:8000/v1 (make serve starts one there)"
+        )
+    return address.rstrip("/")
 
 
 def logprobs_of(
@@ -191,6 +206,7 @@ def _content(answer: httpx.Response) -> dict[str, Any]:
     if answer.status_code >= 400:
         raise EngineError(
             f"{answer.request.url} refused with status {answer.status_code}: {answer.text[:500]}"
+            + (" (does simulator.address end in /v1?)" if answer.status_code == 404 else "")
         )
     try:
         return answer.json() if answer.content else {}

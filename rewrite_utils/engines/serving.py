@@ -13,11 +13,18 @@ import torch
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.engines.base import MOST_OPTIONS
+from rewrite_utils.engines.opening import require_installed
 from rewrite_utils.engines.vllm import child_environment
 from rewrite_utils.llm import BLOCK
 from rewrite_utils.params import LLM, ParameterError, load
 
 HOST = "127.0.0.1"
+SERVING = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+"""Beside what an engine in process has. Left to itself the CPU build gives a core of its own to the
+scheduler (half of two cores) and overrules the number of threads."""
 
 
 def command(llm: LLM, *, folder: str, port: int, cuda: bool) -> list[str]:
@@ -50,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         llm = load(asked.params_file).simulator
+        require_installed("vllm", "a vLLM server")
         folder = model_folder(llm.model)
     except (ParameterError, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -61,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"serving {llm.model}: use simulator.engine: server, "
         f"simulator.address: http://{HOST}:{asked.port}/v1\n"
     )
-    os.execve(started[0], started, environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"})
+    os.execve(started[0], started, environment | SERVING)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class Simulator:
     def open(self) -> Engine:
         """The engine; NoSimulator, saying what to do, where it cannot be opened."""
         if self._engine is None:
-            asked = self._site.params.simulator
+            params = self._site.params
+            asked = simulating.reading(params.simulate, params.simulator)
             try:
                 self._engine = builders.engine(asked)
             except (OSError, ValueError, ImportError, EngineError) as error:

@@ -180,7 +180,7 @@ class Simulate(Section):
     )
     mode: Literal["last", "all"] = "last"
     """last: one pass a (latent, window), its last token is rated (paper); all: every token of the
-    window is rated in one pass (needs simulator.engine: transformers)."""
+    window is rated in one pass (by the engine transformers, which auto then means)."""
     layout: Literal["window_first", "explanation_first", "original"] = "window_first"
     """What prompts share: the window, the sentence, or (as in the authors' code, sentence before
     window, pair by pair) only the few-shots. Mode all always shares the sentence."""

@@ -56,11 +56,21 @@ class Params(Section):
                 "explain.refine needs explain rows that are not scored, and corpus.faithful makes "
                 "them the same: set explain.refine = 0 or corpus.faithful = false"
             )
+        self._require_reading_inside()
         if self.rewrite.headline not in self.rewrite.calibrators:
             raise ValueError(
                 f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"
             )
         return self
+
+    def _require_reading_inside(self) -> None:
+        asked = self.simulator
+        reader = asked.worker_engine if asked.engine == "ray" else asked.engine
+        if self.simulate.mode == "all" and reader in ("vllm", "server"):
+            raise ValueError(
+                f"simulate.mode = 'all' is read inside a prompt, which the engine {reader!r} "
+                "cannot: use transformers or auto"
+            )
 
     @property
     def rated_positions(self) -> tuple[int, int]:

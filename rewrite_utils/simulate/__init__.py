@@ -27,6 +27,7 @@ from rewrite_utils.simulate.simulators import (
     Simulator,
     open_simulator,
     rate_all,
+    reading,
     wording,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "read_everywhere",
     "read_ratings",
     "read_sent",
+    "reading",
     "require_known",
     "simulate",
     "wording",

@@ -13,16 +13,20 @@ from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import open_run
 from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.stages import SiteStages, builders, open_sites
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     asked = _parser().parse_args(arguments)
     try:
-        sites = open_sites(open_run(asked.params_file, overrides_of(asked.set)))
-        part = Part(asked.limit, tuple(asked.latents))
-        for name, site in _chosen(sites, asked.site).items():
+        run = open_run(asked.params_file, overrides_of(asked.set))
+        sites = open_sites(run)
+        part, chosen = Part(asked.limit, tuple(asked.latents)), _chosen(sites, asked.site)
+        _require_numbers(part, chosen)
+        if run.params.simulator.engine == "server":
+            builders.engine(run.params.simulator)  # nobody there: said before anything is made
+        for name, site in chosen.items():
             whole = site.simulate_part(part)
             where = site.simulation_stage.folder if whole else "kept, not yet whole"
             sys.stdout.write(f"{name}: {where}\n")
@@ -38,6 +42,17 @@ def _chosen(sites: dict[str, SiteStages], name: str) -> dict[str, SiteStages]:
     return {name: sites[name]} if name else sites
 
 
+def _require_numbers(part: Part, sites: dict[str, SiteStages]) -> None:
+    """Raise ParameterError at a latent that a coder cannot have, before anything is made."""
+    for name, site in sites.items():
+        beyond = [latent for latent in part.latents if not 0 <= latent < site.settings.latents]
+        if beyond:
+            raise ParameterError(
+                f"sites.{name} has latents 0 … {site.settings.latents - 1}, not {beyond[0]}: "
+                "choose others, or another site with --site"
+            )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rewrite_utils.simulate",
@@ -46,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     add_parameters(parser)
     parser.add_argument("--site", default="", help="one site; default: all of them")
     parser.add_argument(
-        "--limit", type=_count, metavar="BLOCKS", help="so many blocks of each split (4 windows)"
+        "--limit",
+        type=_count,
+        metavar="BLOCKS",
+        help="the first so many blocks of each split (of 4 windows; of 4 latents where prompts "
+        "share the sentence)",
     )
     parser.add_argument(
         "--latents", type=_numbers, default=(), metavar="3,17", help="only these latents"

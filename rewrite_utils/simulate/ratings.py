@@ -25,9 +25,17 @@ class Ratings(NamedTuple):
     expected: Float[ndarray, "window latent"]
     """E = Σ p(d)·d over the ten digits, renormalised: 0 … 9, float16."""
     digits: Float[ndarray, "window latent digit"]
-    """Probability of each digit, renormalised, float16."""
+    """Probability of each digit, renormalised, float16; NaN from a simulator that gives only E."""
     mass: Float[ndarray, "window latent"]
-    """Probability that the model gave to the ten digits together, before renormalising, float16."""
+    """Probability that the model gave to the ten digits together, before renormalising, float16;
+    NaN from a simulator that gives only E."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, ndarray]) -> "Ratings":
+        """From arrays by name; what a simulator does not give is NaN, never a number."""
+        expected = found["expected"]
+        nothing = np.full((*expected.shape, len(DIGITS)), np.nan, np.float16)
+        return cls(expected, found.get("digits", nothing), found.get("mass", nothing[..., 0]))
 
     def only(self, sent: Bool[ndarray, "window latent"]) -> "Ratings":
         """The same with NaN for the pairs that were not sent."""
@@ -124,7 +132,8 @@ def read_ratings(folder: Path) -> Ratings:
     Raises ValueError where a pair that was sent has no rating.
     """
     group = zarr.open_group(folder / RESULT, mode="r")
-    ratings = Ratings(*(np.asarray(group[field]) for field in Ratings._fields))
+    there = [name for name in Ratings._fields if name in group]
+    ratings = Ratings.of({name: np.asarray(group[name]) for name in there})
     missing = np.isnan(ratings.expected)
     if missing.any() and (missing & read_sent(folder)).any():
         raise ValueError(f"{folder / RESULT} has NaN for pairs that were rated; rate them again")

@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm.auto import tqdm
 
+from rewrite_utils.llm import Usage
 from rewrite_utils.simulate.prompt import Window
 from rewrite_utils.simulate.ratings import RESULT, Block, unfinished, write_group
 from rewrite_utils.simulate.simulators import Simulator
@@ -70,23 +71,39 @@ def simulate(
         return
     simulator.check(windows, descriptions)
     asked = _asked(latents, len(windows), sent, part or Part())
-    chosen = places[: part.limit if part else None]
-    total = sum(int(asked[place.windows, place.latents].sum()) for place in chosen)
     texts = list(descriptions.values())
 
     def rate(place: _Place) -> int:
-        wanted = asked[place.windows, place.latents]
-        _rate_block(
-            _block(place), (windows[place.windows], texts[place.latents]), wanted, simulator
-        )
-        return int(wanted.sum())
+        parts = windows[place.windows], texts[place.latents]
+        return _rate_block(_block(place), parts, asked[place.windows, place.latents], simulator)
 
-    bar = tqdm(total=total, desc=f"simulation of {name}", unit="prediction", smoothing=0.05)
-    with bar as progress, _spread(simulator.workers) as over:
-        for rated in over(rate, chosen):
-            progress.set_postfix(simulator.usage.summary())
-            progress.update(rated)
+    chosen = places[: part.limit if part else None]
+    missing = [_missing(place, asked) for place in chosen]
+    left = [place for place, count in zip(chosen, missing, strict=True) if count]
+    total = sum(int(asked[place.windows, place.latents].sum()) for place in chosen)
+    _work(rate, left, simulator, name=name, total=total, there=total - sum(missing))
     _gather(places, folder, sent, axis=int(simulator.latents_outside))
+
+
+def _work(
+    rate: Callable[[_Place], int],
+    places: Sequence[_Place],
+    simulator: Simulator,
+    *,
+    name: str,
+    total: int,
+    there: int,
+) -> None:
+    """Rate the blocks, as many at a time as the simulator has workers.
+
+    ``there``: pairs of the ``total`` that were rated before; they say nothing about the speed.
+    """
+    before, what = simulator.usage, f"simulation of {name}"
+    bar = tqdm(total=total, initial=there, desc=what, unit="prediction", smoothing=0.05)
+    with bar as progress, _spread(simulator.workers) as over:
+        for rated in over(rate, places):
+            progress.set_postfix(_speed(simulator, before))
+            progress.update(rated)
 
 
 @contextlib.contextmanager
@@ -102,6 +119,12 @@ def _spread(workers: int) -> Iterator[Callable[..., Iterator[int]]]:
         pool.shutdown(cancel_futures=True)
 
 
+def _speed(simulator: Simulator, before: Usage) -> dict[str, str]:
+    """What it has done since, all of its workers together."""
+    spent = simulator.usage.since(before)
+    return spent._replace(seconds=spent.seconds / simulator.workers).summary()
+
+
 def finished(folder: Path) -> bool:
     """Whether the simulation in this folder is whole."""
     return (folder / RESULT).exists()
@@ -111,8 +134,8 @@ def require_known(part: Part, latents: Sequence[int]) -> None:
     """Raise ValueError at a latent of the part that has no sentence."""
     unknown = sorted(set(part.latents) - set(latents))
     if unknown:
-        known = ", ".join(map(str, latents[:20]))
-        raise ValueError(f"latent {unknown[0]} has no sentence here; there are {known} …")
+        known = ", ".join(map(str, latents[:20])) + (" …" if len(latents) > 20 else "")
+        raise ValueError(f"latent {unknown[0]} has no sentence here; use some of {known}")
 
 
 def _asked(
@@ -131,11 +154,9 @@ def _rate_block(
     parts: tuple[Sequence[Window], Sequence[str]],
     wanted: Bool[ndarray, "window latent"],
     simulator: Simulator,
-) -> None:
-    """Ask for what is wanted and not there yet, and keep it."""
+) -> int:
+    """Ask for what is wanted and not there yet, and keep it; how many pairs that was."""
     missing = wanted & ~block.asked
-    if not missing.any():
-        return
     windows, texts = parts
     if simulator.latents_outside:
         column, row = np.nonzero(missing.T)
@@ -143,6 +164,12 @@ def _rate_block(
         row, column = np.nonzero(missing)
     found = simulator.rate([(windows[w], texts[j]) for w, j in zip(row, column, strict=True)])
     block.fill(row, column, found)
+    return len(row)
+
+
+def _missing(place: _Place, asked: Bool[ndarray, "window latent"]) -> int:
+    """Pairs of a block that are wanted and not there yet."""
+    return int((asked[place.windows, place.latents] & ~_block(place).asked).sum())
 
 
 def _places(windows: int, latents: int, folder: Path, latents_outside: bool) -> Iterator[_Place]:

@@ -1,7 +1,7 @@
 """What a simulator is, the one that rates last tokens, and which one the parameters ask for.
 
-In: (window, description) pairs. Out: arrays by name, one row a pair: at least those of `Ratings`.
-A trained simulator that gives one number a token plugs in here.
+In: (window, description) pairs. Out: arrays by name, one row a pair: at least E. A trained
+simulator that gives one number a token plugs in here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,13 @@ import numpy as np
 from numpy import ndarray
 
 from rewrite_utils.llm import Engine, Usage
-from rewrite_utils.params import Simulate
+from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate.digits import DigitReader
 from rewrite_utils.simulate.everywhere import NAME, EveryToken
 from rewrite_utils.simulate.on_engine import OnEngine, require_room
 from rewrite_utils.simulate.prompt import FILES, Layout, Window
 from rewrite_utils.simulate.ratings import Ratings, expected_rating
 
-FIELDS = Ratings._fields
 Pair = tuple[Window, str]
 """What is rated: a window and a description."""
 
@@ -48,8 +47,9 @@ class Simulator(Protocol):
         ...
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
-        """``expected`` [pair], ``digits`` [pair digit], ``mass`` [pair], float16, at each window's
-        last token; and ``everywhere`` [pair token] from one that rates them all."""
+        """``expected`` [pair], float16, 0 … 9, at each window's last token; ``digits``
+        [pair digit] and ``mass`` [pair] from one that has them; ``everywhere`` [pair token] from
+        one that rates all tokens."""
         ...
 
 
@@ -67,11 +67,14 @@ class LastToken(OnEngine):
         return self._layout.latents_outside
 
     def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
-        """Measured on the longest window."""
-        longest = max(windows, key=lambda window: len(window.text))
+        """Measured on the window of most tokens."""
+        longest = max(windows, key=self._tokens)
         for latent, text in descriptions.items():
             prompt = self._layout.prompt(longest, text)
             require_room(len(prompt.shared) + len(prompt.own), 1, self._engine, latent)
+
+    def _tokens(self, window: Window) -> int:
+        return sum(map(len, self._layout.prompt(window, "")))
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
         """One forward pass a pair; what pairs share is computed once."""
@@ -91,12 +94,20 @@ def rate_all(
     """Every (window, description) pair at once, in memory."""
     found = simulator.rate([(window, text) for window in windows for text in descriptions])
     shape = len(windows), len(descriptions)
-    return Ratings(*(found[name].reshape(*shape, *found[name].shape[1:]) for name in FIELDS))
+    return Ratings.of({name: one.reshape(*shape, *one.shape[1:]) for name, one in found.items()})
 
 
 def wording(asked: Simulate) -> str:
     """The prompt file that these parameters use."""
     return NAME if asked.mode == "all" else FILES[asked.layout]
+
+
+def reading(asked: Simulate, llm: LLM) -> LLM:
+    """The LLM with an engine that reads inside a prompt, where the mode asks for that."""
+    if asked.mode != "all":
+        return llm
+    place = "worker_engine" if llm.engine == "ray" else "engine"
+    return llm.model_copy(update={place: "transformers"})
 
 
 def open_simulator(asked: Simulate, engine: Engine) -> Simulator:

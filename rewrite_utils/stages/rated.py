@@ -28,9 +28,8 @@ def make_simulation(
     Raises Unfinished when the part is done and the whole is not.
     """
     texts = {split: builders.window_texts(site, split) for split in SIMULATED}
-    simulator = simulating.open_simulator(
-        site.params.simulate, builders.engine(site.params.simulator)
-    )
+    asked, llm = site.params.simulate, site.params.simulator
+    simulator = simulating.open_simulator(asked, builders.engine(simulating.reading(asked, llm)))
     before = simulator.usage
     for split, windows in texts.items():
         (folder / split).mkdir(exist_ok=True)

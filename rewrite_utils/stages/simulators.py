@@ -30,9 +30,7 @@ def way_stage(site: SiteStages, way: str) -> Stage:
     asked = asked_as(site.params.simulate, way)
     if asked.content() == site.params.simulate.content():
         return site.simulation_stage
-    llm = site.params.simulator
-    if asked.mode == "all":
-        llm = llm.model_copy(update={"engine": "transformers"})
+    llm = simulating.reading(asked, site.params.simulator)
 
     def make(folder: Path) -> Mapping[str, Any]:
         simulator = simulating.open_simulator(asked, builders.engine(llm))
