@@ -4,6 +4,8 @@ In: tables of ``report.trust`` and ``report.unseen``, one row a latent. Out: mat
 §4; the floors and pairs are beyond it.
 """
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,20 +17,21 @@ SHADES = (PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[5], PALETTE[8]
 
 
 def score_curves(axes: Axes, scores: pd.DataFrame, *, title: str) -> None:
-    """Share of latents below each AUROC, one line a test; floors dashed."""
-    shades = iter(SHADES * 2)
+    """Share of latents below each AUROC, one line a test; floors grey, dashed and dotted."""
+    shades, dashes = iter(SHADES * 2), itertools.cycle(("--", ":", "-."))
     for test, table in scores.groupby("test", sort=False):
         values = np.sort(table["auroc"].dropna().to_numpy())
         if len(values):
             share = np.arange(1, len(values) + 1) / len(values)
             floor = "floor" in str(test)
-            style = {"ls": "--" if floor else "-", "color": "#666666" if floor else next(shades)}
+            style = {"ls": next(dashes) if floor else "-"}
+            style |= {"color": "#666666" if floor else next(shades)}
             told = f"{test}: mean {values.mean():.2f}, n = {len(values)}"
             axes.step(values, share, where="post", label=told, **style)
     axes.axvline(0.5, ls=":", lw=0.8, color="#666666")
     axes.set(xlabel="AUROC of the sentence", ylabel="share of latents at or below", title=title)
     axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def paired_points(axes: Axes, scores: pd.DataFrame, *, kind: str, title: str) -> None:
