@@ -242,12 +242,14 @@ def _failure(notebook: Path, output: Path, error: PapermillExecutionError) -> st
 
 
 def _next_steps(run: Run) -> str:
-    report = ROOT / run.params.figures / "report.md"
-    return (
-        f"Open next: {report}\n"
-        f"           {run.folder / '09_report.ipynb'} (every claim, the paper's number and ours)\n"
-        f"           .venv/bin/jupyter lab notebooks/00_tour.ipynb"
-    )
+    """What there is to look at: the report if it was made, else the figures."""
+    figures = ROOT / run.params.figures
+    page, notebook = figures / "report.md", run.folder / "09_report.ipynb"
+    steps = [str(page if page.is_file() else figures)]
+    if notebook.is_file():
+        steps.append(f"{notebook} (every claim, the paper's number and ours)")
+    steps.append(".venv/bin/jupyter lab notebooks/00_tour.ipynb")
+    return "Open next: " + "\n           ".join(steps)
 
 
 def _all_parameters() -> str:
