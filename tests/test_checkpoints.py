@@ -101,7 +101,7 @@ def test_the_claim_about_checkpoints_has_this_answer(site):
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(2, 12, "agrees"), (2, np.inf, "not resolved"), (12, np.inf, "disagrees")],
+    [(2.0, 12.0, "agrees"), (2.0, np.inf, "not resolved"), (12.0, np.inf, "disagrees")],
 )
 def test_the_claim_about_checkpoints_is_settled_by_its_interval(
     site, monkeypatch, low, high, verdict

@@ -262,7 +262,8 @@ def test_the_figures_draw_the_table(kinds, drawing):
     drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds), named)
     lines = {line.get_label(): line.get_ydata() for line in by_layer.lines}
     assert list(lines["SAE"]) == [table.set_index("kind").loc["SAE", "range"]]
-    assert list(lines["whole output at its mean"]) == [table["worth"].iloc[0]]
+    worth = {bars.get_label(): bars.lines[0].get_ydata() for bars in by_layer.containers}
+    assert list(worth["whole output at its mean"]) == [table["worth"].iloc[0]]
     assert by_layer.get_ylabel() == "range left to the latents (nats)"
     assert [text.get_text() for text in by_width.get_xticklabels()] == ["12"]
     assert len(drawn) == 4 * 12 and set(drawn["site"]) == set(kinds)

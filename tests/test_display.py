@@ -111,7 +111,7 @@ def test_background_is_the_truth_and_underline_the_prediction_on_one_scale():
 
 
 def test_where_nothing_was_asked_there_is_no_underline():
-    drawn = tokens(["a", "b"], [1, 0], [float("nan"), 1], maximum=2.0)
+    drawn = tokens(["a", "b"], [1.0, 0.0], [float("nan"), 1.0], maximum=2.0)
     first, second = (a for a in Shown(markup_of(drawn)).attributes if "title" in a)
     assert "border" not in first["style"] and first["title"] == "true 1.00"
     assert "border" in second["style"]

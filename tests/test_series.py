@@ -139,11 +139,16 @@ def test_a_parameter_file_that_is_not_there_names_those_that_are(ten, executed, 
 
 
 def test_every_chosen_notebook_runs_in_order_and_the_table_closes(ten, executed, capsys):
+    page = ten / "pictures" / "report.md"
     assert main([str(ten / "tiny.yaml"), "--only", "00,03-04"]) == 0
     assert executed == ["03_notebook", "04_notebook", TOUR]
     shown = capsys.readouterr().out
     assert "[2/3] 04_notebook …" in shown and "1 made, 2 reused" in shown
-    assert str(ten / "pictures" / "report.md") in shown
+    assert f"Open next: {page.parent}\n" in shown
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("")
+    assert main([str(ten / "tiny.yaml"), "--only", "00,03-04"]) == 0
+    assert f"Open next: {page}\n" in capsys.readouterr().out
 
 
 def test_a_notebook_gets_the_parameters_and_is_kept_executed(world):
