@@ -149,11 +149,8 @@ report.keep(run, "06_estimators", figure, mismatch, unit="window", n=n)
 
 # %%
 arms = report.oracle_arms(sites)
-figure, axes = plots.panels(len(sites), width=6.0, height=4.2)
-for axis, name in zip(axes, sites, strict=True):
-    part = arms[arms["site"] == name]
-    title = f"{name}, corrupted oracle\n{report.smallest_visible(part)}"
-    study_plots.oracle(axis, part, title=title)
+draw, what = study_plots.oracle, ", corrupted oracle"
+figure = report.study_figure(arms, draw, what=what, width=6.0, height=4.2)
 plots.shared_legend(figure)
 report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=int(arms["windows"].max()))
 
@@ -162,10 +159,7 @@ report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=int(arms["wind
 
 # %%
 own = report.fewer_arms(sites)
-figure, axes = plots.panels(len(sites), width=6.0)
-for axis, name in zip(axes, sites, strict=True):
-    part = own[own["site"] == name]
-    study_plots.fewer(axis, part, title=f"{name}\n{report.smallest_visible(part)}")
+figure = report.study_figure(own, study_plots.fewer, width=6.0, height=3.4)
 report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(sites))
 
 # %% [markdown]
@@ -177,11 +171,8 @@ report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(s
 
 # %%
 screened = report.screened_arms(sites)
-figure, axes = plots.panels(len(sites), width=5.0, height=3.6)
-for axis, name in zip(axes, sites, strict=True):
-    part = screened[screened["site"] == name]
-    title = f"{name}, {run.params.rewrite.headline}\n{report.smallest_visible(part)}"
-    simulator_plots.screening_loss(axis, part, title=title)
+what = f", {run.params.rewrite.headline}"
+figure = report.study_figure(screened, simulator_plots.screening_loss, what=what)
 report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.windows(sites))
 
 # %% [markdown]
@@ -193,11 +184,8 @@ report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.
 
 # %%
 shrunk = report.shrink_arms(sites)
-figure, axes = plots.panels(len(sites), width=5.0, height=3.6)
-for axis, name in zip(axes, sites, strict=True):
-    part = shrunk[shrunk["site"] == name]
-    title = f"{name}, calibrate windows held out\n{report.smallest_visible(part)}"
-    study_plots.shrink(axis, part, title=title)
+what = ", calibrate windows held out"
+figure = report.study_figure(shrunk, study_plots.shrink, what=what)
 n = sum(site.settings.calibrate_windows for site in sites.values())
 report.keep(run, "06_shrink", figure, shrunk, unit="window", n=n)
 

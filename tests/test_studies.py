@@ -1,11 +1,12 @@
 """The studies around the rewrite: corrupted oracle, estimators, false alarms, fewer windows."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from latent_cases import cache_of
 
-from rewrite_utils import report, studies
+from rewrite_utils import report, simulator_plots, studies
 from rewrite_utils.measure import losses_of
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.report import calibrations
@@ -157,7 +158,11 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
         same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
         assert min(same) >= windows - max(1, round(share * windows))
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
-    arms = report.screened_arms({name: here}).dropna(subset=["share"])
+    arms = report.screened_arms({name: here})
+    drawn = report.study_figure(arms, simulator_plots.screening_loss, what=", what if")
+    assert drawn.axes[0].get_title() == f"{name}, what if\n{report.smallest_visible(arms)}"
+    plt.close(drawn)
+    arms = arms.dropna(subset=["share"])
     assert sorted(arms["share"]) == sorted(shares) and set(arms["screen"]) == {"lexical"}
 
 

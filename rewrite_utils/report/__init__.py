@@ -15,6 +15,7 @@ from rewrite_utils.report.around import (
     smallest_visible,
     specificity_arms,
     specificity_line,
+    study_figure,
 )
 from rewrite_utils.report.at_once import layers_at_once
 from rewrite_utils.report.calibrations import (
@@ -174,6 +175,7 @@ __all__ = [
     "specificity_line",
     "stacked",
     "stage_table",
+    "study_figure",
     "table",
     "trained",
     "unseen_table",

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from rewrite_utils import stats
+from rewrite_utils import plots, stats
 from rewrite_utils.measure import losses_of
 from rewrite_utils.rewrite import ALL
 from rewrite_utils.stages import SiteStages
@@ -127,6 +128,24 @@ def specificity_line(site: SiteStages) -> str:
         f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] alarms a true activation "
         f"(n = {found.n} windows)"
     )
+
+
+def study_figure(
+    arms: pd.DataFrame,
+    draw: Callable[..., None],
+    *,
+    what: str = "",
+    width: float = 5.0,
+    height: float = 3.6,
+) -> Figure:
+    """A study's arms, one panel a site: what it is, latents, windows, smallest visible difference.
+
+    ``draw(axes, arms of the site, title=…)`` draws one panel.
+    """
+    figure, axes = plots.panels(arms["site"].nunique(), width=width, height=height)
+    for axis, (name, part) in zip(axes, arms.groupby("site", sort=False), strict=True):
+        draw(axis, part, title=f"{name}{what}\n{smallest_visible(part)}")
+    return figure
 
 
 def smallest_visible(arms: pd.DataFrame) -> str:
