@@ -2,7 +2,6 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from rewrite_utils.plots import PALETTE
 
@@ -32,5 +31,7 @@ def _by_share(axes: Axes, rows: pd.DataFrame, value: str, low: str, high: str) -
             ordered["share"], ordered[low], ordered[high], color=colour, alpha=0.15, lw=0
         )
     axes.set(xscale="log", xlabel="share of pairs sent to the LLM")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    shares = sorted(rows["share"].unique())
+    axes.set_xticks(shares, [f"{share:.0%}" for share in shares], fontsize=7)
+    axes.minorticks_off()
     axes.legend(title="screened by")
