@@ -72,10 +72,18 @@ def test_each_token_has_its_line_and_its_slot() -> None:
     simulator = EveryToken(FakeEngine(), align=8, digits=DigitReader.of(chatting_tokenizer()))
     tokenizer = chatting_tokenizer()
     line = simulator._slotted(WINDOWS[0])
-    assert tokenizer.decode(line.tokens) == "\nOn\t?\n the\t?\n red\t?\n⏎\t?\né\t"
+    assert tokenizer.decode(line.tokens) == "\nOn\t0\n the\t0\n red\t0\n⏎\t0\né\t"
     assert [tokenizer.decode([line.tokens[place]]) for place in line.at] == ["\t"] * 5
     before = [tokenizer.decode(line.tokens[: place + 1]).split("\n")[-1] for place in line.at]
     assert before == ["On\t", " the\t", " red\t", "⏎\t", "é\t"]
+
+
+def test_mistake_a_special_token_in_a_line_is_written_as_a_word() -> None:
+    tokenizer = chatting_tokenizer()
+    simulator = EveryToken(FakeEngine(), align=8, digits=DigitReader.of(tokenizer))
+    line = simulator._slotted(Window.of(["a", "<bos>"]))
+    assert tokenizer.bos_token_id not in line.tokens
+    assert tokenizer.decode(line.tokens) == "\na\t0\n[bos]\t"
 
 
 def test_no_rating_can_depend_on_an_earlier_answer_or_a_later_token(

@@ -31,7 +31,7 @@ BEGUN = {
     "simulate": "",
     "simulate_explanation_first": "",
     "simulate_original": "[",
-    "simulate_everywhere": "Ratings:",
+    "simulate_everywhere": "Ratings:\n{token}\t0",
 }
 
 
@@ -67,7 +67,9 @@ def test_rendered_is_the_conversation_in_order_with_the_answer_begun(name):
 @pytest.mark.parametrize("name", HOLES)
 def test_the_answer_goes_on_in_the_form_of_the_few_shots(name):
     *answers, begun = [t.text for t in prompts.turns(name) if t.role == "assistant"]
+    begun, line, slot = begun.partition("\n{token}")
     assert all(answer.startswith(begun) for answer in answers)
+    assert all(re.fullmatch(r"\t\d", slot) and slot in answer for answer in answers if line)
 
 
 def test_few_shot_answers_of_the_simulator_are_one_digit():

@@ -13,6 +13,7 @@ from rewrite_utils.simulate.contrast import contrast_texts, contrast_tokens
 from rewrite_utils.simulate.judging import (
     by_place,
     compared,
+    levelled_auroc,
     precision_at_rate,
     screening_curve,
 )
@@ -91,6 +92,15 @@ def test_a_better_way_is_found_better_and_the_same_way_exactly_equal():
     assert (same[["minus plain", "difference_low", "difference_high"]] == 0).all(None)
     assert same["rank correlation with plain"].to_numpy() == pytest.approx(1.0)
     assert (table["windows"] == 40).all() and (table["active"] == int(true.sum())).all()
+
+
+def test_levels_of_sentences_and_of_windows_change_nothing_once_levelled():
+    dice = np.random.default_rng(3)
+    active = dice.random((40, 6)) < 0.3
+    rating = active + dice.normal(size=active.shape) / 2
+    apart = rating + 20 * np.arange(6) + 7 * dice.normal(size=(40, 1))
+    assert levelled_auroc(active, apart) == pytest.approx(levelled_auroc(active, rating))
+    assert levelled_auroc(active, rating) > 0.8 > auroc_value(active, apart) + 0.2
 
 
 def test_the_curve_ends_at_the_ratings_themselves_and_a_perfect_screen_costs_nothing():

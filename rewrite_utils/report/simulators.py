@@ -13,7 +13,7 @@ from rewrite_utils.report.tables import llm_costs
 from rewrite_utils.simulate.ways import PLAIN
 from rewrite_utils.stages import SiteStages, simulators
 
-SHOWN = ("AUROC", "precision, centred")
+SHOWN = ("AUROC", "AUROC, levelled", "precision, centred")
 
 
 def simulator_study(sites: Mapping[str, SiteStages]) -> Html:

@@ -2,7 +2,8 @@
 
 The description comes first and is shared; then one line a token, the token and its slot. The slot
 holds a filler, so every rating is read before anything is answered: nothing depends on an earlier
-answer. About four tokens of compute a prediction. Beyond the paper (method §5).
+answer. The filler is the commonest answer, 0: behind anything else the digits that are read have
+no probability to speak of. About four tokens of compute a prediction. Beyond the paper (method §5).
 """
 
 import functools
@@ -20,8 +21,8 @@ from rewrite_utils.simulate.prompt import Window
 from rewrite_utils.simulate.ratings import EVERYWHERE, expected_rating
 
 NAME = "simulate_everywhere"
-SLOT, FILLER = "\t", "?"
-"""What a rating stands behind, and what stands in its place."""
+LINE = "\n{token}"
+"""Where the prompt's pattern of a line begins: the token, its slot, and the filler in it."""
 
 
 class Slotted(NamedTuple):
@@ -43,7 +44,9 @@ class EveryToken(OnEngine):
         super().__init__(engine)
         self._align = align
         self._digits = digits
-        self._head, _, self._after = prompts.rendered(engine.tokenizer, NAME).partition("{pad}")
+        self._head, _, after = prompts.rendered(engine.tokenizer, NAME).partition("{pad}")
+        self._after, _, slot = after.partition(LINE)
+        self._slot, self._filler = slot[:-1], slot[-1]
         self._shared = functools.lru_cache(4096)(self._description)
         self._slotted = functools.lru_cache(4096)(self._lines)
 
@@ -85,8 +88,9 @@ class EveryToken(OnEngine):
         tokens: list[int] = []
         at: list[int] = []
         for piece in window.pieces:
-            shown = piece.replace("\n", "⏎").replace("\t", " ")
-            tokens += text_tokens(self._engine.tokenizer, f"\n{shown}{SLOT}")
+            shown = prompts.harmless(self._engine.tokenizer, piece)
+            shown = shown.replace("\n", "⏎").replace("\t", " ")
+            tokens += text_tokens(self._engine.tokenizer, f"\n{shown}{self._slot}")
             at.append(len(tokens) - 1)
-            tokens += text_tokens(self._engine.tokenizer, FILLER)
+            tokens += text_tokens(self._engine.tokenizer, self._filler)
         return Slotted(tuple(tokens[:-1]), tuple(at))

@@ -42,9 +42,18 @@ def centred_precision(active: Bool[ndarray, "window latent"], rating: ndarray) -
     return precision_at_rate(active, rating - rating.mean(1, keepdims=True))
 
 
+def levelled_auroc(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
+    """AUROC of the ratings minus their window's mean, each latent's then brought to one level and
+    spread, as the headline's calibration does: what a sentence's own level adds is taken away."""
+    centred = rating - rating.mean(1, keepdims=True)
+    spread = np.maximum(centred.std(0), 1e-6)
+    return auroc_value(active, (centred - centred.mean(0)) / spread)
+
+
 STATISTICS: dict[str, Statistic] = {
     "AUROC": auroc_value,
     "AUROC, centred per window": centred_auroc,
+    "AUROC, levelled": levelled_auroc,
     "precision at the firing rate": precision_at_rate,
     "precision, centred": centred_precision,
 }
