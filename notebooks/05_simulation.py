@@ -88,9 +88,10 @@ report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["wi
 #
 # Firing rate, score or contrast tokens shown; the other two layouts; all positions of a window in
 # one pass. Same pairs, paired differences. `studies.simulators` names the ways; each asks the LLM.
+# *Levelled*: window and sentence means taken away, as the headline's calibration does.
 
 # %%
-report.simulator_study(sites)
+report.simulator_study(run, sites)
 
 # %% [markdown]
 # ## What it costs

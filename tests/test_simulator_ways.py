@@ -1,6 +1,9 @@
 """Other ways to ask, screening and part of the work, on the whole run of the tiny model."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from stage_cases import FakeLLM, tokenizer_with_chat, used
@@ -69,9 +72,11 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     assert "Feature: " in asked
     places = simulators.everywhere(site)
     assert places["triples"].sum() == plain.size * 8
-    whole = report.simulator_study({"mlp": site}).markup
+    whole = report.simulator_study(site.run, {"mlp": site}).markup
     assert "explanation_first" in whole and "1–2" in whole
     assert len(reporting.way_costs({"mlp": site})) == len(WAYS)
+    drawn = pd.read_csv(Path(site.params.figures) / "05_ways.csv")
+    assert set(drawn["way"]) == set(WAYS) and drawn["statistic"].nunique() == 3
 
 
 def test_a_way_is_made_once(asking):
@@ -87,7 +92,7 @@ def test_a_way_is_made_once(asking):
 
 def test_without_ways_nothing_is_asked_and_the_notebook_says_so(asking):
     llm, site = asking()
-    assert "Not done" in report.simulator_study({"mlp": site}).markup
+    assert "Not done" in report.simulator_study(site.run, {"mlp": site}).markup
     assert simulators.comparison(site).empty and simulators.everywhere(site).empty
     assert llm.texts == []
 

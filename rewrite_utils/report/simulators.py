@@ -7,54 +7,71 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from rewrite_utils import plots, simulator_plots
 from rewrite_utils.display import Html
-from rewrite_utils.report.show import frame, stacked
+from rewrite_utils.report.show import frame, keep, stacked
 from rewrite_utils.report.tables import llm_costs
+from rewrite_utils.runs import Run
 from rewrite_utils.simulate.ways import PLAIN
 from rewrite_utils.stages import SiteStages, simulators
 
-SHOWN = ("AUROC", "AUROC, levelled", "precision, centred")
+NONE = "Not done: studies.simulators names no other way to ask."
+SHOWN = ("AUROC", "AUROC, levelled", "precision at the firing rate")
 
 
-def simulator_study(sites: Mapping[str, SiteStages]) -> Html:
-    """All there is on other ways to ask: against the plain one, costs, every position.
-
-    One line that says so where ``studies.simulators`` names none.
+def simulator_study(run: Run, sites: Mapping[str, SiteStages]) -> Html:
+    """Show and keep the figure of other ways to ask, and return the tables: against the plain one,
+    costs, every position. One line that says so where ``studies.simulators`` names none.
     """
-    if not any(simulators.ways(site) for site in sites.values()):
-        text = "Not done: studies.simulators names no other way to ask."
-        return Html(f"<p>{text}</p>", text)
-    found = frame(simulator_ways(sites)) + frame(way_costs(sites))
-    places = everywhere(sites)
+    asked = {name: site for name, site in sites.items() if simulators.ways(site)}
+    if not asked:
+        return Html(f"<p>{NONE}</p>", NONE)
+    table, costs = _comparisons(asked), way_costs(asked)
+    columns = len(SHOWN) + 1
+    figure, axes = plots.panels(columns * len(asked), columns=columns, width=2.9, height=3.1)
+    for place, (name, part) in enumerate(table.groupby("site", sort=False)):
+        row = axes[columns * place : columns * (place + 1)]
+        for axis, statistic in zip(row, SHOWN, strict=False):
+            simulator_plots.ways(axis, part[part["statistic"] == statistic], base=PLAIN)
+        simulator_plots.way_costs(row[-1], costs[costs["site"] == name])
+        for axis in row[1:]:
+            axis.tick_params(labelleft=False)
+        row[0].set_ylabel(f"{name}: {part['pairs'].iloc[0]} pairs, {part['active'].iloc[0]} active")
+    keep(run, "05_ways", figure, table, unit="window", n=int(table["windows"].max()))
+    found = frame(simulator_ways(table)) + frame(costs)
+    places = everywhere(asked)
     return found + frame(places) if len(places) else found
 
 
-def simulator_ways(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+def simulator_ways(table: pd.DataFrame) -> pd.DataFrame:
     """Ways of asking against the plain one: value and paired difference, 95 % over windows."""
-    table = stacked({name: simulators.comparison(site) for name, site in sites.items()})
-    table = table[table["statistic"].isin(SHOWN)]
     return pd.DataFrame(
         {
             "site": table["site"],
             "way": table["way"],
             "statistic": table["statistic"],
-            "value": _interval(table, "value", "low", "high"),
+            "value": _interval(table, "value", "low", "high", sign=""),
             "minus plain": _interval(table, f"minus {PLAIN}", "difference_low", "difference_high"),
             "rank correlation": table[f"rank correlation with {PLAIN}"],
             "windows": table["windows"],
             "active pairs": table["active"],
         }
-    ).reset_index(drop=True)
+    )
 
 
 def way_costs(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """What a prediction of each way took; all positions: a prediction is one token."""
-    stages = {
-        f"{name}, {way}": stage
+    tables = {
+        name: llm_costs(simulators.ways(site), what="prediction").rename(columns={"site": "way"})
         for name, site in sites.items()
-        for way, stage in simulators.ways(site).items()
     }
-    return llm_costs(stages, what="prediction")
+    return stacked(tables)
+
+
+def _comparisons(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """One row a (site, way, shown statistic)."""
+    table = stacked({name: simulators.comparison(site) for name, site in sites.items()})
+    return table[table["statistic"].isin(SHOWN)].reset_index(drop=True)
 
 
 def everywhere(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
@@ -69,6 +86,8 @@ def screening(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     return stacked({name: simulators.screening_curves(site) for name, site in sites.items()})
 
 
-def _interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+def _interval(
+    table: pd.DataFrame, value: str, low: str, high: str, *, sign: str = "+"
+) -> list[str]:
     rows = zip(table[value], table[low], table[high], strict=True)
-    return [f"{v:+.3f} [{a:+.3f}, {b:+.3f}]" for v, a, b in rows]
+    return [f"{v:{sign}.3f} [{a:{sign}.3f}, {b:{sign}.3f}]" for v, a, b in rows]
