@@ -99,7 +99,10 @@ def rewrite_headline(run: Run, sites: Mapping[str, SiteStages]) -> str:
 
 
 def specificity_headline(run: Run, rates: pd.DataFrame) -> str:
-    """Mean sensitivity and specificity of the first and the headline calibration."""
+    """Mean sensitivity and specificity of the first and the headline calibration.
+
+    A latent that never fires in the windows has no sensitivity: then that has an n of its own.
+    """
     asked = run.params.rewrite
     parts = []
     for name, table in rates.groupby("site", sort=False):
@@ -109,9 +112,11 @@ def specificity_headline(run: Run, rates: pd.DataFrame) -> str:
                 rate: mean_of_latents(kept[rate].dropna().to_numpy(), seed=run.params.seed)
                 for rate in ("specificity", "sensitivity")
             }
+            fire = int(kept["sensitivity"].notna().sum())
+            fewer = f", sensitivity: n = {fire}" if fire < len(kept) else ""
             parts.append(
                 f"{name}, {source}: specificity {told['specificity']}, sensitivity "
-                f"{told['sensitivity'] or 'not measurable'} (n = {len(kept)} latents)"
+                f"{told['sensitivity'] or 'not measurable'} (n = {len(kept)} latents{fewer})"
             )
     return "; ".join(parts)
 
