@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from rewrite_utils import stats
 from rewrite_utils.plots import PAPER_RANGE, colour, label
+from rewrite_utils.rewrite import before_topk
 
 PAPER_UNNORMALISED = {0.01: 0.43, 0.1: 2.17, 1.0: 3.37}
 """CE − CE of the coder (nats) by the share of latents simulated, best scores first, not normalised:
@@ -96,8 +97,9 @@ def against_score(
 ) -> pd.DataFrame:
     """Specificity left and sensitivity right against a score, in bins of latents (figure 4).
 
-    ``rates`` has a column ``score``, any score. A bin holds ``LEAST`` latents or more and never
-    splits equal scores; where that leaves one bin, the title says so. Returns what is drawn.
+    ``rates`` has a column ``score``, any score; they are of estimates before any TopK, and named
+    so. A bin holds ``LEAST`` latents or more and never splits equal scores; where that leaves one
+    bin, the title says so. Returns what is drawn.
     """
     tables = []
     for axis, rate in zip(axes, ("specificity", "sensitivity"), strict=True):
@@ -105,7 +107,8 @@ def against_score(
         for source, part in told.groupby("source", sort=False):
             table = binned(part["score"].to_numpy(), part[rate].to_numpy(), seed=seed, most=most)
             _points(axis, table, str(source))
-            tables.append(table.assign(source=source, rate=rate, score_of=named))
+            name = before_topk(str(source))
+            tables.append(table.assign(source=name, rate=rate, score_of=named))
         latents, bins = told["latent"].nunique(), _most_bins(tables, rate)
         note = f"{latents} latents" + ("" if bins > 1 else ", too few for bins: one mean")
         axis.set(title=f"{title}\n{rate}: {note}", xlabel=named, ylabel=rate, ylim=(-0.03, 1.03))
@@ -148,8 +151,8 @@ def edges(
 
 
 def _points(axes: Axes, table: pd.DataFrame, source: str) -> None:
-    shade = colour(source)
-    axes.plot(table["score"], table["value"], "o-", color=shade, ms=4, label=label(source))
+    shade, named = colour(source), label(source).removesuffix(", top k")
+    axes.plot(table["score"], table["value"], "o-", color=shade, ms=4, label=named)
     axes.vlines(table["score"], table["low"], table["high"], color=shade, lw=1, alpha=0.5)
 
 

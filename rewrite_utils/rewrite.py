@@ -36,6 +36,12 @@ ALL = "all"
 """The order of an arm that substitutes every described latent."""
 
 
+def before_topk(source: str) -> str:
+    """What a source is called where its own estimates are shown: only the splice keeps the k
+    largest."""
+    return source.removesuffix(TOPK)
+
+
 class Arm(NamedTuple):
     """One way to fill the place of the MLP output."""
 

@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from rewrite_utils.plots import PALETTE, colour
 from rewrite_utils.plots import label as full_label
+from rewrite_utils.rewrite import before_topk
 from rewrite_utils.stats import Estimate
 
 MARKERS = "os^vDPX*<"
@@ -29,6 +30,7 @@ NAMES = {
     "temperature": "digits at a fitted temperature",
     "prior_shift": "digits shifted to the firing rate",
     "quantile:type7": "quantile type 7",
+    "same_windows+quantile:type7": "quantile type 7, rated windows (v2)",
     "global_shrink": "quantile type 8, one shrink factor",
     "isotonic_shrunk": "isotonic, rare latents pooled",
     "two_part": "isotonic P(active) × size",
@@ -47,12 +49,15 @@ PAPER_ALARMS = {"80 %": 204.6, "99 %": 10.23, "99.9 %": 1.023, "99.99 %": 0.1023
 def survival(
     axes: Axes, named: Mapping[str, Float[ndarray, "window latent"]], *, title: str
 ) -> pd.DataFrame:
-    """P(activation ≥ a) on a logarithmic scale: the atom at zero and the tail in one picture."""
+    """P(activation ≥ a) on a logarithmic scale: the atom at zero and the tail in one picture.
+
+    The activations are estimates before any TopK, and named so.
+    """
     tables = []
-    for name, values in named.items():
-        ordered = np.sort(values[values > 0])
+    for source, values in named.items():
+        ordered, name = np.sort(values[values > 0]), before_topk(source)
         share = (len(ordered) - np.arange(len(ordered))) / values.size
-        style = {"color": "#222222", "lw": 2.4} if name == "true" else {"color": colour(name)}
+        style = {"color": "#222222", "lw": 2.4} if name == "true" else {"color": colour(source)}
         style["ls"] = "-" if name == "true" else "--" if name.startswith("quantile") else "-"
         share_active = len(ordered) / values.size
         named_so = f"{label(name)} ({share_active:.0%} above 0)"
@@ -77,7 +82,7 @@ def before_after(
     after = {name: values for name, values in shown.items() if name != before}
     left = survival(axes[0], first, title=f"{title}: before")
     right = survival(axes[1], after, title=f"{title}: after")
-    return pd.concat([left[left["source"] == before], right], ignore_index=True)
+    return pd.concat([left[left["source"] == before_topk(before)], right], ignore_index=True)
 
 
 def condition(axes: Axes, latents: pd.DataFrame, *, title: str) -> None:

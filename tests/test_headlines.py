@@ -18,6 +18,13 @@ def rates(sensitivity: list[float]) -> pd.DataFrame:
     return table.assign(site="early", source="raw", latent=np.arange(len(table)))
 
 
+def test_rates_are_named_before_the_top_k():
+    table = rates([1.0, 0.5]).assign(source="raw+topk")
+    told = report.specificity_headline(run_of("raw+topk", "raw+topk"), table)
+    assert told.startswith("early, raw: specificity") and "top" not in told
+    assert report.rates_by_source(table)["source"].tolist() == ["raw"]
+
+
 def test_sensitivity_has_the_n_of_the_latents_that_fire():
     """Pythia's report once said "sensitivity 1.00 (n = 8 latents)" where one of eight fired."""
     told = report.specificity_headline(run_of("raw", "raw"), rates([1.0, np.nan, np.nan]))

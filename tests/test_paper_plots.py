@@ -118,6 +118,16 @@ def test_any_score_can_be_the_axis_and_silent_latents_are_left_out_of_sensitivit
     assert paper.get_linestyle() == "--" and set(paper.get_ydata()) == {0.8}
 
 
+def test_rates_are_not_said_to_be_of_the_k_largest():
+    """Figure 4 once showed a specificity of .09 as that of "raw ratings, top k", 2 of 32."""
+    axes = plots.panels(2)[1]
+    table = rates(40).assign(source="raw+topk")
+    drawn = paper_plots.against_score(axes, table, named="F1", title="t", seed=0)
+    assert set(drawn["source"]) == {"raw"}
+    assert "sentences, raw ratings" in lines_of(axes[0])
+    assert not any("top k" in name for name in lines_of(axes[0]))
+
+
 def test_too_few_latents_for_bins_are_said_to_be():
     axes = plots.panels(2)[1]
     drawn = paper_plots.against_score(axes, rates(6), named="F1", title="late", seed=0)

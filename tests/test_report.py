@@ -87,7 +87,7 @@ def test_mean_rates_have_intervals_over_latents(world):
     rates = report.sensitivity_specificity(world.sites)
     table = report.rates_by_source(rates).set_index(["site", "source"])
     for (name, source), part in rates.groupby(["site", "source"]):
-        row = table.loc[(name, source)]
+        row = table.loc[(name, source.removesuffix("+topk"))]
         assert row["latents"] == len(part) and row["fire"] == part["sensitivity"].notna().sum()
         said = row["specificity"]
         found = stats.bootstrap(part["specificity"].to_numpy(), unit="latent", seed=0)

@@ -40,9 +40,18 @@ def test_before_stands_left_and_all_others_right():
     values = np.array([[0.0, 2.0], [1.0, 3.0]])
     shown = {"true": values, "raw+topk": values, "quantile:type8": values}
     data = study_plots.before_after((left, right), shown, before="raw+topk", title="early")
-    assert set(data["source"]) == set(shown) and len(data) == 3 * 3
+    assert set(data["source"]) == {"true", "raw", "quantile:type8"} and len(data) == 3 * 3
     assert len(left.lines) == len(right.lines) == 2
     assert left.get_title() == "early: before" and right.get_title() == "early: after"
+
+
+def test_estimates_are_not_said_to_be_cut_to_the_k_largest(axes):
+    """The k largest are kept in the splice; what is drawn here is read before that."""
+    shown = dict.fromkeys(("raw+topk", "same_windows+quantile:type7+topk"), np.ones((2, 2)))
+    data = study_plots.survival(axes, shown, title="t")
+    assert set(data["source"]) == {"raw", "same_windows+quantile:type7"}
+    assert "top k" not in legend_of(axes) and "rated windows (v2)" in legend_of(axes)
+    assert axes.lines[0].get_color() == plots.colour("raw+topk")
 
 
 def test_the_condition_marks_every_latent_and_says_on_how_many_windows(axes):

@@ -17,7 +17,7 @@ from rewrite_utils.measure import losses_of
 from rewrite_utils.report.around import PAPER_SILENT_TO_ACTIVE, break_even
 from rewrite_utils.report.checkpoints import equivalence_of
 from rewrite_utils.report.tables import sensitivity_specificity
-from rewrite_utils.rewrite import ALL
+from rewrite_utils.rewrite import ALL, before_topk
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages, studies
 from rewrite_utils.stats import Estimate
@@ -99,7 +99,8 @@ def _of_checkpoints(run: Run, site: SiteStages) -> Claim:
 
 
 def _of_distributions(run: Run, site: SiteStages) -> Iterator[Claim]:
-    """Figure 1: distances of predicted and true distributions, in means of each latent."""
+    """Figure 1: distances of predicted and true distributions, in means of each latent; of the
+    estimates themselves, before any TopK."""
     raw, matched = _named(run, "raw"), _named(run, "quantile")
     if not (raw and matched):
         return
@@ -112,7 +113,7 @@ def _of_distributions(run: Run, site: SiteStages) -> Iterator[Claim]:
     )
     found = _over_latents(run, after - before)
     claim = f"{matched} brings the distributions together (Wasserstein / mean activation)"
-    ours = f"{found}, from {before.mean():.1f}"
+    ours = f"{found}, from {before.mean():.1f}{_untruncated(matched)}"
     yield Claim(site.name, claim, "figure 1, no number", ours, _sign(found, -1))
 
 
@@ -148,7 +149,7 @@ def _of_fewer(run: Run, site: SiteStages) -> Iterator[Claim]:
 
 
 def _of_rates(run: Run, site: SiteStages) -> Iterator[Claim]:
-    """Figure 4, over the simulated latents."""
+    """Figure 4, over the simulated latents; of the estimates themselves, before any TopK."""
     table = sensitivity_specificity({site.name: site}).set_index("source")
     raw, matched = _named(run, "raw"), _named(run, "quantile")
     if raw:
@@ -169,7 +170,8 @@ def _of_rates(run: Run, site: SiteStages) -> Iterator[Claim]:
                 found = _over_latents(run, change[np.isfinite(change)])
                 claim = f"{rate} {'rises' if sign > 0 else 'drops'} with {matched}"
                 said = "high afterwards" if sign > 0 else "drops"
-                yield Claim(site.name, claim, said, _percent(found), _sign(found, sign))
+                ours = _percent(found) + _untruncated(matched)
+                yield Claim(site.name, claim, said, ours, _sign(found, sign))
     if matched:
         yield from _of_scores(run, site, table.loc[[matched]], matched)
 
@@ -185,7 +187,8 @@ def _of_scores(run: Run, site: SiteStages, table: pd.DataFrame, source: str) -> 
         )
         claim = f"better-scored latents have higher {rate} ({source}; rank correlation with F1)"
         verdict = _sign(found, +1) if np.isfinite(found.value) else "not resolved"
-        yield Claim(site.name, claim, "figure 4: both rise", str(found), verdict)
+        ours = f"{found}{_untruncated(source)}"
+        yield Claim(site.name, claim, "figure 4: both rise", ours, verdict)
 
 
 def _of_specificity_needed(site: SiteStages) -> Claim:
@@ -234,6 +237,11 @@ def _against(run: Run, site: SiteStages, source: str, other: str) -> Estimate:
 def _named(run: Run, kind: str) -> str | None:
     """The first calibrator of a kind: the paper's, as the parameters list it."""
     return next((name for name in run.params.rewrite.calibrators if name.startswith(kind)), None)
+
+
+def _untruncated(source: str) -> str:
+    """Said of what is read off the estimates of a calibration whose splice keeps the k largest."""
+    return "" if before_topk(source) == source else ", before the top k"
 
 
 def _alarms(run: Run, site: SiteStages, source: str) -> Estimate:

@@ -9,6 +9,7 @@ import pandas as pd
 from rewrite_utils import display, stats
 from rewrite_utils.display import Html
 from rewrite_utils.report.tables import headline_row, latent_aurocs, mean_of_latents
+from rewrite_utils.rewrite import before_topk
 from rewrite_utils.runs import Run
 from rewrite_utils.stages import SiteStages
 
@@ -115,7 +116,7 @@ def specificity_headline(run: Run, rates: pd.DataFrame) -> str:
             fire = int(kept["sensitivity"].notna().sum())
             fewer = f", sensitivity: n = {fire}" if fire < len(kept) else ""
             parts.append(
-                f"{name}, {source}: specificity {told['specificity']}, sensitivity "
+                f"{name}, {before_topk(source)}: specificity {told['specificity']}, sensitivity "
                 f"{told['sensitivity'] or 'not measurable'} (n = {len(kept)} latents{fewer})"
             )
     return "; ".join(parts)

@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
 from rewrite_utils.report.show import stacked
+from rewrite_utils.rewrite import before_topk
 from rewrite_utils.runs import Run, Stage
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stats import auroc_value
@@ -169,7 +170,10 @@ def latents(table: pd.DataFrame) -> int:
 def sensitivity_specificity(
     sites: Mapping[str, SiteStages], sources: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Both rates of every (latent, calibration) on evaluate windows, with its detection score."""
+    """Both rates of every (latent, calibration) on evaluate windows, with its detection score.
+
+    Of the estimates themselves: a calibration that names a TopK is read before it.
+    """
     rows = []
     for name, site in sites.items():
         true = site.true("evaluate")
@@ -203,7 +207,7 @@ def rates_by_source(rates: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     rows = []
     for (site, source), part in rates.groupby(["site", "source"], sort=False):
         found = {rate: part[rate].dropna().to_numpy() for rate in ("sensitivity", "specificity")}
-        row = {"site": site, "source": source, "latents": len(part)}
+        row = {"site": site, "source": before_topk(str(source)), "latents": len(part)}
         row |= {"fire": len(found["sensitivity"])}
         row |= {rate: mean_of_latents(values, seed=seed) for rate, values in found.items()}
         alarms = len(part) * (1 - found["specificity"])
