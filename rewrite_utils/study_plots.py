@@ -86,7 +86,10 @@ def before_after(
 
 
 def condition(axes: Axes, latents: pd.DataFrame, *, title: str) -> None:
-    """A latent's loss after matching against its ρ: 2(1 − ρ) crosses mean ablation's 1 at ½."""
+    """A latent's loss after matching against its ρ: 2(1 − ρ) crosses mean ablation's 1 at ½.
+
+    A latent without ρ has no place; the legend counts it.
+    """
     line = np.linspace(-0.3, 1, 50)
     axes.plot(line, 2 * (1 - line), color="#222222", lw=1, label="2 (1 − ρ)")
     axes.axhline(1, color="#666666", lw=0.8, ls="--", label="mean ablation")
@@ -94,10 +97,13 @@ def condition(axes: Axes, latents: pd.DataFrame, *, title: str) -> None:
     for place, (what, part) in enumerate(latents.groupby("what", sort=False)):
         shade = colour("quantile:type8") if what == "simulator" else PALETTE[place % 4]
         face = "none" if what == "simulator" else shade
-        n = f"{len(part)} latents, {part['windows'].iloc[0]} windows"
+        placed = int(part["rho"].notna().sum())
+        of = "" if placed == len(part) else f" of {len(part)}"
+        n = f"{placed}{of} latents, {part['windows'].iloc[0]} windows"
         style = {"marker": MARKERS[place], "facecolors": face, "edgecolors": shade, "s": 22}
         axes.scatter(part["rho"], part["loss"].clip(upper=20), label=f"{what} ({n})", **style)
-    axes.set(yscale="log", xlim=(-0.35, 1), title=title)
+    left = min(-0.35, latents["rho"].min() - 0.05)  # -0.35 where no latent has ρ: NaN is not less
+    axes.set(yscale="log", xlim=(left, 1), title=title)
     axes.set(xlabel="ρ of matched and true activations", ylabel="squared error / mean ablation's")
     axes.legend(fontsize=7, loc="lower left")
 

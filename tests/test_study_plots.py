@@ -67,6 +67,19 @@ def test_the_condition_marks_every_latent_and_says_on_how_many_windows(axes):
     drawn = [len(points.get_offsets()) for points in axes.collections]
     assert drawn == [3, 2]
     assert "simulator (3 latents, 32 windows)" in legend_of(axes)
+    assert axes.get_xlim() == (-0.35, 1)
+
+
+def test_the_condition_hides_no_latent(axes):
+    """One lay left of the axis; one without ρ has no place, and is counted."""
+    latents = pd.DataFrame(
+        {"what": "simulator", "rho": [-0.49, 0.6, np.nan], "loss": [2.0, 0.7, 1.1], "windows": 32}
+    )
+    study_plots.condition(axes, latents, title="late")
+    assert axes.get_xlim()[0] < -0.49
+    assert "simulator (2 of 3 latents, 32 windows)" in legend_of(axes)
+    study_plots.condition(axes, latents.tail(1), title="late")
+    assert axes.get_xlim()[0] == -0.35 and "simulator (0 of 1 latents" in legend_of(axes)
 
 
 def test_the_forest_has_a_mark_for_every_place_of_every_calibration(axes):

@@ -90,8 +90,9 @@ def condition(
 ) -> pd.DataFrame:
     """ρ of each latent after matching, beside its squared error in units of mean ablation's.
 
-    ``what``: the simulator's ratings at its few windows, and corrupted oracles at many. Latents
-    that are silent in the evaluate windows have no ρ and no row.
+    ``what``: the simulator's ratings at its few windows, and corrupted oracles at many. A latent
+    that is silent in the evaluate windows has no row; one whose matched estimate is the same in all
+    of them has no ρ (NaN), but its error counts.
     """
     tables = []
     for site in sites.values():
@@ -110,11 +111,15 @@ def condition(
 
 
 def condition_table(latents: pd.DataFrame) -> pd.DataFrame:
-    """How many latents meet ρ > ½, and how many lose less than mean ablation."""
+    """How many latents meet ρ > ½, and how many lose less than mean ablation.
+
+    ``latents``: those that fire; ``with_rho``: those of them that the median is over.
+    """
     grouped = latents.groupby(["site", "what"], sort=False)
     return grouped.agg(
         windows=("windows", "first"),
         latents=("rho", "size"),
+        with_rho=("rho", "count"),
         median_rho=("rho", "median"),
         above_half=("rho", lambda rho: int((rho > 0.5).sum())),
         beat_the_mean=("loss", lambda loss: int((loss < 1).sum())),
@@ -192,10 +197,9 @@ def _per_latent(
 ) -> pd.DataFrame:
     found = calibrate.correlations(true, estimate)
     error, ablated = (np.square(true - e, dtype=float).mean(0) for e in (estimate, mean))
-    kept = np.isfinite(found.rho)
     table = {"rho": found.rho, "loss": error / np.maximum(ablated, 1e-12)}
     table |= {"positives": found.positives}
-    return pd.DataFrame(table)[kept].assign(windows=len(true))
+    return pd.DataFrame(table)[found.positives > 0].assign(windows=len(true))
 
 
 def shown_ratings(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
