@@ -33,3 +33,26 @@ def test_sensitivity_has_the_n_of_the_latents_that_fire():
     assert told.endswith("(n = 3 latents)")
     told = report.specificity_headline(run_of("raw", "raw"), rates([np.nan, np.nan]))
     assert "sensitivity not measurable (n = 2 latents, sensitivity: n = 0)" in told
+
+
+def final(range_low: float) -> pd.DataFrame:
+    names = ("delta", "minus_mean", "minus_zero", "recovered", "kl", "fvu")
+    ends = {f"{name}{end}": 0.5 for name in names for end in ("", "_low", "_high")}
+    row = {"site": "late", "source": "raw", "windows": 8, "detectable": 0.1, "method": "BCa"}
+    return pd.DataFrame([row | ends | {"range_low": range_low}])
+
+
+def test_no_share_is_recovered_of_a_range_that_is_not_there():
+    """Once "-1.984 [-32.429, +30.450]" of a range of +0.05 [-0.02, +0.15] nat."""
+    assert report.verdict_table(final(0.01))["CE recovered"].tolist() == ["+0.500 [+0.500, +0.500]"]
+    for low in (-0.02, 0.0, np.nan):
+        assert report.verdict_table(final(low))["CE recovered"].tolist() == ["–"]
+
+
+def test_the_range_is_mean_ablation_over_the_coder():
+    rows = [(s, 4, "all", low) for s, low in (("mean", 0.3), ("zero", 0.7), ("raw", 0.1))]
+    rows.append(("coder", 0, "all", 0.0))
+    verdict = pd.DataFrame(rows, columns=["source", "count", "order", "over_coder_low"])
+    sites = {"a": SimpleNamespace(verdict=verdict)}
+    found = report.final_arms(sites)
+    assert found["source"].tolist() == ["zero", "raw"] and set(found["range_low"]) == {0.3}

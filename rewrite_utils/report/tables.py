@@ -91,9 +91,15 @@ def mean_auroc(
 
 
 def final_arms(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """The verdict's arms that replace every described latent."""
+    """The verdict's arms that replace every described latent.
+
+    ``range_low``: lower end of what mean ablation costs over the coder; `recovered` is a share of
+    that, and of nothing where it is not above 0.
+    """
     kept = {name: site.verdict for name, site in sites.items()}
     whole = stacked({name: v[(v["order"] == "all") & (v["count"] > 0)] for name, v in kept.items()})
+    room = whole[whole["source"] == "mean"].set_index("site")["over_coder_low"]
+    whole = whole.assign(range_low=whole["site"].map(room))
     return whole[whole["source"] != "mean"].reset_index(drop=True)
 
 
@@ -101,12 +107,14 @@ def verdict_table(final: pd.DataFrame) -> pd.DataFrame:
     """The forest's numbers, each with its 95 % interval over windows.
 
     "visible": the smallest difference to mean ablation that this many windows can see; "interval":
-    how that difference's was made.
+    how that difference's was made. "CE recovered": "–" where there is no range to recover.
     """
     columns = {"site": final["site"], "source": final["source"], "windows": final["windows"]}
     shown = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE − zero ablation": "minus_zero"}
     columns |= {head: intervals(final, name) for head, name in shown.items()}
-    columns |= {"visible": final["detectable"], "CE recovered": intervals(final, "recovered")}
+    shares = zip(intervals(final, "recovered"), final["range_low"], strict=True)
+    recovered = [text if low > 0 else "–" for text, low in shares]
+    columns |= {"visible": final["detectable"], "CE recovered": recovered}
     columns |= {"KL": intervals(final, "kl"), "FVU of the output": intervals(final, "fvu")}
     return pd.DataFrame(columns | {"interval": final["method"]})
 
