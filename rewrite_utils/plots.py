@@ -62,6 +62,8 @@ LABELS: dict[str, str] = {
     "centred+standardised+logistic_pooled": "sentences, pooled logistic",
     "shuffled explanations": "sentences of other latents (floor)",
 }
+FAITHFUL = "nothing held out: explained, scored, calibrated and evaluated on the same rows"
+"""Stands over every figure of a run with corpus.faithful."""
 DASHED = {"zero", "mean", "shuffled explanations"}
 STYLE = {
     "figure.dpi": 110,
@@ -109,13 +111,20 @@ def panels(
 def save_figure(
     run: Run, name: str, figure: Figure, data: pd.DataFrame, *, unit: str, n: int
 ) -> Path:
-    """Write <figures>/<name>.png, .pdf, .csv and .json (run, unit, n, seed); return the picture."""
+    """Write <figures>/<name>.png, .pdf, .csv and .json (run, unit, n, seed); return the picture.
+
+    Of a faithful corpus the figure and its .json say that nothing was held out.
+    """
     folder = ROOT / run.params.figures
     folder.mkdir(parents=True, exist_ok=True)
+    held_out = not run.params.corpus.faithful
+    if not held_out:
+        figure.suptitle(FAITHFUL, fontsize=8)
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     about = {"run": run.params.name, "n": n, "unit": unit, "seed": run.params.seed}
+    about |= {} if held_out else {"held_out": False}
     about |= {"stages": {event["stage"]: event["hash"] for event in run.journal}}
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
     return folder / f"{name}.png"

@@ -68,6 +68,19 @@ def test_a_figure_is_saved_with_its_data_and_where_it_comes_from(run):
     assert about == {"run": "test", "seed": 7, "n": 12, "unit": "window", "stages": stages}
 
 
+def test_a_faithful_runs_figures_say_that_nothing_was_held_out(run):
+    """params/place.py promises it; for long no figure did."""
+    corpus = run.params.corpus.model_copy(update={"faithful": True})
+    faithful = Run(run.params.model_copy(update={"corpus": corpus}), run.folder)
+    for one, said in ((run, None), (faithful, plots.FAITHFUL)):
+        figure, _ = plots.panels(1)
+        path = plots.save_figure(one, "b", figure, verdict(), unit="window", n=1)
+        about = json.loads(path.with_suffix(".json").read_text())
+        assert about.get("held_out", True) == (said is None)
+        assert (figure.get_suptitle() or None) == said
+        plt.close(figure)
+
+
 def test_drawing_it_again_gives_the_same_bytes(run):
     files = saved(run)
     assert files == saved(run)
