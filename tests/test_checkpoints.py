@@ -101,12 +101,19 @@ def test_the_claim_about_checkpoints_has_this_answer(site):
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(2.0, 12.0, "agrees"), (2.0, np.inf, "not resolved"), (12.0, np.inf, "disagrees")],
+    [
+        (2.0, 12.0, "agrees"),
+        (12.0, 14.0, "agrees"),
+        (2.0, np.inf, "not resolved"),
+        (12.0, np.inf, "not resolved"),
+        (np.inf, np.inf, "disagrees"),
+    ],
 )
 def test_the_claim_about_checkpoints_is_settled_by_its_interval(
     site, monkeypatch, low, high, verdict
 ):
-    """Of 16 steps: surely below the end, perhaps, surely beyond the paper's quarter."""
+    """Of 16 steps: surely before the end, perhaps, surely not. Once [75 %, beyond] disagreed while
+    [75 %, 87 %] agreed, though every step of the second is in the first."""
     found = equivalence_of(site, "coder")._replace(low=low, high=high)
     monkeypatch.setattr(claimed, "equivalence_of", lambda site, source: found)
     assert found.final == 16 and _of_checkpoints(site.run, site).verdict == verdict

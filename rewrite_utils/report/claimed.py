@@ -23,7 +23,7 @@ from rewrite_utils.stages import SiteStages, studies
 from rewrite_utils.stats import Estimate
 
 COSTS = {"mlp": "+10 %", "resid": "+33 %"}
-CHECKPOINT = {"mlp": ("≈ 25 % of training", 0.25), "resid": ("< 10 % of training", 0.10)}
+CHECKPOINT = {"mlp": "≈ 25 % of training", "resid": "< 10 % of training"}
 """What the paper says of its transcoder and of its SAE."""
 OURS = {
     "mean": "beats mean ablation",
@@ -83,8 +83,8 @@ def _of_the_coder(run: Run, site: SiteStages) -> Iterator[Claim]:
 
 
 def _of_checkpoints(run: Run, site: SiteStages) -> Claim:
-    """The coder as good as an unfinished model."""
-    said, share = CHECKPOINT[site.hookpoint.kind]
+    """The coder as good as an unfinished model: surely before the last step, or surely not."""
+    said = CHECKPOINT[site.hookpoint.kind]
     claim = "the coder is as good as an unfinished checkpoint"
     if not run.params.subject.checkpoints:
         return Claim(site.name, claim, said, "this subject has no checkpoints", "not measured")
@@ -93,7 +93,7 @@ def _of_checkpoints(run: Run, site: SiteStages) -> Claim:
     verdict = "not resolved"
     if found.high < found.final:
         verdict = "agrees"
-    elif found.low > share * found.final:
+    elif found.low >= found.final:
         verdict = "disagrees"
     return Claim(site.name, claim, said, ours, verdict)
 
