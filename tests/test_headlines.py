@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils import report
+from rewrite_utils.report.useful import _agreement
 
 
 def run_of(first: str, headline: str) -> SimpleNamespace:
@@ -56,3 +57,23 @@ def test_the_range_is_mean_ablation_over_the_coder():
     sites = {"a": SimpleNamespace(verdict=verdict)}
     found = report.final_arms(sites)
     assert found["source"].tolist() == ["zero", "raw"] and set(found["range_low"]) == {0.3}
+
+
+def useful_site(f1: list[float]) -> SimpleNamespace:
+    latents = np.arange(len(f1))
+    return SimpleNamespace(
+        usefulness=pd.DataFrame({"latent": latents, "usefulness": latents / 10}),
+        scores=pd.DataFrame({"latent": latents, "f1": f1}),
+        energy=np.array([4.0, 3.0, 2.0, 1.0]),
+        sentences=dict.fromkeys(latents.tolist(), "a"),
+        params=SimpleNamespace(seed=0),
+    )
+
+
+def test_a_correlation_has_the_n_of_its_own_pairs():
+    """A latent that could not be scored has usefulness and no F1: it was counted all the same."""
+    told = _agreement("early", useful_site([0.1, 0.2, 0.3, np.nan]))
+    assert "detection F1 +1.00" in told and told.count("(n = 3 latents)") == 1
+    assert "share of the output -1.00" in told and told.endswith("(n = 4 latents)")
+    told = _agreement("early", useful_site([np.nan] * 4))
+    assert "detection F1 not measurable (n = 0 latents)" in told

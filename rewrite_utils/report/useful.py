@@ -53,7 +53,10 @@ def _agreement(name: str, site: SiteStages) -> str:
     parts = []
     for column, said in (("f1", "detection F1"), ("share", "share of the output")):
         pairs = table[["usefulness", column]].dropna().to_numpy()
+        if len(pairs) < 2:
+            parts.append(f"{said} not measurable (n = {len(pairs)} latents)")
+            continue
         found = stats.rank_correlation(*pairs.T, unit="latent", seed=site.params.seed)
-        parts.append(f"{said} {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
-    ranked = ", ".join(parts)
-    return f"{name}: rank correlation of usefulness with {ranked} (n = {len(table)} latents)"
+        ends = f"[{found.low:+.2f}, {found.high:+.2f}]"
+        parts.append(f"{said} {found.value:+.2f} {ends} (n = {found.n} latents)")
+    return f"{name}: rank correlation of usefulness with {', '.join(parts)}"
