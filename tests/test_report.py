@@ -46,7 +46,9 @@ def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     assert set(shown["interval"]) <= {"BCa", "percentile", "constant"}
     for head, name in heads.items():
         ends = [name, f"{name}_low", f"{name}_high"]
-        for text, row, room in zip(shown[head], final[ends].values, final["range_low"], strict=True):
+        for text, row, room in zip(
+            shown[head], final[ends].values, final["range_low"], strict=True
+        ):
             if head == "CE recovered" and not room > 0:
                 assert text == "–"
                 continue
