@@ -77,3 +77,13 @@ def test_a_correlation_has_the_n_of_its_own_pairs():
     assert "share of the output -1.00" in told and told.endswith("(n = 4 latents)")
     told = _agreement("early", useful_site([np.nan] * 4))
     assert "detection F1 not measurable (n = 0 latents)" in told
+
+
+def test_failures_are_not_copies_of_one_another():
+    """Two latents without a sentence once were "2 not unique"."""
+    texts = ["a", "b", None, None]
+    table = pd.DataFrame({"sentence": texts, "explanation": texts})
+    told = report.explanation_headline({"early": SimpleNamespace(explanations=table)})
+    assert told == "2 sentences for 4 latents, 2 failures, 0 not unique"
+    again = SimpleNamespace(explanations=table.fillna("a"))
+    assert report.explanation_headline({"early": again}).endswith("0 failures, 3 not unique")

@@ -57,7 +57,8 @@ def explanation_headline(sites: Mapping[str, SiteStages]) -> str:
     tables = [site.explanations for site in sites.values()]
     total = sum(len(table) for table in tables)
     failed = sum(int(table["sentence"].isna().sum()) for table in tables)
-    same = sum(int(table["explanation"].duplicated(keep=False).sum()) for table in tables)
+    told = [table["explanation"].dropna() for table in tables]
+    same = sum(int(texts.duplicated(keep=False).sum()) for texts in told)
     return f"{total - failed} sentences for {total} latents, {failed} failures, {same} not unique"
 
 
