@@ -163,6 +163,17 @@ def test_sent_pairs_are_calibrated_as_if_there_were_no_others(name):
     np.testing.assert_allclose(np.take_along_axis(found, order, 0), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_shrunk_quantiles_are_matched_to_the_sent_pairs_by_either_name():
+    """F_pred of the sent pairs, which fire oftener than all tokens, asks for their F_true."""
+    rating, true, _, _ = sample()
+    target = Target.from_true(np.concatenate([true, np.zeros((600, true.shape[1]), true.dtype)]))
+    short, long = (
+        Screened(name).fit(rating, true, target=target)(rating)
+        for name in ("global_shrink", "global_shrink+quantile")
+    )
+    np.testing.assert_array_equal(short, long)
+
+
 def test_the_bin_is_what_the_left_out_pairs_are_worth_and_not_zero():
     _, true, sent, _ = sample()
     means = bin_mean(true, ~sent, Target.from_true(true))

@@ -23,7 +23,8 @@ from rewrite_utils.calibrate.protocol import (
 )
 from rewrite_utils.calibrate.target import Target
 
-CENTRED = "centred"
+CENTRED, SHRINK = "centred", "global_shrink"
+"""Read here by name; ``global_shrink`` alone shrinks quantile normalisation."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Screened(Calibrator):
             )
         order = np.argsort(~sent, axis=0, kind="stable")[:kept]
         *steps, last = self.name.split("+")
-        inner, level = _only(sample, order, larger=not last.startswith("quantile")), None
+        matched = last.startswith("quantile") or last == SHRINK
+        inner, level = _only(sample, order, larger=not matched), None
         if CENTRED in steps:
             level = float(np.nanmean(predicted, dtype=np.float64))
             moved = np.take_along_axis(centred(predicted, level), order, axis=0)
