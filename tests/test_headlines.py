@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import report
+from rewrite_utils import calibrate, report
+from rewrite_utils.report.tables import centred_ranks
 from rewrite_utils.report.useful import _agreement
+from rewrite_utils.stats import auroc_value
 
 
 def run_of(first: str, headline: str) -> SimpleNamespace:
@@ -87,3 +89,25 @@ def test_failures_are_not_copies_of_one_another():
     assert told == "2 sentences for 4 latents, 2 failures, 0 not unique"
     again = SimpleNamespace(explanations=table.fillna("a"))
     assert report.explanation_headline({"early": again}).endswith("0 failures, 3 not unique")
+
+
+def test_a_pair_that_was_not_sent_moves_no_windows_mean():
+    """The last window has one sent pair: its gaps, at -1, once pulled its mean down."""
+    rating = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 3.0], [-1.0, 5.0, -1.0]])
+    active = np.array([[0, 0, 1], [0, 0, 1], [0, 0, 0]], bool)
+    found = centred_ranks(rating)
+    assert (found[2, [0, 2]] < found[rating >= 0].min()).all()
+    np.testing.assert_allclose(found[2, 1], rating[rating >= 0].mean(), rtol=1e-6)
+    assert auroc_value(active, found) == 1.0
+    whole = np.maximum(rating, 0)
+    np.testing.assert_array_equal(centred_ranks(whole), calibrate.center(whole))
+
+
+def test_ratings_with_gaps_are_described_by_those_that_are_there():
+    ratings = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, np.nan]], np.float16)
+    evidence = SimpleNamespace(
+        ratings=SimpleNamespace(expected=ratings), true=np.array([[0.0, 9.0, 1.0], [0, 0, 9]])
+    )
+    row = report.shown_ratings({"a": SimpleNamespace(name="a", evidence=evidence)}).iloc[0]
+    assert (row["ratings"], row["least"], row["median"], row["largest"]) == (4, 1, 3.5, 5)
+    assert row["silent pairs"] == 0.75 and np.isnan(row["the rest"])

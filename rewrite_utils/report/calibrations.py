@@ -203,22 +203,27 @@ def _per_latent(
 
 
 def shown_ratings(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """What the simulator says: the range of its ratings, and where their variance comes from."""
+    """What the simulator says: the range of its ratings, and where their variance comes from.
+
+    Of the pairs that were rated; screened ratings have gaps, and then no two-way layout (NaN).
+    """
     rows = []
     for site in sites.values():
         ratings = site.evidence.ratings.expected.astype(np.float64)
-        shape, total = rating_shape(ratings), ratings.var()
+        rated = ~np.isnan(ratings)
+        told, shape = ratings[rated], rating_shape(ratings)
+        total = told.var()
         rows.append(
             {
                 "site": site.name,
-                "ratings": ratings.size,
-                "least": ratings.min(),
-                "median": np.median(ratings),
-                "largest": ratings.max(),
+                "ratings": told.size,
+                "least": told.min(),
+                "median": np.median(told),
+                "largest": told.max(),
                 "share of variance: windows": shape.window**2 / total,
                 "sentences": shape.latents.var() / total,
                 "the rest": shape.rest**2 / total,
-                "silent pairs": float((site.evidence.true == 0).mean()),
+                "silent pairs": float((site.evidence.true == 0)[rated].mean()),
             }
         )
     return pd.DataFrame(rows)

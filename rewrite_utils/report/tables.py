@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
+from rewrite_utils.calibrate import screened
 from rewrite_utils.report.show import stacked
 from rewrite_utils.rewrite import before_topk
 from rewrite_utils.runs import Run, Stage
@@ -58,7 +59,7 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
         for split in ("calibrate", "evaluate"):
             expected = site.ranked(split)
             true = site.true(split)
-            active, centred = true > 0, calibrate.center(expected)
+            active, centred = true > 0, centred_ranks(expected)
             rows.append(
                 {
                     "site": name,
@@ -73,6 +74,16 @@ def rating_quality(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def centred_ranks(expected: Float[ndarray, "window latent"]) -> Float[ndarray, "window latent"]:
+    """E minus its window's mean; a pair that screening left out (below 0) counts in no mean and
+    stays below all others."""
+    sent = expected >= 0
+    if sent.all():
+        return calibrate.center(expected)
+    moved = screened.centred(np.where(sent, expected, np.nan), float(expected[sent].mean()))
+    return np.where(sent, moved, np.nanmin(moved) - 1)
 
 
 def latent_aurocs(
