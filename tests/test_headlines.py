@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from rewrite_utils import calibrate, report
 from rewrite_utils.report.tables import centred_ranks
 from rewrite_utils.report.useful import _agreement
-from rewrite_utils.stats import auroc_value
+from rewrite_utils.stats import Estimate, auroc_value
 
 
 def run_of(first: str, headline: str) -> SimpleNamespace:
@@ -111,3 +112,19 @@ def test_ratings_with_gaps_are_described_by_those_that_are_there():
     row = report.shown_ratings({"a": SimpleNamespace(name="a", evidence=evidence)}).iloc[0]
     assert (row["ratings"], row["least"], row["median"], row["largest"]) == (4, 1, 3.5, 5)
     assert row["silent pairs"] == 0.75 and np.isnan(row["the rest"])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (1.5, "cost what mean ablation does at 1.50 [0.00, 2.95] alarms"),
+        (0.0, "cost more than mean ablation at every level measured, break-even [0.00, 2.95]"),
+        (np.inf, "cost less than mean ablation at every level measured, break-even [0.00, 2.95]"),
+    ],
+)
+def test_no_break_even_is_not_a_break_even_at_no_alarms(monkeypatch, value, says):
+    """0 stands for "dearer at every level": once told as "at 0.00 alarms a true activation"."""
+    found = Estimate(value, 0.0, 2.95, 16, "window", "percentile")
+    monkeypatch.setattr(report.around, "break_even", lambda site, topk: found)
+    told = report.specificity_line(SimpleNamespace(name="late"))
+    assert says in told and told.endswith("(n = 16 windows)")

@@ -121,12 +121,16 @@ def break_even_table(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 
 def specificity_line(site: SiteStages) -> str:
-    """The break-even point in one sentence, with its interval and n."""
+    """The break-even point in one sentence, with its interval and n; or that no level breaks even,
+    which is no number of alarms."""
     found = break_even(site, topk=False)
+    said = f"cost what mean ablation does at {found.value:.2f}"
+    if found.value in (0, np.inf):
+        side = "more" if found.value == 0 else "less"
+        said = f"cost {side} than mean ablation at every level measured, break-even"
     return (
-        f"{site.name}: true activations with false alarms cost what mean ablation does at "
-        f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] alarms a true activation "
-        f"(n = {found.n} windows)"
+        f"{site.name}: true activations with false alarms {said} "
+        f"[{found.low:.2f}, {found.high:.2f}] alarms a true activation (n = {found.n} windows)"
     )
 
 
