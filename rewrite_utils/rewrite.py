@@ -60,6 +60,9 @@ class Estimate(NamedTuple):
     """Activations, one row a window, in the order of the windows."""
     orders: tuple[str, ...]
     """Orders in which the latents of this source are substituted."""
+    topk: bool = False
+    """Whether only the k largest latents are kept afterwards though the source's name does not
+    say so: the floor of a headline that does."""
 
 
 def plan_arms(
@@ -137,7 +140,7 @@ def measure(
             arms[arm] = GivenLatents(
                 _wide(torch.from_numpy(estimates[arm.source].values[these]), described, width),
                 _wide(chosen[arm.count, arm.order][these], described, width),
-                topk=arm.source.endswith(TOPK),
+                topk=estimates[arm.source].topk or arm.source.endswith(TOPK),
             )
         rows = torch.from_numpy(tokens[windows.rows[these]])
         mask = at_positions(rows, torch.from_numpy(windows.ends[these]))

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from latent_cases import cache_of
 
-from rewrite_utils import report, simulator_plots, studies
+from rewrite_utils import report, rewrite, simulator_plots, studies
 from rewrite_utils.measure import losses_of
 from rewrite_utils.oracle import rating_shape
 from rewrite_utils.report import calibrations
+from rewrite_utils.rewrite import Estimate
 from rewrite_utils.stages import open_sites
 from rewrite_utils.stages import studies as stages
 from rewrite_utils.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
@@ -278,6 +279,47 @@ def test_a_factor_of_nothing_is_mean_ablation_on_the_calibrate_windows(studied):
         assert not np.allclose(whole, nothing)
     best = report.best_factors(studied)
     assert best["best factor"].isin(here.params.studies.factors).all() and len(best) == 4
+
+
+@pytest.fixture(scope="module")
+def truncated(world) -> dict:
+    """The run with a headline that keeps the k largest, as params/pythia-160m.yaml declares one."""
+    names = ["quantile:type7", "raw+topk"]  # raw: every latent is above 0, so TopK takes some away
+    changed = {"rewrite__calibrators": names, "rewrite__headline": names[-1]}
+    studied = STUDIES | {"shares": [1.0], "factors": [0.0, 1.0]}
+    return open_sites(world.again(**changed, studies=studied))
+
+
+def test_the_studies_of_a_headline_with_top_k_splice_it_as_the_rewrite_does(truncated):
+    """Once the screened arms kept all latents, and factor 0 kept the k largest of the means."""
+    here, name = truncated["mlp"], "raw+topk"
+    table, count = stages.shrink(here), len(here.simulated)
+    nothing = losses_of(table, "0 of raw", count)
+    np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
+    sources = stages.screened(here)["source"].unique().tolist()
+    assert "1 by lexical+topk" in sources
+    arms = report.screened_arms(truncated)
+    assert set(arms["screen"].dropna()) == {"lexical"} and set(arms["share"].dropna()) == {1.0}
+    losses = report.latent_losses(truncated, ["isotonic"])
+    told = report.calibration_headline(here.run, losses[losses["where"] == "evaluate"])
+    assert told.count("n = 5 windows") == 2  # it was empty
+    floor = here.estimates["shuffled explanations"]
+    assert floor.topk and not here.estimates[name].topk
+
+
+def test_the_floor_of_a_headline_with_top_k_keeps_the_k_largest_too(truncated):
+    here = truncated["mlp"]
+    values = here.estimates["shuffled explanations"].values
+    named = {"a": Estimate(values, ("top",)), "b+topk": Estimate(values, ("top",))}
+    table = rewrite.measure(
+        here.subject, here.hookpoint, here.coder, here.cache("evaluate").tokens,
+        here.simulated_windows("evaluate"), described=np.array(here.simulated), estimates=named,
+        fractions=(1.0,), rankings={}, constants={}, seed=here.params.seed, name="t",
+    )  # fmt: skip
+    count = len(here.simulated)
+    floor = losses_of(here.losses, "shuffled explanations", count)
+    np.testing.assert_allclose(floor, losses_of(table, "b+topk", count), rtol=1e-4)
+    assert not np.allclose(floor, losses_of(table, "a", count), rtol=1e-4)
 
 
 def test_condition_has_the_simulator_and_the_oracles(studied):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rewrite_utils import plots, stats
 from rewrite_utils.measure import losses_of
-from rewrite_utils.rewrite import ALL
+from rewrite_utils.rewrite import ALL, before_topk
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages import studies as stages
 from rewrite_utils.stats import Estimate
@@ -201,5 +201,5 @@ def _read_fewer_name(source: str) -> dict[str, object]:
 
 
 def _read_share_name(source: str) -> dict[str, object]:
-    share, found, screen = source.partition(" by ")
+    share, found, screen = before_topk(source).partition(" by ")
     return {"share": float(share), "screen": screen} if found else {}

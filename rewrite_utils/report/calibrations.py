@@ -16,6 +16,7 @@ from numpy import ndarray
 from rewrite_utils import calibrate, stats, studies
 from rewrite_utils.calibrate import Losses, Quantile
 from rewrite_utils.oracle import rating_shape
+from rewrite_utils.rewrite import before_topk
 from rewrite_utils.splice.sources import mix
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages.studies import held_out, material
@@ -49,12 +50,13 @@ def latent_losses(
 ) -> pd.DataFrame:
     """Squared error minus mean ablation's, in units of mean ablation's: below 0 is a gain.
 
-    One row a (site, calibration, place); the two controls without an LLM stand at the end. 95 %
-    bootstrap intervals over windows.
+    One row a (site, calibration, place), the headline always among them; the two controls without
+    an LLM stand at the end. 95 % bootstrap intervals over windows.
     """
     rows = []
     for site in sites.values():
-        for source, where, found in _measured(site, names):
+        declared = before_topk(site.params.rewrite.headline)
+        for source, where, found in _measured(site, list(dict.fromkeys([*names, declared]))):
             interval = stats.bootstrap(found.difference, unit="window", seed=site.params.seed)
             row = {"site": site.name, "source": source, "where": where, "windows": interval.n}
             row |= {"difference": interval.value}

@@ -82,8 +82,8 @@ def simulation_headline(sites: Mapping[str, SiteStages]) -> str:
 
 
 def calibration_headline(run: Run, losses: pd.DataFrame) -> str:
-    """Latent-space loss of the headline calibrator against mean ablation."""
-    rows = losses[losses["source"] == run.params.rewrite.headline]
+    """Latent-space loss of the headline calibrator against mean ablation, before any TopK."""
+    rows = losses[losses["source"] == before_topk(run.params.rewrite.headline)]
     return "; ".join(
         f"{row.site}: squared error − mean ablation's {row.difference:+.3f} "
         f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}] of the variance "

@@ -39,6 +39,8 @@ class SiteStages(ToldSite):
             "control_windows": self.settings.control_windows,
             "seed": self.params.seed,
         } | self.params.score.reading()
+        if self.params.rewrite.headline.endswith(rewrite.TOPK):
+            content["floor"] = "top k as the headline"
         inputs = [self.scores_stage, self.simulation_stage]
         if "useful" in self.params.rewrite.orders:
             inputs.append(self.usefulness_stage)
@@ -149,15 +151,16 @@ class SiteStages(ToldSite):
         )
         ratings = self.ratings("evaluate")
         told = {name: self.evidence.calibrated(name, ratings) for name in asked.calibrators}
-        floor = self._floor(ratings) if len(latents) > 1 else {}
-        return {
-            name: rewrite.Estimate(values, asked.orders)
-            for name, values in (free | told | floor).items()
+        found = {
+            name: rewrite.Estimate(values, asked.orders) for name, values in (free | told).items()
         }
+        return found | (self._floor(ratings) if len(latents) > 1 else {})
 
-    def _floor(self, ratings: Ratings) -> dict[str, Float[ndarray, "window latent"]]:
-        """Ratings of other latents' sentences, calibrated as the headline; needs two latents."""
-        order, headline = derangement(len(self.simulated), self.params.seed), self.params.rewrite
+    def _floor(self, ratings: Ratings) -> dict[str, rewrite.Estimate]:
+        """Ratings of other latents' sentences, calibrated and spliced as the headline; needs two
+        latents."""
+        order, asked = derangement(len(self.simulated), self.params.seed), self.params.rewrite
         floor = self.evidence.shuffled(order)
-        values = floor.calibrated(headline.headline, shuffled(ratings, order))
-        return {"shuffled explanations": values}
+        values = floor.calibrated(asked.headline, shuffled(ratings, order))
+        kept = asked.headline.endswith(rewrite.TOPK)
+        return {"shuffled explanations": rewrite.Estimate(values, asked.orders, topk=kept)}

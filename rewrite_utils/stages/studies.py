@@ -115,7 +115,8 @@ def shrink(site: SiteStages) -> pd.DataFrame:
     something, and no evaluate window was looked at to choose it.
     """
     asked = site.params.studies
-    names = QUANTILE, site.params.rewrite.headline
+    # Without the headline's TopK: it would make something else of the means at factor 0.
+    names = QUANTILE, rewrite.before_topk(site.params.rewrite.headline)
     content = {"factors": asked.factors, "calibrators": names}
 
     def make(folder: Path) -> None:
@@ -137,9 +138,13 @@ def screened(site: SiteStages) -> pd.DataFrame:
     shares, screens = screens_of(site)
     name = site.params.rewrite.headline
     content = {"shares": shares, "screens": screens, "calibrator": name}
+    cut = rewrite.TOPK * name.endswith(rewrite.TOPK)
+    if cut:
+        content["splice"] = "top k as the headline"
 
     def make(folder: Path) -> None:
-        found = screened_estimates(site, name)
+        estimates = screened_estimates(site, name)
+        found = {source + cut: values for source, values in estimates.items()}
         windows, latents = site.simulated_windows("evaluate"), np.array(site.simulated)
         _losses(site, found, latents, "screened", windows).to_parquet(folder / TABLE)
 
