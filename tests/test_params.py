@@ -161,7 +161,7 @@ def test_aliases_and_merged_names_are_no_repetition(file):
 )
 def test_an_override_of_what_is_no_group_is_one_clear_error(file, text, name):
     file.write_text(f"name: test\n{text}\n")
-    with pytest.raises(ParameterError, match="no group of named|should be a valid string"):
+    with pytest.raises(ParameterError, match=r"no group of named|should be a valid string"):
         load(file, {name: 3})
 
 

@@ -41,7 +41,7 @@ def require_consistent(params: Params, model: ModelShape) -> None:
         _require_windows(name, params)
     _require_row(params, model)
     _require_prompts(params)
-    _require_calibrators(params)
+    require_calibrators(params)
 
 
 def remarks(params: Params, model: ModelShape, costs: list[Cost], machine: Machine) -> list[str]:
@@ -142,7 +142,8 @@ def _require_prompts(params: Params) -> None:
             )
 
 
-def _require_calibrators(params: Params) -> None:
+def require_calibrators(params: Params) -> None:
+    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
     for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:

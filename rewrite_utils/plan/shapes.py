@@ -149,6 +149,13 @@ def _config_file(name: str) -> Path | None:
         cached = cache_folder() / asset(name, kind="model").name / "config.json"
         return cached if cached.is_file() else None
     if Path(name).is_dir():
-        return Path(name) / "config.json"
+        return _config_below(Path(name))
     found = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
     return Path(found) if isinstance(found, str) else None
+
+
+def _config_below(folder: Path) -> Path:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise PlanError(f"{folder} is not a model's folder: it has no config.json; name another")
+    return file
