@@ -253,7 +253,9 @@ def test_a_notebook_whose_code_parameters_and_stages_are_as_before_is_found(fini
     assert (found.made, found.reused, found.headline) == (0, 1, "half of it")
 
 
-@pytest.mark.parametrize("change", ["notebook", "another", "params", "stage", "figure", "output"])
+@pytest.mark.parametrize(
+    "change", ["notebook", "another", "params", "stage", "figure", "output", "record"]
+)
 def test_it_runs_again_when_anything_is_not_as_before(finished, world, change):
     run, path = finished
     stage = next((run.folder / "stages").glob("01_coder.a-*/manifest.json"))
@@ -266,6 +268,8 @@ def test_it_runs_again_when_anything_is_not_as_before(finished, world, change):
         run = open_run(world / "tiny.yaml")
     elif change == "stage":
         stage.unlink()
+    elif change == "record":
+        (run.folder / "executed" / "01_works.json").write_text('{"made_fr')
     elif change == "figure":
         (world / "pictures" / "01.png").unlink()
     else:
