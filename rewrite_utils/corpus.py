@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.assets import ASSETS, documents, is_embedded
+from rewrite_utils.params import placed
 
 SPLITS = ("train", "explain", "score", "calibrate", "evaluate")
 SHARED = SPLITS[1:]
@@ -198,7 +199,7 @@ def source_texts(source: str) -> Sequence[str]:
             f"source {source!r} names nothing: give embedded text, a data set, a folder"
         )
     try:
-        table = load_dataset(name, split=split or "train")
+        table = load_dataset(str(placed(name)), split=split or "train")
     except DatasetGenerationError as error:
         raise ValueError(
             f"source {source!r} cannot be read ({error.__cause__ or error}): it takes UTF-8 text, "

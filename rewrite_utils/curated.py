@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rewrite_utils.params import ROOT, ParameterError
+from rewrite_utils.params import ParameterError, placed
 
 FILE = "curated.parquet"
 COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
@@ -36,7 +36,7 @@ def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
 
     Raises ParameterError: no such file, a damaged one, or a sentence for another coder.
     """
-    table = _table(next((path for path in (Path(file), ROOT / file) if path.is_file()), Path(file)))
+    table = _table(placed(file))
     mine = table[table["site"] == site].sort_values("latent")
     strange = sorted(set(mine["coder"]) - {coder})
     if strange:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewrite_utils.coders import BiasConvention, CoderConfig, SparseCoder, require_hookpoint
+from rewrite_utils.params import placed
 
 _SPARSIFY, _SAELENS = "sae.safetensors", "sae_weights.safetensors"
 _OTHER_FUNCTIONS = ("signed", "embed_skip", "gram_lookup")
@@ -41,7 +42,7 @@ def load_coder(
     Raises FileNotFoundError if there is none (or the hub is out of reach), ValueError if the coder
     belongs to another hookpoint or its files do not fit together.
     """
-    root = Path(name)
+    root = placed(name)
     if not root.is_dir():
         root = _from_hub(str(name), hookpoint, revision)
     folder = root if (root / "cfg.json").is_file() else root / hookpoint

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rewrite_utils import runs
+from rewrite_utils import delphi, formats, runs
+from rewrite_utils.assets import model_folder
+from rewrite_utils.coders import CoderConfig, SparseCoder
+from rewrite_utils.params import section
 
 RUN = "name: tiny\nsites:\n  early: {hookpoint: layers.0.mlp, latents: 8, k: 2}\n"
 COMMANDS = {
@@ -53,3 +56,18 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["embedded/wikipedia"])
     assert stopped.value.code == 1 and str(tmp_path / "cache") in capsys.readouterr().err
+
+
+def test_folders_named_in_parameters_are_found_where_notebooks_run(tmp_path, monkeypatch):
+    """A relative folder is named from the repository's root; a notebook's folder is another."""
+    monkeypatch.setattr(section, "ROOT", tmp_path)
+    config = CoderConfig(d_in=8, num_latents=6, k=2, hookpoint="layers.0.mlp")
+    SparseCoder(config).save(tmp_path / "my" / "coder")
+    (tmp_path / "my" / "explanations").mkdir()
+    (tmp_path / "my" / "explanations" / "layers.0_latent1.txt").write_text('"a sentence"')
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert formats.load_coder("my/coder", hookpoint="layers.0.mlp").config.num_latents == 6
+    assert model_folder("my/coder") == str(tmp_path / "my" / "coder")
+    assert list(delphi.files("my", "explanations", "layers.0")) == [1]
+    assert model_folder("some/hub-name") == "some/hub-name"
