@@ -177,7 +177,7 @@ def cache_latents(
 
 def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
     """Var(a_j) · ‖d_j‖²: how much of the output's variance a latent carries alone."""
-    norms = coder.W_dec.detach().float().square().sum(-1).numpy()
+    norms = coder.W_dec.detach().float().square().sum(-1).cpu().numpy()
     return cache.variance * norms
 
 
@@ -199,10 +199,10 @@ def _encode(
     latents = coder.encode(inputs.flatten(0, 1).float())
     shape = (*inputs.shape[:2], -1)
     return _Encoded(
-        latents.values.reshape(shape),
-        latents.indices.reshape(shape),
-        outputs.sum(0),
-        outputs.square().sum(),
+        latents.values.reshape(shape).cpu(),
+        latents.indices.reshape(shape).cpu(),
+        outputs.sum(0).cpu(),
+        outputs.square().sum().cpu(),
     )
 
 

@@ -71,11 +71,15 @@ class Harvest:
         bar.close()
         return cls(folder, shape[0])
 
-    def batches(self, *, batch: int, epochs: int, seed: int) -> TensorBatches:
-        """The activations by training step, shuffled anew in every epoch."""
+    def batches(
+        self, *, batch: int, epochs: int, seed: int, device: torch.device | None = None
+    ) -> TensorBatches:
+        """The activations by training step, shuffled anew in every epoch; on ``device``."""
         files = [self.folder / f"{side}.npy" for side in ("inputs", "outputs")]
         sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
-        return TensorBatches(sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed)
+        return TensorBatches(
+            sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed, device=device
+        )
 
 
 class Streamed:

@@ -104,11 +104,13 @@ def load_subject(
     """Load an embedded model, a hub name or a folder.
 
     ``revision`` is a hub revision (Pythia's checkpoints: "step1000"). OSError where nothing of
-    that name can be loaded, ValueError for a dtype torch does not have.
+    that name can be loaded, ValueError for a dtype torch does not have, or a device.
     """
     number = getattr(torch, dtype, None)
     if not isinstance(number, torch.dtype) or not number.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"subject.device is {device!r}, but torch sees no GPU here: use 'cpu'")
     folder = model_folder(name, revision or "")
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")

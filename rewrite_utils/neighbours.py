@@ -13,7 +13,7 @@ from rewrite_utils.coders import SparseCoder
 
 def cosines(coder: SparseCoder, latent: int) -> Float[ndarray, " latent"]:
     """``direction_cosines`` of a coder's decoder."""
-    return direction_cosines(coder.W_dec.detach().float().numpy(), latent)
+    return direction_cosines(coder.W_dec.detach().float().cpu().numpy(), latent)
 
 
 def direction_cosines(

@@ -45,7 +45,7 @@ def read(site: SiteStages, text: str) -> OwnText:
     kept = ids[:LONGEST]
     rows = torch.tensor([[site.subject.bos, *kept]])
     inputs = hooked(site.collector, rows, site.hookpoint).inputs[0, 1:]
-    true = site.coder.dense(site.coder.encode(inputs.float())).numpy()
+    true = site.coder.dense(site.coder.encode(inputs.float())).cpu().numpy()
     return OwnText(site.texts(np.array(kept)), true, len(ids) - len(kept))
 
 

@@ -11,7 +11,7 @@ from rewrite_utils.params.section import SPLITS, Section
 class Subject(Section):
     """The language model that is being rewritten."""
 
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"checkpoints"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"checkpoints", "device"})
     model: str = "embedded/smollm2-135m-instruct"
     """Hub name, folder, or embedded/…"""
     revision: str = ""
@@ -21,6 +21,8 @@ class Subject(Section):
     collect_dtype: Literal["", "float32", "bfloat16"] = ""
     """Precision of the passes that collect activations (training data, latent caches); empty: as
     dtype."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it and the coder compute; the LLMs find a GPU by themselves."""
     checkpoints: tuple[str, ...] = ()
     """Revisions along its training ("step0", "step1" …), last one the whole training: patched
     losses are compared with theirs; empty: not done."""

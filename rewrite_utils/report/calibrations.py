@@ -182,7 +182,7 @@ def _ablated(site: SiteStages, whole: Float[ndarray, "window latent"]) -> float:
 
 
 def _weights(site: SiteStages) -> Float[ndarray, " latent"]:
-    return site.coder.W_dec.detach().double().square().sum(-1).numpy()
+    return site.coder.W_dec.detach().double().square().sum(-1).cpu().numpy()
 
 
 def _per_latent(

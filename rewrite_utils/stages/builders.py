@@ -197,7 +197,9 @@ def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:
     for name in tqdm(asked.checkpoints, desc=f"checkpoints, {site.name}", unit="checkpoint"):
         file = folder / f"{name}.npy"
         if not file.exists():
-            checkpoint = load_subject(asked.model, dtype=asked.dtype, revision=name)
+            checkpoint = load_subject(
+                asked.model, dtype=asked.dtype, device=asked.device, revision=name
+            )
             np.save(folder / "part.npy", next_token_losses(checkpoint, tokens, windows))
             (folder / "part.npy").replace(file)
     files = {name: folder / f"{name}.npy" for name in asked.checkpoints}

@@ -27,9 +27,9 @@ Build = Callable[[Any, Path], dict[str, Any]]
 
 
 @functools.cache
-def subject(model: str, dtype: str, revision: str) -> Subject:
+def subject(model: str, dtype: str, device: str, revision: str) -> Subject:
     """The subject model, loaded once a process."""
-    return load_subject(model, dtype=dtype, revision=revision or None)
+    return load_subject(model, dtype=dtype, device=device, revision=revision or None)
 
 
 class CodedSite:
@@ -50,13 +50,13 @@ class CodedSite:
     def subject(self) -> Subject:
         """The language model under study."""
         asked = self.params.subject
-        return subject(asked.model, asked.dtype, asked.revision)
+        return subject(asked.model, asked.dtype, asked.device, asked.revision)
 
     @functools.cached_property
     def collector(self) -> Subject:
         """The same model in the precision that activations are collected in."""
         asked = self.params.subject
-        return subject(asked.model, asked.collected_in, asked.revision)
+        return subject(asked.model, asked.collected_in, asked.device, asked.revision)
 
     @functools.cached_property
     def hookpoint(self) -> Hookpoint:
@@ -94,8 +94,8 @@ class CodedSite:
 
     @functools.cached_property
     def coder(self) -> SparseCoder:
-        """The coder, loaded."""
-        return SparseCoder.load(self.coder_stage.folder)
+        """The coder, loaded, on the subject's device."""
+        return SparseCoder.load(self.coder_stage.folder).to(self.subject.device)
 
     @property
     def training(self) -> pd.DataFrame:

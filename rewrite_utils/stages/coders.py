@@ -113,7 +113,12 @@ def _harvested(site: "SiteStages", folder: Path) -> Batches:
     harvest = Harvest.collect(
         site.collector, site.hookpoint, rows, tokens=asked.tokens, folder=folder
     )
-    return harvest.batches(batch=asked.batch, epochs=asked.epochs, seed=site.params.seed)
+    return harvest.batches(
+        batch=asked.batch,
+        epochs=asked.epochs,
+        seed=site.params.seed,
+        device=site.collector.device,
+    )
 
 
 def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
@@ -136,7 +141,7 @@ def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
                 f"sites.{site.name}: the coder {asked.coder} has {what} = {has}, the run says "
                 f"{wanted}; set sites.{site.name}.{what} to {has}"
             )
-    check = check_coder(coder, _pairs(site), hookpoint=asked.hookpoint)
+    check = check_coder(coder.to(site.collector.device), _pairs(site), hookpoint=asked.hookpoint)
     measured = {
         "hookpoint": check.hookpoint,
         "fvu": check.fvu,
@@ -152,7 +157,7 @@ def _random(site: "SiteStages") -> SparseCoder:
     coder = random_coder(configuration(site), generator)
     sides = zip(*_pairs(site), strict=True)
     x_mean, y_mean = (torch.cat(side).mean(0) for side in sides)
-    return coder.centre(x_mean, y_mean)
+    return coder.to(x_mean.device).centre(x_mean, y_mean)
 
 
 def _pairs(site: "SiteStages") -> Iterator[Pair]:

@@ -55,7 +55,7 @@ class WordedSite(CodedSite):
     def contrast(self, split: str, *, by: str, window_tokens: int, rivals: int) -> Contrast:
         """What finds the hard negatives of a split."""
         embed = embedding.embedder() if by == "embedding" else None
-        cache, decoder = self.cache(split), self.coder.W_dec.detach().float().numpy()
+        cache, decoder = self.cache(split), self.coder.W_dec.detach().float().cpu().numpy()
         return Contrast(cache, by, window_tokens, rivals, self.quoted, decoder, embed)
 
     @functools.cached_property

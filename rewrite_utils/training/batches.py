@@ -37,12 +37,16 @@ class TensorBatches:
         batch: int,
         epochs: int = 1,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
-        """An epoch is a permutation seeded by (seed, epoch), less its last partial batch."""
+        """An epoch is a permutation seeded by (seed, epoch), less its last partial batch.
+
+        ``device``: where a step's tokens are wanted; None: where the activations are.
+        """
         if len(x) < batch:
             raise ValueError(f"{len(x)} tokens make no batch of {batch}; lower the batch size")
         self.x, self.y, self.batch, self.epochs, self.seed = x, y, batch, epochs, seed
-        self.per_epoch = len(x) // batch
+        self.per_epoch, self.device = len(x) // batch, device or x.device
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
@@ -57,8 +61,8 @@ class TensorBatches:
         if self._order[0] != epoch:
             self._order = (epoch, order_of(len(self.x), seed=self.seed, epoch=epoch))
         chosen = self._order[1][place * self.batch : (place + 1) * self.batch]
-        x = self.x[chosen]
-        return x, x if self.y is self.x else self.y[chosen]
+        x = self.x[chosen].to(self.device)
+        return x, x if self.y is self.x else self.y[chosen].to(self.device)
 
 
 def order_of(count: int, *, seed: int, epoch: int) -> Int[Tensor, " count"]:
