@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from datasets import load_dataset
+from datasets.exceptions import DatasetGenerationError
 from jaxtyping import Int64
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.assets import ASSETS, documents, is_embedded
+from rewrite_utils.params import placed
 
 SPLITS = ("train", "explain", "score", "calibrate", "evaluate")
 SHARED = SPLITS[1:]
@@ -192,9 +194,18 @@ def source_texts(source: str) -> Sequence[str]:
     if is_embedded(source):
         return documents(source)
     name, _, split = source.partition(":")
+    if not name.strip():
+        raise ValueError(
+            f"source {source!r} names nothing: give embedded text, a data set, a folder"
+        )
     try:
-        table = load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:
+        table = load_dataset(str(placed(name)), split=split or "train")
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"source {source!r} cannot be read ({error.__cause__ or error}): it takes UTF-8 text, "
+            "JSON lines or parquet with a column 'text', and no empty file"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
         embedded = [asset.name for asset in ASSETS if asset.kind == "text"]
         raise ValueError(
             f"source {source!r} is neither embedded text nor a data set on the hub or in a folder "
@@ -202,6 +213,8 @@ def source_texts(source: str) -> Sequence[str]:
         ) from error
     if "text" not in table.column_names:
         raise ValueError(f"source {source!r} has no column 'text': it has {table.column_names}")
+    if "string" not in (kind := str(table.features["text"].dtype)):
+        raise ValueError(f"source {source!r}: its column 'text' holds {kind}, not text")
     return table["text"]
 
 
@@ -232,7 +245,7 @@ def numbered(texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, str]]:
     """(source, index in it, text) of every document."""
     for source, column in enumerate(texts):
         for index, text in enumerate(column):
-            yield source, index, text
+            yield source, index, text or ""  # a data set's null is a blank document
 
 
 def tokenised(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:

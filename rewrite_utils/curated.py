@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rewrite_utils.params import ParameterError, find
+from rewrite_utils.params import ParameterError, placed
 
 FILE = "curated.parquet"
 COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
@@ -22,7 +22,7 @@ def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, repla
     """
     if not sentence.strip():
         raise ValueError(f"the sentence of latent {latent} is empty: nothing to save")
-    table = pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=list(COLUMNS))
+    table = _table(file) if file.exists() else pd.DataFrame(columns=list(COLUMNS))
     same = (table["site"] == site) & (table["latent"] == latent)
     row = pd.DataFrame([(site, coder, latent, sentence.strip(), replaced)], columns=list(COLUMNS))
     whole = row if table[~same].empty else pd.concat([table[~same], row])
@@ -34,9 +34,9 @@ def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, repla
 def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
     """The sentences of one site's latents, in order of latent; empty where there are none.
 
-    Raises ParameterError: no such file, or a sentence was written for another coder.
+    Raises ParameterError: no such file, a damaged one, or a sentence for another coder.
     """
-    table = pd.read_parquet(find(file))
+    table = _table(placed(file))
     mine = table[table["site"] == site].sort_values("latent")
     strange = sorted(set(mine["coder"]) - {coder})
     if strange:
@@ -46,3 +46,19 @@ def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
             "explain.curated = '' or write them again in the explorer"
         )
     return dict(zip(mine["latent"].astype(int), mine["sentence"], strict=True))
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """The whole file; ParameterError where it is none, or not the explorer's."""
+    if not file.is_file():
+        raise ParameterError(
+            f"explain.curated: there is no file {file}: save a sentence in the explorer first, or "
+            "set explain.curated = ''"
+        )
+    try:
+        return pd.read_parquet(file)[list(COLUMNS)]
+    except (ValueError, OSError, KeyError) as error:
+        raise ParameterError(
+            f"{file} is not the explorer's table of sentences, or damaged ({error}): move it away "
+            "or name another in explain.curated"
+        ) from None

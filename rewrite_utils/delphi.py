@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.explain import Explanation
-from rewrite_utils.params import ParameterError
+from rewrite_utils.params import ParameterError, placed
 from rewrite_utils.windows import window_tokens, window_values
 
 SCORES = {"detection": "detection", "fuzzing": "fuzz"}
@@ -75,6 +75,7 @@ def files(folder: str | Path, part: str, hookpoint: str) -> dict[int, Path]:
     Raises ParameterError, naming the hookpoints there are.
     """
     name = re.compile(rf"{re.escape(_safe(hookpoint))}_latent(\d+)\.txt")
+    folder = placed(folder)
     there = sorted(Path(folder, part).glob("*_latent*.txt"))
     found = {int(hit[1]): file for file in there if (hit := name.fullmatch(file.name))}
     if not found:

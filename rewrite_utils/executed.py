@@ -54,7 +54,10 @@ def unchanged(run: Run, output: Path, made_from: str) -> int | None:
     file = _record(run, output)
     if not (file.exists() and output.exists()):
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # damaged: as if it were not there
+        return None
     whole = (
         record["made_from"] == made_from
         and all(Path(figure).exists() for figure in record["figures"])

@@ -5,9 +5,12 @@ FOLDER/scores, one file a latent and hookpoint, as delphi writes and reads them.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from rewrite_utils import delphi
+from rewrite_utils.assets.fetch import AssetError
+from rewrite_utils.llm import EngineError
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import open_run
 from rewrite_utils.score import cut
@@ -39,13 +42,22 @@ def export(site: SiteStages, folder: Path) -> list[str]:
     return kinds
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rewrite_utils.export", description=__doc__)
     parser.add_argument("params", help="the run's parameter file")
     parser.add_argument("folder", type=Path, help="where explanations/ and scores/ are written")
     given = parser.parse_args(arguments)
-    sites = open_sites(open_run(given.params))
+    try:
+        _export_all(open_sites(open_run(given.params)), given.folder)
+    except (ValueError, OSError, AssetError, EngineError) as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
+    return 0
+
+
+def _export_all(sites: dict[str, SiteStages], folder: Path) -> None:
+    """Write every site, unless two would write the same files."""
     taken: dict[str, str] = {}
     for name, site in sites.items():
         other = taken.setdefault(site.hookpoint.name, name)
@@ -55,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
                 "delphi's files are named by it: export them from parameter files of their own"
             )
     for site in sites.values():
-        export(site, given.folder)
+        export(site, folder)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

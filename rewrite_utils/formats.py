@@ -14,14 +14,19 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewrite_utils.coders import BiasConvention, CoderConfig, SparseCoder, require_hookpoint
+from rewrite_utils.params import placed
 
 _SPARSIFY, _SAELENS = "sae.safetensors", "sae_weights.safetensors"
 _OTHER_FUNCTIONS = ("signed", "embed_skip", "gram_lookup")
 """Options of sparsify that make a coder another function than ours."""
+_DAMAGE = (json.JSONDecodeError, SafetensorError, ValidationError)
+_DAMAGE += (KeyError, TypeError, AttributeError, UnicodeDecodeError)
 _SPARSIFY_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 
 
@@ -37,7 +42,7 @@ def load_coder(
     Raises FileNotFoundError if there is none (or the hub is out of reach), ValueError if the coder
     belongs to another hookpoint or its files do not fit together.
     """
-    root = Path(name)
+    root = placed(name)
     if not root.is_dir():
         root = _from_hub(str(name), hookpoint, revision)
     folder = root if (root / "cfg.json").is_file() else root / hookpoint
@@ -53,6 +58,16 @@ def read_folder(
     """Read one coder's folder, in either format; `hookpoint` (if given) must be the coder's."""
     if not (folder / "cfg.json").is_file():
         raise FileNotFoundError(f"{folder} is not a coder's folder: it has no cfg.json")
+    try:
+        return _read(folder, hookpoint, bias_convention)
+    except _DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{folder} cannot be read as a coder ({reason}): copy or download it again"
+        ) from error
+
+
+def _read(folder: Path, hookpoint: str | None, bias_convention: BiasConvention) -> SparseCoder:
     cfg = json.loads((folder / "cfg.json").read_text())
     if (folder / _SAELENS).is_file():
         config, weights = _from_saelens(cfg, load_file(folder / _SAELENS))

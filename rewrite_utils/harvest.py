@@ -134,9 +134,17 @@ def pairs(
 
 def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
     """The memory-mapped files; new ones, without progress, unless all have ``shape`` already."""
-    if all(file.exists() and np.load(file, mmap_mode="r").shape == shape for file in files):
+    if all(_shape(file) == shape for file in files):
         return [np.lib.format.open_memmap(file, mode="r+") for file in files]
     progress.unlink(missing_ok=True)
     return [
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape) for file in files
     ]
+
+
+def _shape(file: Path) -> tuple[int, ...] | None:
+    """The shape of an array on disk; None where there is none, or not all of it."""
+    try:
+        return np.load(file, mmap_mode="r").shape
+    except (OSError, ValueError, EOFError):
+        return None

@@ -55,8 +55,22 @@ def unpack(name: str, source: Path, target: Path) -> bool:
 
 
 def listing(source: Path) -> Mapping[str, Any]:
-    """The manifest of a folder of packed stages."""
-    return json.loads((source / LISTING).read_text(encoding="utf-8"))
+    """The manifest of a folder of packed stages; DamagedPackError where it is none."""
+    try:
+        found = json.loads((source / LISTING).read_text(encoding="utf-8"))
+        return found | {part: dict(found[part]) for part in ("files", "headlines")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedPackError(
+            f"{source / LISTING} cannot be read ({error!r}): get it again, or remove {source}"
+        ) from None
+
+
+def headlines(source: Path) -> Mapping[str, Any]:
+    """The headlines of a folder of packed stages; none where its manifest is damaged."""
+    try:
+        return listing(source)["headlines"]
+    except DamagedPackError:
+        return {}
 
 
 def described(file: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils import packed
-from rewrite_utils.params import ROOT, ParameterError
+from rewrite_utils.params import ROOT
 from rewrite_utils.runs import PUBLISHED, Run, damage, open_run, write_json
 from rewrite_utils.stages import SIMULATED, SiteStages, open_sites
 
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = open_run(asked.params_file)
         target = ROOT / PUBLISHED / run.params.name
         manifest = publish(run, target, limit_mb=asked.limit_mb)
-    except (ParameterError, PublishError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
     size = manifest["bytes"] / 1e6

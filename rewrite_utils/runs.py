@@ -6,6 +6,7 @@ it is whole: a killed run leaves no half stage. A damaged file is reported by na
 rebuilt. A stage that runs-published/ holds is unpacked instead. Knows no stage's content.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -142,7 +143,7 @@ class Run:
         """Headlines as they are kept, with the stages below them; this run's before published."""
         files = sorted((self.folder / "headlines").glob("*.json"))
         own = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-        told = packed.listing(self.published)["headlines"] if self.published else {}
+        told = packed.headlines(self.published) if self.published else {}
         others = {name: record | {"published": True} for name, record in told.items()}
         return dict(sorted({**others, **own}.items()))
 
@@ -164,8 +165,10 @@ class Run:
             "made": made,
             "seconds": round(seconds, 2),
         }
-        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        file = self.folder / "journal.jsonl"
+        cut = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write("\n" * cut + json.dumps(event) + "\n")
 
 
 def open_run(params_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -205,6 +208,7 @@ def _make(
     """Build in ``<target>.partial``, describe what is there, rename."""
     partial = target.with_name(target.name + ".partial")
     partial.mkdir(exist_ok=True)
+    (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed before the rename
     started = time.time()
     facts = build(partial) or {}
     manifest = key | {
@@ -240,15 +244,17 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a stage's files, by name; None when every byte is as the manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"{folder / MANIFEST} cannot be read ({error})"
-    for file, expected in manifest["files"].items():
+        files = [(name, item["bytes"], item["sha256"]) for name, item in manifest["files"].items()]
+        manifest["hash"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{folder / MANIFEST} cannot be read ({error!r})"
+    for file, size, sha256 in files:
         path = folder / file
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if packed.described(path)["sha256"] != expected["sha256"]:
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes instead of {size}"
+        if packed.described(path)["sha256"] != sha256:
             return f"{path} has other content than its manifest says (sha256)"
     return None
 
@@ -270,9 +276,11 @@ def _digest(key: Mapping[str, Any]) -> str:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # a line that a full disk has cut
+            found.append(json.loads(line))
+    return found
 
 
 def _installed(package: str) -> str | None:
@@ -284,11 +292,6 @@ def _installed(package: str) -> str | None:
 
 def _code_version() -> str:
     """The commit the code came from, with a mark when the tree has changes on top of it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return described.stdout.strip() or "unknown"

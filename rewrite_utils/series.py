@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jupytext
 import papermill
 import yaml
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from rewrite_utils import executed
-from rewrite_utils.params import ROOT, ParameterError, names
-from rewrite_utils.plan import plan
+from rewrite_utils.params import ROOT, ParameterError, find, load, names
+from rewrite_utils.plan import plan, require_calibrators
 from rewrite_utils.runs import Run, open_run
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -122,6 +123,11 @@ def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
         )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
+    except (DeadKernelError, CellTimeoutError) as error:
+        raise SeriesError(
+            f"{notebook.stem} was cut off: {' '.join(str(error).split())} (out of memory?)\n"
+            "What was made so far is kept and will be reused: run the same again."
+        ) from None
 
 
 def _written(run: Run, *, since: float) -> list[Path]:
@@ -149,18 +155,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.parameters:
             return _say(_all_parameters())
-        overrides = overrides_of(asked.set)
-        run, chosen = open_run(asked.params_file, overrides), choose(asked.only)
+        overrides, chosen = overrides_of(asked.set), choose(asked.only)
+        file = find(asked.params_file).resolve()  # notebooks run in a folder of their own
         if asked.plan:
-            return _say(plan(run.params))
+            return _say(plan(load(file, overrides)))
+        run = open_run(file, overrides)
+        require_calibrators(run.params)
         done = []
         for number, notebook in enumerate(chosen, 1):
             _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
-            file = Path(asked.params_file)
             done.append(execute(run, notebook, file, overrides, again=asked.again))
             _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
         return _say(f"\n{table(done)}\n\n{_next_steps(run)}")
-    except (ParameterError, SeriesError, ValueError) as error:
+    except (SeriesError, ValueError, OSError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
 

@@ -182,6 +182,25 @@ def test_coder_of_another_hookpoint_is_an_error(tmp_path):
         load_coder(tmp_path, hookpoint="layers.7.mlp")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("sae.safetensors", b""),
+        ("sae.safetensors", b"\x40" + bytes(60)),
+        ("cfg.json", b"{"),
+        ("cfg.json", b"[]"),
+        ("cfg.json", b'{"k": 2}'),
+        ("cfg.json", b'{"d_in": "wide", "num_latents": 6, "k": 2}'),
+    ],
+)
+def test_a_damaged_folder_is_one_error_that_names_it(tmp_path, file, content):
+    config = CoderConfig(d_in=8, num_latents=6, k=2, hookpoint="layers.0.mlp")
+    SparseCoder(config).save(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read as a coder .*again"):
+        SparseCoder.load(tmp_path)
+
+
 def test_weights_that_do_not_fit_are_an_error(tmp_path):
     coder_of("transcoder").save(tmp_path)
     cfg = json.loads((tmp_path / "cfg.json").read_text())

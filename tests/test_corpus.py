@@ -210,6 +210,36 @@ def test_a_folder_is_a_source_and_needs_a_text_column(tmp_path, monkeypatch):
         source_texts(f"{tmp_path}/bad")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a.txt", "café\n".encode("latin1")),
+        ("a.txt", b""),
+        ("a.jsonl", b'{"text": "x"\n'),
+        ("a.jsonl", b'{"text": 3}\n'),
+        ("a.jsonl", b'{"text": null}\n'),
+    ],
+)
+def test_a_folder_without_readable_text_is_one_error_that_names_it(
+    tmp_path, monkeypatch, file, content
+):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"source '{tmp_path}/text'.*(cannot be read|not text)"):
+        source_texts(f"{tmp_path}/text")
+
+
+def test_a_source_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="source '' names nothing"):
+        source_texts("")
+
+
+def test_a_missing_text_is_a_blank_document():
+    found = assign([["one", None, "two"]], {"train": 1.0}, seed=1)
+    assert {place.index for place in found["train"]} == {0, 2}
+
+
 def test_a_tokenizer_without_eos_is_refused(tokenizer):
     endless = deepcopy(tokenizer)
     endless.eos_token = None

@@ -115,6 +115,22 @@ def test_progress_without_its_array_is_not_believed(subject, many, tmp_path, mon
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("left", [0, 500])
+def test_progress_with_a_truncated_array_is_not_believed(
+    subject, many, tmp_path, monkeypatch, left
+):
+    place = Hookpoint(0, "mlp")
+    monkeypatch.setattr(harvesting, "hooked", Counted(after=20))
+    with pytest.raises(Killed):
+        collect(subject, place, many, tmp_path / "killed")
+    with (tmp_path / "killed" / "outputs.npy").open("r+b") as file:
+        file.truncate(left)
+    monkeypatch.setattr(harvesting, "hooked", hooked)
+    collect(subject, place, many, tmp_path / "killed")
+    collect(subject, place, many, tmp_path / "whole")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
 def test_the_batches_of_every_epoch_hold_all_tokens_in_pairs(subject, rows, tmp_path):
     place = Hookpoint(0, "mlp")
     found = collect(subject, place, rows, tmp_path)

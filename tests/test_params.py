@@ -100,6 +100,16 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(wrong, named, meant):
         ({"subject": {"checkpoints": ["step8", "step4"]}}, "step8, step4 must end with"),
         ({"subject": {"checkpoints": ["main", "step4"]}}, "must end with their training step"),
         ({"subject": {"checkpoints": ["step4"]}}, "one checkpoint makes no training curve"),
+        ({"name": "../../elsewhere"}, "name = '../../elsewhere': the run's folder is runs/<name>"),
+        ({"name": ""}, "name = ''"),
+        ({"sites": {}}, "a run needs one site or more"),
+        ({"sites": {"a/b": SITES["early"]}}, "files of the site 'a/b' carry its name"),
+        ({"seed": -1}, "seed = -1: Input should be greater than or equal to 0"),
+        ({"sites": {"a": {"hookpoint": "layers.0", "lr": float("inf")}}}, "sites.a.lr = inf"),
+        ({"rewrite": {"fractions": []}}, "rewrite.fractions"),
+        ({"rewrite": {"fractions": [2]}}, "rewrite.fractions.0 = 2"),
+        ({"studies": {"sizes": []}}, "studies.sizes"),
+        ({"corpus": {"sources": []}}, "corpus.sources"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
@@ -112,6 +122,47 @@ def test_an_impossible_value_is_refused_with_its_reason(wrong, says):
 def test_mistake_float16_which_overflows_is_not_offered(where):
     with pytest.raises(ParameterError, match=f"{where}.dtype = 'float16'.*'bfloat16'"):
         parse(RAW | {where: {"dtype": "float16"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"name: caf\xe9\n", "test.yaml is not UTF-8 text"),
+        (b"name: a\nname: b\n", "'name' stands twice in one place"),
+        (
+            b"name: a\nsites:\n  e: {hookpoint: layers.0}\n  e: {hookpoint: layers.1}\n",
+            "'e' stands",
+        ),
+    ],
+)
+def test_a_file_that_is_no_clear_text_is_refused_by_name(file, text, says):
+    file.write_bytes(text)
+    with pytest.raises(ParameterError, match=says) as error:
+        load(file)
+    assert "test.yaml" in str(error.value)
+
+
+def test_aliases_and_merged_names_are_no_repetition(file):
+    file.write_text(
+        "name: a\nsites:\n  e: &e {hookpoint: layers.0, k: 2}\n  f: {<<: *e, k: 3}\n  g: *e\n"
+    )
+    changed = load(file, {"sites.e.k": 5}).sites
+    assert [changed[name].k for name in "efg"] == [5, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("corpus:\nsites: {e: {hookpoint: layers.0}}", "corpus.max_rows"),
+        ("sites: {e: }", "sites.e.k"),
+        ("subject: pythia\nsites: {e: {hookpoint: layers.0}}", "subject.model"),
+        ("sites: {1: {hookpoint: layers.0}}", "seed"),
+    ],
+)
+def test_an_override_of_what_is_no_group_is_one_clear_error(file, text, name):
+    file.write_text(f"name: test\n{text}\n")
+    with pytest.raises(ParameterError, match=r"no group of named|should be a valid string"):
+        load(file, {name: 3})
 
 
 def test_a_missing_parameter_is_named():

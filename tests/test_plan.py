@@ -391,3 +391,8 @@ def test_counts_are_short(number, text):
 def test_sizes_and_hours_are_short():
     assert [size(b) for b in (10, 2e6, 3.25e9, 6.145e12)] == ["", "2.00 MB", "3.25 GB", "6.14 TB"]
     assert [in_hours(h) for h in (0.0123, 3.456, 1234.5)] == ["0.012", "3.5", "1,234"]
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(PlanError, match=r"is not a model's folder: it has no config.json"):
+        shape(str(tmp_path))

@@ -120,12 +120,25 @@ def break_manifest(folder: Path) -> str:
     return "manifest.json cannot be read"
 
 
+def other_manifest(folder: Path) -> str:
+    (folder / "manifest.json").write_text("[]")
+    return "manifest.json cannot be read"
+
+
+def poor_manifest(folder: Path) -> str:
+    (folder / "manifest.json").write_text('{"hash": "1", "files": {"data.bin": 3}}')
+    return "manifest.json cannot be read"
+
+
 def remove_manifest(folder: Path) -> str:
     (folder / "manifest.json").unlink()
     return "manifest.json cannot be read"
 
 
-@pytest.mark.parametrize("harm", [truncate, alter, remove, break_manifest, remove_manifest])
+@pytest.mark.parametrize(
+    "harm",
+    [truncate, alter, remove, break_manifest, remove_manifest, other_manifest, poor_manifest],
+)
 def test_a_damaged_stage_is_named_and_rebuilt(run, harm: Callable[[Path], str]):
     build = Builder()
     stage = run.stage(NAME, build, parameters={})
@@ -185,6 +198,36 @@ def test_a_kill_inside_a_build_leaves_no_stage_and_is_continued(run):
 
     stage = run.stage(NAME, goes_on, parameters={})
     assert set(stage.manifest["files"]) == {"chunk-0", "chunk-1"}
+
+
+def test_a_kill_between_manifest_and_rename_leaves_a_whole_stage(run):
+    stage = run.stage(NAME, Builder(), parameters={})
+    stage.folder.rename(stage.folder.with_name(stage.folder.name + ".partial"))
+    again = run.stage(NAME, Builder(), parameters={})
+    assert damage(again.folder) is None and "manifest.json" not in again.manifest["files"]
+
+
+def test_a_journal_line_that_a_full_disk_has_cut_is_left_out_and_nothing_else(run):
+    run.stage(NAME, Builder(), parameters={})
+    with (run.folder / "journal.jsonl").open("a") as file:
+        file.write('{"stage": "02_lat')
+    assert len(run.journal) == 1
+    run.stage(NAME, Builder(), parameters={})
+    assert [event["made"] for event in run.journal] == [True, False]
+
+
+@pytest.mark.parametrize("listing", ['{"fi', "[]", "{}"])
+def test_a_damaged_listing_of_what_is_published_is_named_and_nothing_of_it_used(run, listing):
+    published = run.folder.parent / "published"
+    published.mkdir(parents=True)
+    (published / "manifest.json").write_text(listing)
+    other = Run(PARAMS, run.folder, published)
+    name = run.stage(NAME, Builder(), parameters={}).folder.name
+    shutil.rmtree(run.folder / "stages" / name)
+    (published / f"{name}.tar.xz").write_bytes(b"packed")
+    with pytest.warns(DamagedStageWarning, match="manifest.json cannot be read .* is made anew"):
+        assert other.stage(NAME, Builder(), parameters={}).folder.name == name
+    assert other.headlines == {}
 
 
 def build_slowly(folder: Path, log: Path) -> None:

@@ -30,6 +30,7 @@ HEAD = """\
 
 """
 HEAD += '# %% tags=["parameters"]\nparams_file: str = "none"\noverrides: dict = {}\n\n# %%\n'
+DONE = Executed("05_notebook", 60.0, 1, 2, "n = 3")
 WORKS = "print(params_file, overrides)\n"
 FAILS = "shown = 6 * 7\nprint('so far', shown)\n\n# %%\nwrong = shown / 0\n\n# %%\nprint('never')\n"
 
@@ -119,6 +120,10 @@ def test_the_real_series_is_found_and_ends_with_the_tour():
         (["-p", "sites.early.k", "9"], "k = 9 is more than the coder's 8 latents"),
         (["-p", "rewrite.fractions", "[0.1"], "rewrite.fractions"),
         (["--only", "77"], "--only '77' names no notebook"),
+        (
+            ["-p", "rewrite.calibrators", "[izotonic]", "-p", "rewrite.headline", "izotonic"],
+            "rewrite.calibrators: no calibrator 'izotonic'",
+        ),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_nothing_runs(ten, executed, capsys, arguments, says):
@@ -178,6 +183,26 @@ def test_a_failing_cell_stops_the_series_shows_itself_and_keeps_the_notebook(wor
     assert "02_works" not in shown.out and not (folder / "02_works.ipynb").exists()
 
 
+def test_a_kernel_that_dies_is_one_clear_error_and_no_traceback(world, capsys):
+    write(world, "01_dies", "import os\n\nos._exit(1)\n")
+    assert main([str(world / "tiny.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "01_dies was cut off" in said and "run the same again" in said
+
+
+def test_a_notebook_reads_the_very_file_that_was_named(ten, executed, monkeypatch):
+    """Relative to where the command was typed, not to where notebooks run."""
+    files = []
+    monkeypatch.setattr(
+        series, "execute", lambda run, path, file, *_, **__: files.append(file) or DONE
+    )
+    (ten / "elsewhere").mkdir()
+    (ten / "elsewhere" / "my own.yaml").write_text(RUN)
+    monkeypatch.chdir(ten / "elsewhere")
+    assert main(["my own.yaml", "--only", "05"]) == 0
+    assert files == [ten / "elsewhere" / "my own.yaml"]
+
+
 def played(monkeypatch, run: Run, stages: list[str]) -> None:
     """papermill as a notebook that uses these stages and leaves a headline."""
 
@@ -228,7 +253,9 @@ def test_a_notebook_whose_code_parameters_and_stages_are_as_before_is_found(fini
     assert (found.made, found.reused, found.headline) == (0, 1, "half of it")
 
 
-@pytest.mark.parametrize("change", ["notebook", "another", "params", "stage", "figure", "output"])
+@pytest.mark.parametrize(
+    "change", ["notebook", "another", "params", "stage", "figure", "output", "record"]
+)
 def test_it_runs_again_when_anything_is_not_as_before(finished, world, change):
     run, path = finished
     stage = next((run.folder / "stages").glob("01_coder.a-*/manifest.json"))
@@ -241,6 +268,8 @@ def test_it_runs_again_when_anything_is_not_as_before(finished, world, change):
         run = open_run(world / "tiny.yaml")
     elif change == "stage":
         stage.unlink()
+    elif change == "record":
+        (run.folder / "executed" / "01_works.json").write_text('{"made_fr')
     elif change == "figure":
         (world / "pictures" / "01.png").unlink()
     else:
@@ -295,7 +324,7 @@ def test_plan_says_what_a_run_would_cost_and_runs_nothing(world, executed, capsy
     monkeypatch.setattr(series, "plan", lambda params: asked.append(params) or "the plan")
     assert main([str(world / "tiny.yaml"), "--plan", "-p", "seed", "9"]) == 0
     assert capsys.readouterr().out == "the plan\n" and executed == []
-    assert [params.seed for params in asked] == [9]
+    assert [params.seed for params in asked] == [9] and not (world / "runs").exists()
 
 
 def test_help_and_an_unknown_option_from_the_shell():

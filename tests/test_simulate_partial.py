@@ -160,6 +160,17 @@ def test_an_engine_that_dies_midway_leaves_its_finished_blocks_and_no_zeros(tmp_
     assert bytes_of(tmp_path / "part") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("left", [0, 200])
+def test_a_truncated_block_is_named_and_asked_again(tmp_path, left):
+    run(tmp_path / "part", limit=2)
+    with (tmp_path / "part" / "block-000000.npz").open("r+b") as file:
+        file.truncate(left)
+    with pytest.warns(UserWarning, match=r"block-000000.npz is damaged .*asked again"):
+        run(tmp_path / "part")
+    run(tmp_path / "whole")
+    assert bytes_of(tmp_path / "part") == bytes_of(tmp_path / "whole")
+
+
 def test_mistake_ten_is_no_digit_and_a_stray_token_does_not_dilute(tmp_path):
     """In the original "10" counted as a digit and the sum was not renormalised."""
     run(tmp_path, rate=lambda text, answer: 0.2 * np.eye(10)[7])

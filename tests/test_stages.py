@@ -349,3 +349,10 @@ def test_more_windows_than_there_are_places_is_an_error(world):
 def test_an_unknown_site_is_an_error_that_names_the_known(world):
     with pytest.raises(ParameterError, match="no site 'early' in run 'tiny'; it has mlp, sae"):
         SiteStages(world.run, "early")
+
+
+def test_a_kill_after_the_last_cache_is_written_does_not_bar_the_way(site, tmp_path):
+    """The folder of finished batches is gone by then."""
+    for file in site.latents_stage.folder.glob("*.safetensors"):
+        shutil.copy(file, tmp_path)
+    assert set(builders.make_latents(site, tmp_path)) == set(builders.CACHED_SPLITS)

@@ -7,10 +7,10 @@ Knows nothing of the experiment. (The paper's own models and data are hub names:
 
 import json
 from difflib import get_close_matches
-from pathlib import Path
 
 from rewrite_utils.assets.catalogue import ASSETS, Asset
 from rewrite_utils.assets.store import cache_folder, ready
+from rewrite_utils.params.section import placed
 
 __all__ = ["ASSETS", "Asset", "asset", "cache_folder", "documents", "is_embedded", "model_folder"]
 
@@ -39,7 +39,7 @@ def model_folder(name: str, revision: str = "") -> str:
     The first call fetches, verifies and converts; later ones only compare file sizes. In a folder
     of your own a revision is a folder below it, too. Raises ValueError for one that is not there.
     """
-    root = ready(asset(name, kind="model")) if is_embedded(name) else Path(name)
+    root = ready(asset(name, kind="model")) if is_embedded(name) else placed(name)
     if not root.is_dir():
         return name
     if revision in ("", "main"):

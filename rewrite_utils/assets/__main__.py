@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = [asset(name) for name in options.names] or [a for a in ASSETS if a.default]
         for entry in chosen:
             sys.stdout.write(f"{entry.name}: {ready(entry)}\n")
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         parser.exit(1, f"{error}\n")
     return 0
 

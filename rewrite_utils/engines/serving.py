@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.fetch import AssetError
 from rewrite_utils.engines.base import MOST_OPTIONS
 from rewrite_utils.engines.opening import require_installed
 from rewrite_utils.engines.vllm import child_environment
 from rewrite_utils.llm import BLOCK
-from rewrite_utils.params import LLM, ParameterError, load
+from rewrite_utils.params import LLM, load
 
 HOST = "127.0.0.1"
 SERVING = {
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         llm = load(asked.params_file).simulator
         require_installed("vllm", "a vLLM server")
         folder = model_folder(llm.model)
-    except (ParameterError, ValueError, OSError) as error:
+    except (ValueError, OSError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     cuda = torch.cuda.is_available()

@@ -9,7 +9,7 @@ from rewrite_utils.params.measuring import Rewrite, Studies
 from rewrite_utils.params.place import Corpus, Site, Subject
 from rewrite_utils.params.reading import find, load, names, parse
 from rewrite_utils.params.run import Params
-from rewrite_utils.params.section import ROOT, SPLITS, ParameterError, Section
+from rewrite_utils.params.section import ROOT, SPLITS, ParameterError, Section, placed
 
 __all__ = [
     "LLM",
@@ -30,4 +30,5 @@ __all__ = [
     "load",
     "names",
     "parse",
+    "placed",
 ]

@@ -12,7 +12,9 @@ class Rewrite(Section):
 
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"bootstrap"})
 
-    fractions: tuple[float, ...] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=1
+    )
     """Shares of the described latents that are replaced by their predictions."""
     orders: tuple[Literal["top", "random", "useful"], ...] = ("top", "random")
     """Which latents go first: best score, drawn anew for each window, or most useful: what the
@@ -41,7 +43,9 @@ class Studies(Section):
     """Latents of a study at most, drawn among those that fire in the calibrate rows."""
     aurocs: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.7, 0.85, 0.95)
     """Qualities of the corrupted oracle; the first serves the study of the estimators."""
-    sizes: tuple[int, ...] = (100, 300, 1000, 3000, 10_000)
+    sizes: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (100, 300, 1000, 3000, 10_000), min_length=1
+    )
     """Calibration windows of the corrupted oracle (paper: 1K and 10K); the rewrite is measured for
     the fewest and the most."""
     draws: int = Field(3, ge=1)

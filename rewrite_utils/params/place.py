@@ -54,7 +54,7 @@ class Subject(Section):
 class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
-    sources: tuple[str, ...] = ("embedded/wikipedia",)
+    sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
     """Embedded texts or hub datasets ("monology/pile-uncopyrighted:train[:1%]")."""
     row_tokens: int = Field(128, ge=40)
     """Tokens in a row, the BOS included (paper: 256)."""

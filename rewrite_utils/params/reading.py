@@ -13,6 +13,20 @@ from rewrite_utils.params.run import Params
 from rewrite_utils.params.section import ROOT, ParameterError
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader for which a name that stands twice is an error: YAML's last one would win."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"{key.value!r} stands twice in one place: keep one of them"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
 def load(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read ``file`` (looked for here, then below the repository), then set ``overrides`` by dotted
     name.
@@ -21,7 +35,9 @@ def load(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Params
     """
     path = find(file)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -70,14 +86,22 @@ def names(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[tuple[s
 def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
     """Set one dotted parameter in the nested mapping; unknown names are caught here with the
     nearest one."""
-    sites = list(raw.get("sites") or {})
+    sites = [str(site) for site in raw.get("sites") or {}]
     known = [name.replace("<site>", site) for name, *_ in names() for site in (sites or ["<site>"])]
     if dotted not in known:
         raise ParameterError(f"no parameter {dotted!r}" + _nearest(dotted, known))
     *path, last = dotted.split(".")
+    inner = raw
     for part in path:
-        raw = raw.setdefault(part, {})
-    raw[last] = value
+        below = inner.get(part, {})
+        if not isinstance(below, dict):
+            raise ParameterError(
+                f"{dotted} = {value!r} cannot be set: the file has {part} = {below!r}, which is no "
+                "group of named parameters; write some below it, or leave it out"
+            )
+        inner[part] = dict(below)  # a copy: places that share a YAML alias share the mapping
+        inner = inner[part]
+    inner[last] = value
 
 
 def _nearest(name: str, known: list[str]) -> str:

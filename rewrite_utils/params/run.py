@@ -1,6 +1,6 @@
 """A whole run, and what its sections must agree on."""
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
 from rewrite_utils.params.measuring import Rewrite, Studies
@@ -13,7 +13,7 @@ class Params(Section):
 
     name: str
     """The run's folder is runs/<name>."""
-    seed: int = 22
+    seed: int = Field(22, ge=0)
     """Every random choice of the run descends from it."""
     figures: str = "figures"
     """Folder the figures are written to."""
@@ -27,6 +27,21 @@ class Params(Section):
     simulate: Simulate = Simulate()
     rewrite: Rewrite = Rewrite()
     studies: Studies = Studies()
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str) -> str:
+        _require_plain(name, "the run's folder is runs/<name>")
+        return name
+
+    @field_validator("sites")
+    @classmethod
+    def _named(cls, sites: dict[str, Site]) -> dict[str, Site]:
+        if not sites:
+            raise ValueError("a run needs one site or more, each with its hookpoint")
+        for name in sites:
+            _require_plain(name, f"files of the site {name!r} carry its name")
+        return sites
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -79,3 +94,9 @@ class Params(Section):
             self.simulate.first_position,
             self.simulate.last_position or self.corpus.row_tokens - 2,
         )
+
+
+def _require_plain(name: str, why: str) -> None:
+    """Raise ValueError unless a name can be part of a file's name and stays in its folder."""
+    if not name.strip() or name.startswith(".") or set(name) & set("/\\\0"):
+        raise ValueError(f"{why}: use letters, digits, - and _, no / and no dot in front")

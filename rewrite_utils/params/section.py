@@ -9,6 +9,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "explain", "score", "calibrate", "evaluate")
 
 
+def placed(name: str | Path) -> Path:
+    """A file or folder that parameters name: as given, else below the repository's root, because
+    notebooks run in a folder of their own."""
+    given = Path(name)
+    return given if given.exists() or not (ROOT / given).exists() else ROOT / given
+
+
 class ParameterError(ValueError):
     """A parameter that does not exist or has a value that cannot be; the message says which and
     why."""
@@ -18,7 +25,9 @@ class Section(BaseModel):
     """A frozen group of parameters that rejects unknown names and explains each field in a
     docstring."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
     UNHASHED: ClassVar[frozenset[str]] = frozenset()
     LATER: ClassVar[frozenset[str]] = frozenset()
 

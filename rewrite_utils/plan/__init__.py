@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewrite_utils.params import ROOT, Params
-from rewrite_utils.plan.checks import remarks, require_consistent
+from rewrite_utils.plan.checks import remarks, require_calibrators, require_consistent
 from rewrite_utils.plan.costs import Cost, costs
 from rewrite_utils.plan.extras import options
 from rewrite_utils.plan.machine import EFFICIENCY, Machine, this_machine
 from rewrite_utils.plan.shapes import ModelShape, PlanError, shape
 
-__all__ = ["Cost", "Machine", "ModelShape", "PlanError", "plan"]
+__all__ = ["Cost", "Machine", "ModelShape", "PlanError", "plan", "require_calibrators"]
 
 
 def plan(params: Params, *, machine: Machine | None = None) -> str:

@@ -5,14 +5,13 @@ sentences. Nothing is run and nothing is fetched. (Paper: the settings of method
 """
 
 import json
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from rewrite_utils.calibrate import calibrator
 from rewrite_utils.coders import CoderConfig
 from rewrite_utils.models import parse_hookpoint
-from rewrite_utils.params import LLM, Params, Site
+from rewrite_utils.params import LLM, Params, Site, placed
 from rewrite_utils.plan.costs import CACHED, CORPUS_TOKENS, Cost, split_rows
 from rewrite_utils.plan.lengths import (
     FRAME,
@@ -41,7 +40,7 @@ def require_consistent(params: Params, model: ModelShape) -> None:
         _require_windows(name, params)
     _require_row(params, model)
     _require_prompts(params)
-    _require_calibrators(params)
+    require_calibrators(params)
 
 
 def remarks(params: Params, model: ModelShape, costs: list[Cost], machine: Machine) -> list[str]:
@@ -76,7 +75,8 @@ def _require_site(name: str, site: Site, model: ModelShape) -> None:
 
 def _require_coder(name: str, site: Site, model: ModelShape) -> None:
     """A coder on this disk must have the width, k and input that the parameters say."""
-    folders = [Path(site.coder), Path(site.coder) / site.hookpoint] if site.coder else []
+    coder = placed(site.coder)
+    folders = [coder, coder / site.hookpoint] if site.coder else []
     file = next((f / "cfg.json" for f in folders if (f / "cfg.json").is_file()), None)
     if file is None:
         return
@@ -142,7 +142,8 @@ def _require_prompts(params: Params) -> None:
             )
 
 
-def _require_calibrators(params: Params) -> None:
+def require_calibrators(params: Params) -> None:
+    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
     for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:
@@ -177,7 +178,7 @@ def _site_remarks(params: Params) -> list[str]:
     return found + [
         f"sites.{name}: {site.coder} is not on this disk; its width and k are taken from the run."
         for name, site in params.sites.items()
-        if site.coder not in ("", "random") and not Path(site.coder).is_dir()
+        if site.coder not in ("", "random") and not placed(site.coder).is_dir()
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import try_to_load_from_cache
 
 from rewrite_utils.assets import asset, cache_folder, is_embedded
+from rewrite_utils.params import placed
 
 UNGATED = {"gpt_neox", "gpt2", "gptj", "opt", "bloom", "falcon", "phi"}
 """Model types whose MLP has two matrices; all others have three (SwiGLU and its like)."""
@@ -148,7 +149,14 @@ def _config_file(name: str) -> Path | None:
     if is_embedded(name):
         cached = cache_folder() / asset(name, kind="model").name / "config.json"
         return cached if cached.is_file() else None
-    if Path(name).is_dir():
-        return Path(name) / "config.json"
+    if placed(name).is_dir():
+        return _config_below(placed(name))
     found = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
     return Path(found) if isinstance(found, str) else None
+
+
+def _config_below(folder: Path) -> Path:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise PlanError(f"{folder} is not a model's folder: it has no config.json; name another")
+    return file

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rewrite_utils.assets.fetch import AssetError
 from rewrite_utils.llm import EngineError
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs import open_run
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             whole = site.simulate_part(part)
             where = site.simulation_stage.folder if whole else "kept, not yet whole"
             sys.stdout.write(f"{name}: {where}\n")
-    except (ParameterError, ValueError, EngineError) as error:
+    except (ValueError, OSError, AssetError, EngineError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
     return 0

@@ -5,6 +5,9 @@ asked yet. In the finished group NaN is a pair that screening left out, listed i
 else may be missing.
 """
 
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -63,13 +66,17 @@ class Block:
     asked."""
 
     def __init__(self, file: Path, shape: tuple[int, int]) -> None:
-        """What ``file`` holds, or nothing yet."""
+        """What ``file`` holds, or nothing yet; a damaged one is named in a warning and removed."""
         self._file = file
         self.shape = shape
         self.arrays: dict[str, ndarray] = {}
         if file.exists():
-            with np.load(file) as stored:
-                self.arrays = dict(stored)
+            try:
+                with np.load(file) as stored:
+                    self.arrays = dict(stored)
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                warnings.warn(f"{file} is damaged ({error}): it is asked again", stacklevel=2)
+                file.unlink()
 
     @property
     def asked(self) -> Bool[ndarray, "window latent"]:

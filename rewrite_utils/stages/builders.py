@@ -5,6 +5,7 @@ manifest. What a stage hashes and reads is said in site.py.
 """
 
 import functools
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
             if split == "calibrate":
                 moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
-    (folder / "batches").rmdir()
+    shutil.rmtree(folder / "batches", ignore_errors=True)  # gone, if killed after this line
     return {split: list(rows.shape) for split, rows in tokens.items()}
 
 

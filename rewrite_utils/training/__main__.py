@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.site not in sites:
             raise SystemExit(f"no site {asked.site!r}; there are {', '.join(sites)}")
         result = fit(sites[asked.site], asked.folder)
+    except (ValueError, OSError, RuntimeError) as error:  # a training that diverges is one
+        sys.stderr.write(f"\n{error}\n")
+        return 1
     finally:
         if several:
             dist.destroy_process_group()
