@@ -71,7 +71,7 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     assert "responds to 1 in" in asked and "; score 0." in asked and "; not " in asked
     assert "Feature: " in asked
     places = simulators.everywhere(site)
-    assert places["triples"].sum() == plain.size * 8
+    assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
     whole = report.simulator_study(site.run, {"mlp": site}).markup
     assert "explanation_first" in whole and "1–2" in whole
     assert len(reporting.way_costs({"mlp": site})) == len(WAYS)

@@ -75,10 +75,21 @@ def _comparisons(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 
 def everywhere(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """The all-positions mode by the token's place in the window; empty where it was not run."""
+    """The all-positions mode by the token's place in the window, 95 % over windows; empty where
+    it was not run."""
     found = {name: simulators.everywhere(site) for name, site in sites.items()}
     kept = {name: table for name, table in found.items() if len(table)}
-    return stacked(kept) if kept else pd.DataFrame()
+    if not kept:
+        return pd.DataFrame()
+    table = stacked(kept)
+    told = table.assign(value=_interval(table, "value", "low", "high", sign=""))
+    return told.pivot_table(
+        index=["site", "tokens", "windows", "triples", "active"],
+        columns="statistic",
+        values="value",
+        aggfunc="first",
+        sort=False,
+    ).reset_index()
 
 
 def screening(sites: Mapping[str, SiteStages]) -> pd.DataFrame:

@@ -152,20 +152,27 @@ def screening_curve(
 
 
 def by_place(
-    true: Float[ndarray, "window latent token"], expected: Float[ndarray, "window latent token"]
+    true: Float[ndarray, "window latent token"],
+    expected: Float[ndarray, "window latent token"],
+    *,
+    seed: int,
+    resamples: int = 500,
 ) -> pd.DataFrame:
     """AUROC and precision of the all-positions mode by the token's place in its window, in four
-    equal parts: one row a part."""
+    equal parts: one row a (part, statistic), 95 % over windows."""
     rows = []
     for places in np.array_split(np.arange(true.shape[2]), 4):
         active, rating = true[..., places] > 0, expected[..., places]
-        rows.append(
-            {
-                "tokens": f"{places[0] + 1}–{places[-1] + 1}",
-                "AUROC": auroc_value(active, rating),
-                "precision at the firing rate": precision_at_rate(active, rating),
-                "triples": active.size,
-                "active": int(active.sum()),
-            }
-        )
+        counted = {"triples": active.size, "active": int(active.sum()), "windows": len(active)}
+        for name in ("AUROC", "precision at the firing rate"):
+            found = resampled(
+                lambda which, s=STATISTICS[name], a=active, r=rating: s(a[which], r[which]),
+                len(active),
+                unit="window",
+                seed=seed,
+                resamples=resamples,
+            )
+            row = {"tokens": f"{places[0] + 1}–{places[-1] + 1}", "statistic": name}
+            row |= {"value": found.value, "low": found.low, "high": found.high}
+            rows.append(row | counted)
     return pd.DataFrame(rows)

@@ -86,7 +86,8 @@ def everywhere(site: SiteStages) -> pd.DataFrame:
     if "all" not in site.params.studies.simulators:
         return pd.DataFrame()
     expected = simulating.read_everywhere(way_stage(site, "all").folder).astype(np.float64)
-    return judging.by_place(true_everywhere(site, "calibrate")[: len(expected)], expected)
+    true = true_everywhere(site, "calibrate")[: len(expected)]
+    return judging.by_place(true, expected, seed=site.params.seed, resamples=_resamples(site))
 
 
 def true_everywhere(site: SiteStages, split: str) -> Float[ndarray, "window latent token"]:
