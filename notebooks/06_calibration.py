@@ -93,7 +93,8 @@ latents = report.condition(sites, aurocs=run.params.studies.aurocs)
 figure, axes = plots.panels(len(sites), width=5.0, height=3.8)
 for axis, name in zip(axes, sites, strict=True):
     study_plots.condition(axis, latents[latents["site"] == name], title=f"{name}: quantile type 8")
-report.keep(run, "06_condition", figure, latents, unit="latent", n=len(latents))
+rated = latents[latents["what"] == "simulator"]
+report.keep(run, "06_condition", figure, latents, unit="latent", n=len(rated))
 report.frame(report.condition_table(latents))
 
 # %% [markdown]
