@@ -1,6 +1,8 @@
 """The words of headlines on tables made by hand: which n stands beside which number."""
 
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -9,12 +11,26 @@ import pytest
 from rewrite_utils import calibrate, report
 from rewrite_utils.report.tables import centred_ranks
 from rewrite_utils.report.useful import _agreement
+from rewrite_utils.runs import Run
+from rewrite_utils.stages import SiteStages
 from rewrite_utils.stats import Estimate, auroc_value
 
 
-def run_of(first: str, headline: str) -> SimpleNamespace:
+def like(kind: type, facts: dict[str, Any]) -> Any:
+    """What passes for one of ``kind`` and has only these facts."""
+    found = MagicMock(spec=kind)
+    for name, value in facts.items():
+        setattr(found, name, value)
+    return found
+
+
+def site_of(**facts: Any) -> Any:
+    return like(SiteStages, facts)
+
+
+def run_of(first: str, headline: str) -> Any:
     rewrite = SimpleNamespace(calibrators=(first,), headline=headline)
-    return SimpleNamespace(params=SimpleNamespace(rewrite=rewrite, seed=0))
+    return like(Run, {"params": SimpleNamespace(rewrite=rewrite, seed=0)})
 
 
 def rates(sensitivity: list[float]) -> pd.DataFrame:
@@ -57,14 +73,14 @@ def test_the_range_is_mean_ablation_over_the_coder():
     rows = [(s, 4, "all", low) for s, low in (("mean", 0.3), ("zero", 0.7), ("raw", 0.1))]
     rows.append(("coder", 0, "all", 0.0))
     verdict = pd.DataFrame(rows, columns=["source", "count", "order", "over_coder_low"])
-    sites = {"a": SimpleNamespace(verdict=verdict)}
+    sites = {"a": site_of(verdict=verdict)}
     found = report.final_arms(sites)
     assert found["source"].tolist() == ["zero", "raw"] and set(found["range_low"]) == {0.3}
 
 
-def useful_site(f1: list[float]) -> SimpleNamespace:
+def useful_site(f1: list[float]) -> Any:
     latents = np.arange(len(f1))
-    return SimpleNamespace(
+    return site_of(
         usefulness=pd.DataFrame({"latent": latents, "usefulness": latents / 10}),
         scores=pd.DataFrame({"latent": latents, "f1": f1}),
         energy=np.array([4.0, 3.0, 2.0, 1.0]),
@@ -86,9 +102,9 @@ def test_failures_are_not_copies_of_one_another():
     """Two latents without a sentence once were "2 not unique"."""
     texts = ["a", "b", None, None]
     table = pd.DataFrame({"sentence": texts, "explanation": texts})
-    told = report.explanation_headline({"early": SimpleNamespace(explanations=table)})
+    told = report.explanation_headline({"early": site_of(explanations=table)})
     assert told == "2 sentences for 4 latents, 2 failures, 0 not unique"
-    again = SimpleNamespace(explanations=table.fillna("a"))
+    again = site_of(explanations=table.fillna("a"))
     assert report.explanation_headline({"early": again}).endswith("0 failures, 3 not unique")
 
 
@@ -109,7 +125,7 @@ def test_ratings_with_gaps_are_described_by_those_that_are_there():
     evidence = SimpleNamespace(
         ratings=SimpleNamespace(expected=ratings), true=np.array([[0.0, 9.0, 1.0], [0, 0, 9]])
     )
-    row = report.shown_ratings({"a": SimpleNamespace(name="a", evidence=evidence)}).iloc[0]
+    row = report.shown_ratings({"a": site_of(name="a", evidence=evidence)}).iloc[0]
     assert (row["ratings"], row["least"], row["median"], row["largest"]) == (4, 1, 3.5, 5)
     assert row["silent pairs"] == 0.75 and np.isnan(row["the rest"])
 
@@ -126,5 +142,5 @@ def test_no_break_even_is_not_a_break_even_at_no_alarms(monkeypatch, value, says
     """0 stands for "dearer at every level": once told as "at 0.00 alarms a true activation"."""
     found = Estimate(value, 0.0, 2.95, 16, "window", "percentile")
     monkeypatch.setattr(report.around, "break_even", lambda site, topk: found)
-    told = report.specificity_line(SimpleNamespace(name="late"))
+    told = report.specificity_line(site_of(name="late"))
     assert says in told and told.endswith("(n = 16 windows)")
