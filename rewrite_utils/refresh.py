@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from rewrite_utils.series import FILES_AS_SOCKETS, NOTEBOOKS, choose
+from rewrite_utils.series import NOTEBOOKS, choose
 
 LIMIT = 3600
 """Seconds that one notebook may take."""
@@ -65,7 +65,6 @@ def execute(source: Path, *, limit: int = LIMIT) -> NotebookNode:
         notebook,
         timeout=limit,
         kernel_name="python3",
-        config=FILES_AS_SOCKETS,
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": str(source.parent)}},

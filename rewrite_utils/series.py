@@ -20,7 +20,6 @@ import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from rewrite_utils import executed
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
@@ -28,8 +27,6 @@ from rewrite_utils.plan import plan, require_calibrators
 from rewrite_utils.runs import Run, open_run
 
 NOTEBOOKS = ROOT / "notebooks"
-FILES_AS_SOCKETS = Config({"KernelManager": {"transport": "ipc"}})
-"""With ports, two kernels that start at once can take each other's: then a series never ends."""
 TOUR = "00_tour"
 CELL_SECONDS = 6 * 3600
 
@@ -122,7 +119,7 @@ def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
             cwd=str(NOTEBOOKS),
             progress_bar=sys.stderr.isatty(),
             execution_timeout=CELL_SECONDS,
-            config=FILES_AS_SOCKETS,
+            extra_arguments=["--log-level=ERROR"],  # a warning about its own loopback sockets
         )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
