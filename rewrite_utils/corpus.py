@@ -146,7 +146,7 @@ def load_corpus(
         places = {name: pool if name in SHARED else places[name] for name in shares}
     splits = {}
     for name, found in places.items():
-        chosen = (texts[place.source][place.index] for place in found)
+        chosen = (texts[place.source][place.index] or "" for place in found)
         bar = iter(tqdm(chosen, total=len(found), desc=f"tokenise {name}"))
         limit = (max_rows or {}).get(name)
         splits[name] = cut(tokenised(bar, tokenizer), row_tokens=row_tokens, bos=bos, limit=limit)
@@ -185,7 +185,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
 
 
-def source_texts(source: str) -> Sequence[str]:
+def source_texts(source: str) -> Sequence[str | None]:
     """The documents of an embedded corpus, or the `text` column of a data set from the hub.
 
     A data set may name its split and slice: "monology/pile-uncopyrighted:train[:1%]" (default
@@ -219,7 +219,7 @@ def source_texts(source: str) -> Sequence[str]:
 
 
 def assign(
-    texts: Sequence[Sequence[str]], shares: Mapping[str, float], *, seed: int
+    texts: Sequence[Sequence[str | None]], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[Place]]:
     """Each distinct document's place, by split, in the split's own order.
 
@@ -241,7 +241,7 @@ def assign(
     return {name: sorted(found) for name, found in places.items()}
 
 
-def numbered(texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, str]]:
+def numbered(texts: Sequence[Sequence[str | None]]) -> Iterator[tuple[int, int, str]]:
     """(source, index in it, text) of every document."""
     for source, column in enumerate(texts):
         for index, text in enumerate(column):
