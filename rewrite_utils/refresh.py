@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from rewrite_utils.series import NOTEBOOKS, choose
+from rewrite_utils.series import NOTEBOOKS, choose, sockets
 
 LIMIT = 3600
 """Seconds that one notebook may take."""
@@ -61,14 +61,16 @@ def refresh(source: Path, *, limit: int = LIMIT) -> None:
 def execute(source: Path, *, limit: int = LIMIT) -> NotebookNode:
     """The executed, stripped notebook of ``source``; CellExecutionError where a cell fails."""
     notebook = jupytext.read(source)
-    NotebookClient(
-        notebook,
-        timeout=limit,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(source.parent)}},
-    ).execute()
+    with sockets() as config:
+        NotebookClient(
+            notebook,
+            timeout=limit,
+            kernel_name="python3",
+            config=config,
+            record_timing=False,
+            store_widget_state=False,
+            resources={"metadata": {"path": str(source.parent)}},
+        ).execute()
     return stripped(notebook, name=source.stem)
 
 

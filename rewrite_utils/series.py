@@ -7,11 +7,12 @@ reused.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from rewrite_utils import executed
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
@@ -111,16 +113,17 @@ def execute(
 
 def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     try:
-        papermill.execute_notebook(
-            jupytext.read(notebook),
-            str(output),
-            parameters=given,
-            kernel_name="python3",
-            cwd=str(NOTEBOOKS),
-            progress_bar=sys.stderr.isatty(),
-            execution_timeout=CELL_SECONDS,
-            extra_arguments=["--log-level=ERROR"],  # a warning about its own loopback sockets
-        )
+        with sockets() as config:
+            papermill.execute_notebook(
+                jupytext.read(notebook),
+                str(output),
+                parameters=given,
+                kernel_name="python3",
+                cwd=str(NOTEBOOKS),
+                progress_bar=sys.stderr.isatty(),
+                execution_timeout=CELL_SECONDS,
+                config=config,
+            )
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
     except (DeadKernelError, CellTimeoutError) as error:
@@ -128,6 +131,16 @@ def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
             f"{notebook.stem} was cut off: {' '.join(str(error).split())} (out of memory?)\n"
             "What was made so far is kept and will be reused: run the same again."
         ) from None
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator[Config]:
+    """Settings of a kernel that talks over sockets in a folder of its own.
+
+    With ports, two kernels that start at once can take each other's, and one's series never ends.
+    """
+    with tempfile.TemporaryDirectory(prefix="rewrite-kernel-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _written(run: Run, *, since: float) -> list[Path]:
