@@ -87,11 +87,11 @@ plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hour
 
 serve: env ## a vLLM server on 127.0.0.1:$(PORT) with the simulator of PARAMS (engine: server)
 	@$(BIN)/python -m rewrite_utils.assets
-	exec $(BIN)/python -m rewrite_utils.engines.serving $(PARAMS) --port $(PORT)
+	exec $(BIN)/python -m rewrite_utils.llm.serving $(PARAMS) --port $(PORT)
 
 notebooks: env ## execute the committed notebooks again at their own parameters (ONLY=05-07)
 	@$(BIN)/python -m rewrite_utils.assets
-	$(BIN)/python -m rewrite_utils.refresh $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m rewrite_utils.runs.refresh $(if $(ONLY),--only $(ONLY))
 
 lab: env ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks/00_tour.ipynb

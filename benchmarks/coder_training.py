@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rewrite_utils.coders import CoderConfig, SparseCoder, fvu
-from rewrite_utils.corpus import load_corpus
-from rewrite_utils.harvest import Harvest
-from rewrite_utils.models import load_subject
-from rewrite_utils.training import TensorBatches, TrainingSettings
-from rewrite_utils.training.loop import _Run
+from rewrite_utils.coder.harvest import Harvest
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, fvu
+from rewrite_utils.coder.training import TensorBatches, TrainingSettings
+from rewrite_utils.coder.training.loop import _Run
+from rewrite_utils.subject.corpus import load_corpus
+from rewrite_utils.subject.model import load_subject
 
 TURN = 5  # steps one of the two makes before it is the other's turn
 WARM_UP = 20  # first steps, not timed

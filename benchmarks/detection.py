@@ -15,10 +15,13 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import prompts, score, stats, trials
-from rewrite_utils.detection import Asked, judged
-from rewrite_utils.estimates import derangement
-from rewrite_utils.runs import open_run
+from rewrite_utils import stats
+from rewrite_utils.llm import prompts
+from rewrite_utils.rewrite.estimates import derangement
+from rewrite_utils.runs.run import open_run
+from rewrite_utils.score import scores as score
+from rewrite_utils.score import trials
+from rewrite_utils.score.detection import Asked, judged
 from rewrite_utils.stages import SiteStages, builders
 
 

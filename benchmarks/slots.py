@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewrite_utils import prompts
-from rewrite_utils.llm import Engine, Prompt, digit_tokens, text_tokens
-from rewrite_utils.runs import open_run
+from rewrite_utils.llm import prompts
+from rewrite_utils.llm.protocol import Engine, Prompt, digit_tokens, text_tokens
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.simulate import Window, expected_rating
 from rewrite_utils.simulate.everywhere import LINE, NAME
 from rewrite_utils.simulate.judging import precision_at_rate

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rewrite_utils.assets import documents
-from rewrite_utils.models import Hookpoint, Subject, load_subject
-from rewrite_utils.splice import (
+from rewrite_utils.subject.model import Hookpoint, Subject, load_subject
+from rewrite_utils.subject.splice import (
     GivenOutput,
     hooked,
     patched_losses,

@@ -28,8 +28,9 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import plots, report
-from rewrite_utils.runs import open_run
+from rewrite_utils import report
+from rewrite_utils.report import plots
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.stages import open_sites
 
 run = open_run(params_file, overrides)

@@ -31,8 +31,9 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 # %%
 import pandas as pd
 
-from rewrite_utils import paper_plots, plots, report
-from rewrite_utils.runs import open_run
+from rewrite_utils import report
+from rewrite_utils.report import paper_plots, plots
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.stages import open_sites
 
 run = open_run(params_file, overrides)

@@ -29,7 +29,7 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 # %%
 from rewrite_utils import report
 from rewrite_utils.explorer import LatentExplorer, headline
-from rewrite_utils.runs import open_run
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.stages import open_sites
 
 run = open_run(params_file, overrides)

@@ -23,10 +23,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from rewrite_utils import executed
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
-from rewrite_utils.plan import plan, require_calibrators
-from rewrite_utils.runs import Run, open_run
+from rewrite_utils.runs import executed
+from rewrite_utils.runs.plan import plan, require_calibrators
+from rewrite_utils.runs.run import Run, open_run
 
 NOTEBOOKS = ROOT / "notebooks"
 TOUR = "00_tour"

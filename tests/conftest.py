@@ -20,11 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rewrite_utils.coders import SparseCoder
-from rewrite_utils.models import Hookpoint, Subject, load_subject
+from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.params import parse
-from rewrite_utils.runs import Run
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages, builders, open_sites
+from rewrite_utils.subject.model import Hookpoint, Subject, load_subject
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
 # A busy machine is no failure. (On CI Hypothesis has no deadline by itself.)

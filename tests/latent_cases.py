@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.llm import Choices, Generation, Prompt, Usage, digit_tokens
-from rewrite_utils.models import token_texts
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.llm.protocol import Choices, Generation, Prompt, Usage, digit_tokens
+from rewrite_utils.subject.model import token_texts
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"

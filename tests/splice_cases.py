@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from rewrite_utils.coders import (
+from rewrite_utils.coder.sparse import (
     CoderConfig,
     SparseCoder,
     random_coder,
 )
-from rewrite_utils.models import (
+from rewrite_utils.subject.model import (
     Hookpoint,
 )
-from rewrite_utils.splice import (
+from rewrite_utils.subject.splice import (
     spliced,
 )
 

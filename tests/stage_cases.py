@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewrite_utils.engines.base import BaseEngine
-from rewrite_utils.llm import Generation, Prompt, Usage
+from rewrite_utils.llm.base import BaseEngine
+from rewrite_utils.llm.protocol import Generation, Prompt, Usage
 from rewrite_utils.params import parse
-from rewrite_utils.runs import Run
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 TEMPLATE = (

@@ -8,15 +8,15 @@ import pytest
 import torch
 from stage_cases import REFUSED, SITES, STAGES, finish, made, used
 
-from rewrite_utils.activations import Windows
-from rewrite_utils.controls import token_table, word_list
-from rewrite_utils.estimates import derangement
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.controls import token_table, word_list
+from rewrite_utils.latents.windows import window_values
 from rewrite_utils.params import ParameterError
-from rewrite_utils.runs import DamagedStageWarning
+from rewrite_utils.rewrite.estimates import derangement
+from rewrite_utils.runs.run import DamagedStageWarning
 from rewrite_utils.simulate import Layout, Ratings, described
-from rewrite_utils.splice import hooked
 from rewrite_utils.stages import SIMULATED, SiteStages, builders, open_sites
-from rewrite_utils.windows import window_values
+from rewrite_utils.subject.splice import hooked
 
 # ── from text to verdict ──────────────────────────────────────────────────────────────────────
 

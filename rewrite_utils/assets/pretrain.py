@@ -108,7 +108,7 @@ def pretrain(plan: Pretraining, folder: Path, *, state: Path) -> None:
 
 def text(plan: Pretraining) -> tuple[PreTrainedTokenizerFast, Int[Tensor, "row pos"]]:
     """The tokenizer and the training rows; documents of the other splits are in neither."""
-    from rewrite_utils.corpus import assign, load_corpus, source_texts  # noqa: PLC0415 (a circle)
+    from rewrite_utils.subject.corpus import assign, load_corpus, source_texts  # noqa: PLC0415 (a circle)
 
     shares = {"train": plan.train, "evaluate": 1 - plan.train}
     texts = [source_texts(source) for source in plan.sources]

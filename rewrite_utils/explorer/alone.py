@@ -14,10 +14,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import stats, usefulness
-from rewrite_utils.controls import token_table
-from rewrite_utils.estimates import derangement, shuffled
-from rewrite_utils.runs import Stage
+from rewrite_utils import stats
+from rewrite_utils.latents.controls import token_table
+from rewrite_utils.rewrite import usefulness
+from rewrite_utils.rewrite.estimates import derangement, shuffled
+from rewrite_utils.runs.run import Stage
 from rewrite_utils.stages import SiteStages
 
 ARMS = ("truth", "sentence", "another's sentence", "token table", "mean", "zero")

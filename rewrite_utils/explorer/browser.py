@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, display
 
-from rewrite_utils import curated
-from rewrite_utils.display import Html
+from rewrite_utils.explain import curated
 from rewrite_utils.explorer import card, edit, owntext, peaks, table
 from rewrite_utils.explorer.asking import Simulator, Step, silent
 from rewrite_utils.explorer.controls import Controls
 from rewrite_utils.explorer.shelf import Reading, Shelf
+from rewrite_utils.report.display import Html
 from rewrite_utils.stages import SiteStages
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

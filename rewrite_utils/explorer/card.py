@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rewrite_utils import logits, neighbours, stats
-from rewrite_utils.display import Html, token
+from rewrite_utils import stats
+from rewrite_utils.explain import logits
 from rewrite_utils.explorer import curve, marks, peaks, scores, windows
 from rewrite_utils.explorer.peaks import Kinds
 from rewrite_utils.explorer.scores import Scored
 from rewrite_utils.explorer.shelf import Reading, Shelf
+from rewrite_utils.latents import neighbours
+from rewrite_utils.report.display import Html, token
 from rewrite_utils.stats import Estimate
 
 ARM_NAMES = {

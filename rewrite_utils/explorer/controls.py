@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from rewrite_utils.display import Html
 from rewrite_utils.explorer import marks, table
 from rewrite_utils.explorer.asking import Cancelled, Step
+from rewrite_utils.report.display import Html
 
 if TYPE_CHECKING:
     from rewrite_utils.explorer.browser import LatentExplorer

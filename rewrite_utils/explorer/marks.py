@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.display import BLUE, ORANGE, in_a_line, visible
 from rewrite_utils.explorer.windows import Shown
+from rewrite_utils.report.display import BLUE, ORANGE, in_a_line, visible
 
 GREY = "128, 128, 128"
 SMALL = "font-size: 85%; opacity: 0.75"

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils.display import NO_TEXT, Html
 from rewrite_utils.explorer import marks
 from rewrite_utils.explorer.asking import Simulator, Step, calibrated_alone, silent
 from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.windows import Shown
+from rewrite_utils.report.display import NO_TEXT, Html
 from rewrite_utils.simulate import Window
-from rewrite_utils.splice import hooked
 from rewrite_utils.stages import SiteStages, builders
+from rewrite_utils.subject.splice import hooked
 
 LONGEST = 200
 """Tokens that are read; the rest is left out, and said so."""

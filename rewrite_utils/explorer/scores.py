@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
-from rewrite_utils.score import cut
+from rewrite_utils.score.scores import cut
 from rewrite_utils.stats import auroc
 
 RESAMPLES = 1000

@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.explorer import alone
-from rewrite_utils.runs import Stage
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.runs.run import Stage
 from rewrite_utils.simulate import Ratings
 from rewrite_utils.stages import SIMULATED, SiteStages
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils import stats
-from rewrite_utils.display import Html
 from rewrite_utils.explorer import marks
 from rewrite_utils.explorer.shelf import Shelf
+from rewrite_utils.report.display import Html
 
 SORTS = {
     "latent": True,

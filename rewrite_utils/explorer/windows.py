@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.activations import LatentCache, Windows
 from rewrite_utils.explorer.shelf import Rated, Shelf
-from rewrite_utils.windows import firing_windows, window_tokens
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.windows import firing_windows, window_tokens
 
 LENGTH = 24
 """Tokens shown."""

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rewrite_utils import plots, stats
-from rewrite_utils.measure import losses_of
-from rewrite_utils.rewrite import ALL, before_topk
+from rewrite_utils import stats
+from rewrite_utils.report import plots
+from rewrite_utils.rewrite.arms import ALL, before_topk
+from rewrite_utils.rewrite.measure import losses_of
+from rewrite_utils.rewrite.studies import read_alarm_name, read_oracle_name
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages import studies as stages
 from rewrite_utils.stats import Estimate
-from rewrite_utils.studies import read_alarm_name, read_oracle_name
 
 PAPER_SILENT_TO_ACTIVE = (32_768 - 32) / 32
 """Silent latents for every active one in the paper's coder."""

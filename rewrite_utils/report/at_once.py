@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from rewrite_utils import at_once, coder_plots, display, plots
-from rewrite_utils.display import Html
+from rewrite_utils.report import coder_plots, display, plots
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.show import frame, keep
 from rewrite_utils.report.tables import intervals
-from rewrite_utils.runs import Run
+from rewrite_utils.rewrite import at_once
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages import at_once as stages
 

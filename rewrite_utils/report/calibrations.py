@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import calibrate, stats, studies
+from rewrite_utils import calibrate, stats
 from rewrite_utils.calibrate import Losses, Quantile
-from rewrite_utils.oracle import rating_shape
-from rewrite_utils.rewrite import before_topk
-from rewrite_utils.splice.sources import mix
+from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.rewrite import studies
+from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stages.studies import held_out, material
+from rewrite_utils.subject.splice.sources import mix
 
 ALTERNATIVES = (
     "raw",

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import coder_plots, display, plots, stats
-from rewrite_utils.display import Html
-from rewrite_utils.equivalence import Equivalence, equivalent
-from rewrite_utils.measure import losses_of
+from rewrite_utils import stats
+from rewrite_utils.report import coder_plots, display, plots
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.show import frame, keep
-from rewrite_utils.runs import Run
+from rewrite_utils.rewrite.equivalence import Equivalence, equivalent
+from rewrite_utils.rewrite.measure import losses_of
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 NONE = (

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
-from rewrite_utils.measure import losses_of
 from rewrite_utils.report.around import PAPER_SILENT_TO_ACTIVE, break_even
 from rewrite_utils.report.checkpoints import equivalence_of
 from rewrite_utils.report.tables import sensitivity_specificity
-from rewrite_utils.rewrite import ALL, before_topk
-from rewrite_utils.runs import Run
+from rewrite_utils.rewrite.arms import ALL, before_topk
+from rewrite_utils.rewrite.measure import losses_of
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages, studies
 from rewrite_utils.stats import Estimate
 

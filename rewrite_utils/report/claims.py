@@ -13,7 +13,7 @@ import pandas as pd
 from rewrite_utils.params import ROOT
 from rewrite_utils.report.claimed import Claim, claimed
 from rewrite_utils.report.paper import figures
-from rewrite_utils.runs import Run
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 FIGURES = ROOT / "figures"

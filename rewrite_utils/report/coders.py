@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.coders import CoderConfig
+from rewrite_utils.coder.sparse import CoderConfig
 from rewrite_utils.params import ROOT
 from rewrite_utils.report.show import stacked
 from rewrite_utils.stages import CACHED_SPLITS, SiteStages

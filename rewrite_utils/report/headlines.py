@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import display, stats
-from rewrite_utils.display import Html
+from rewrite_utils import stats
+from rewrite_utils.report import display
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.tables import headline_row, latent_aurocs, mean_of_latents
-from rewrite_utils.rewrite import before_topk
-from rewrite_utils.runs import Run
+from rewrite_utils.rewrite.arms import before_topk
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rewrite_utils import paper_plots, plots
-from rewrite_utils.measure import V2_LEAST_BASE_LOSS, losses_of
 from rewrite_utils.params import ROOT
+from rewrite_utils.report import paper_plots, plots
 from rewrite_utils.report.show import keep, stacked
 from rewrite_utils.report.tables import latents
-from rewrite_utils.runs import Run
+from rewrite_utils.rewrite.measure import V2_LEAST_BASE_LOSS, losses_of
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 PAPER_COST = {"mlp": 0.10, "resid": 0.33}

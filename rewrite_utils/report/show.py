@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rewrite_utils import display, plots
 from rewrite_utils import simulate as simulating
-from rewrite_utils.activations import LatentCache, Windows
-from rewrite_utils.display import Html
-from rewrite_utils.runs import Run
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.windows import firing_windows, window_tokens, window_values
+from rewrite_utils.report import display, plots
+from rewrite_utils.report.display import Html
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
-from rewrite_utils.windows import firing_windows, window_tokens, window_values
 
 SHOWN_TOKENS = 24
 

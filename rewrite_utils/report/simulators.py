@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from rewrite_utils import plots, simulator_plots
-from rewrite_utils.display import Html
+from rewrite_utils.report import plots, simulator_plots
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.show import frame, keep, stacked
 from rewrite_utils.report.tables import llm_costs
-from rewrite_utils.runs import Run
+from rewrite_utils.runs.run import Run
 from rewrite_utils.simulate.ways import PLAIN
 from rewrite_utils.stages import SiteStages, simulators
 

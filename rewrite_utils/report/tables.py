@@ -10,8 +10,8 @@ from numpy import ndarray
 from rewrite_utils import calibrate, stats
 from rewrite_utils.calibrate import screened
 from rewrite_utils.report.show import stacked
-from rewrite_utils.rewrite import before_topk
-from rewrite_utils.runs import Run, Stage
+from rewrite_utils.rewrite.arms import before_topk
+from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stats import auroc_value
 

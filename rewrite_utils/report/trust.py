@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import display, stats
-from rewrite_utils.display import Html
+from rewrite_utils import stats
 from rewrite_utils.params.asking import PLAIN
+from rewrite_utils.report import display
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.show import stacked
 from rewrite_utils.report.tables import llm_costs, mean_of_latents
 from rewrite_utils.stages import SiteStages

@@ -11,8 +11,9 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import embedding, stats
-from rewrite_utils.embedding import Embed
+from rewrite_utils import stats
+from rewrite_utils.llm import embedding
+from rewrite_utils.llm.embedding import Embed
 from rewrite_utils.report.show import stacked
 from rewrite_utils.report.tables import llm_costs, mean_of_latents
 from rewrite_utils.stages import SiteStages

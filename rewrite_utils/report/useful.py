@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from rewrite_utils import display, stats
-from rewrite_utils.display import Html
+from rewrite_utils import stats
+from rewrite_utils.report import display
+from rewrite_utils.report.display import Html
 from rewrite_utils.report.show import frame
 from rewrite_utils.report.tables import intervals
-from rewrite_utils.runs import Run
+from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages
 
 NONE = "Not measured: rewrite.orders does not name useful (params/embedded-full.yaml does)."

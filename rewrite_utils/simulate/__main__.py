@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from rewrite_utils.assets.fetch import AssetError
-from rewrite_utils.llm import EngineError
+from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
-from rewrite_utils.runs import open_run
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
 from rewrite_utils.stages import SiteStages, builders, open_sites

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from rewrite_utils.activations import LatentCache
+from rewrite_utils.latents.cache import LatentCache
 
 BESIDE = 3
 """Tokens on either side of a firing that count as beside it."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from rewrite_utils import prompts
-from rewrite_utils.llm import Engine, Prompt, text_tokens
+from rewrite_utils.llm import prompts
+from rewrite_utils.llm.protocol import Engine, Prompt, text_tokens
 from rewrite_utils.simulate.digits import DigitReader
 from rewrite_utils.simulate.on_engine import OnEngine, require_room
 from rewrite_utils.simulate.prompt import Window

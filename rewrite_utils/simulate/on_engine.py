@@ -3,7 +3,7 @@
 In: an `Engine`. Knows no prompt.
 """
 
-from rewrite_utils.llm import Engine, Usage
+from rewrite_utils.llm.protocol import Engine, Usage
 from rewrite_utils.simulate.prompt import ExplanationError
 
 

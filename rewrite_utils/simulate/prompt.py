@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils import prompts
-from rewrite_utils.llm import Prompt
+from rewrite_utils.llm import prompts
+from rewrite_utils.llm.protocol import Prompt
 
 Order = Literal["window_first", "explanation_first", "original"]
 FILES: dict[str, str] = {

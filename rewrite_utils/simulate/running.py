@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from rewrite_utils.llm import Usage
+from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.simulate.prompt import Window
 from rewrite_utils.simulate.ratings import RESULT, Block, unfinished, write_group
 from rewrite_utils.simulate.simulators import Simulator

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from rewrite_utils.embedding import embedder
+from rewrite_utils.llm.embedding import embedder
 from rewrite_utils.simulate.prompt import Window
 
 By = Literal["lexical", "embedding", "both"]

@@ -1,6 +1,6 @@
 """The stage of several layers at once: one for a whole run, made from the latents of all its sites.
 
-In: the sites of a run. Out: losses of ``rewrite_utils.at_once``. No LLM is asked; everything that
+In: the sites of a run. Out: losses of ``rewrite.at_once``. No LLM is asked; everything that
 is spliced was fitted on the explain and the calibrate rows.
 """
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import at_once
-from rewrite_utils.activations import Windows
-from rewrite_utils.estimates import without_llm
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.windows import draw_windows
 from rewrite_utils.params import ParameterError
-from rewrite_utils.runs import Run, Stage
+from rewrite_utils.rewrite import at_once
+from rewrite_utils.rewrite.estimates import without_llm
+from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.stages.site import SiteStages
-from rewrite_utils.windows import draw_windows
 
 TABLE = "losses.parquet"
 

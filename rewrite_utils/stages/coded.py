@@ -14,14 +14,20 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import activations
-from rewrite_utils.activations import LatentCache, OutputMoments
-from rewrite_utils.coders import SparseCoder
-from rewrite_utils.corpus import Corpus
-from rewrite_utils.models import Hookpoint, Subject, load_subject, parse_hookpoint, token_texts
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.latents import cache as activations
+from rewrite_utils.latents.cache import LatentCache, OutputMoments
 from rewrite_utils.params import ParameterError, Params, Site
-from rewrite_utils.runs import Run, Stage
+from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.stages import builders, coders
+from rewrite_utils.subject.corpus import Corpus
+from rewrite_utils.subject.model import (
+    Hookpoint,
+    Subject,
+    load_subject,
+    parse_hookpoint,
+    token_texts,
+)
 
 Build = Callable[[Any, Path], dict[str, Any]]
 

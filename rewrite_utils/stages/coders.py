@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from rewrite_utils.coders import CoderConfig, SparseCoder, check_coder, random_coder
-from rewrite_utils.formats import load_coder
-from rewrite_utils.harvest import Harvest, Streamed, pairs
-from rewrite_utils.models import Subject
-from rewrite_utils.training import Batches, Pair, TrainingSettings, train
+from rewrite_utils.coder.formats import load_coder
+from rewrite_utils.coder.harvest import Harvest, Streamed, pairs
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, check_coder, random_coder
+from rewrite_utils.coder.training import Batches, Pair, TrainingSettings, train
+from rewrite_utils.subject.model import Subject
 
 if TYPE_CHECKING:
     from rewrite_utils.stages.site import SiteStages

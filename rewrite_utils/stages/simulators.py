@@ -14,15 +14,15 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import prompts
 from rewrite_utils import simulate as simulating
-from rewrite_utils.runs import Stage
+from rewrite_utils.latents.windows import window_values
+from rewrite_utils.llm import prompts
+from rewrite_utils.runs.run import Stage
 from rewrite_utils.simulate import judging, screening
 from rewrite_utils.simulate.ways import PLAIN, asked_as
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.site import SiteStages
-from rewrite_utils.windows import window_values
 
 
 def way_stage(site: SiteStages, way: str) -> Stage:

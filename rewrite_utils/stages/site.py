@@ -12,9 +12,10 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils import measure, rewrite, usefulness
-from rewrite_utils.estimates import Evidence, derangement, shuffled, target_of, without_llm
-from rewrite_utils.runs import Run, Stage
+from rewrite_utils.rewrite import arms as rewrite
+from rewrite_utils.rewrite import measure, usefulness
+from rewrite_utils.rewrite.estimates import Evidence, derangement, shuffled, target_of, without_llm
+from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.simulate import Ratings
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import CACHED_SPLITS, SIMULATED

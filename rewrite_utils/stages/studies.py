@@ -15,15 +15,16 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils import measure, rewrite, studies
-from rewrite_utils.activations import Windows
-from rewrite_utils.oracle import rating_shape
-from rewrite_utils.runs import Stage
+from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.rewrite import arms as rewrite
+from rewrite_utils.rewrite import measure, studies
+from rewrite_utils.rewrite.studies import Material
+from rewrite_utils.runs.run import Stage
 from rewrite_utils.simulate import screening
 from rewrite_utils.stages import builders
 from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.site import SiteStages
-from rewrite_utils.studies import Material
 
 TABLE = "table.parquet"
 QUANTILE = "quantile:type8"

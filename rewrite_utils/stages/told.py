@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from rewrite_utils import prompts
 from rewrite_utils import simulate as simulating
-from rewrite_utils.activations import Windows
-from rewrite_utils.runs import Stage
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.windows import draw_windows
+from rewrite_utils.llm import prompts
+from rewrite_utils.runs.run import Stage
 from rewrite_utils.stages import builders, rated
 from rewrite_utils.stages.builders import SIMULATED
 from rewrite_utils.stages.worded import WordedSite
-from rewrite_utils.windows import draw_windows
 
 
 class ToldSite(WordedSite):

@@ -12,16 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from rewrite_utils import curated, delphi, detection, embedding, logits, prompts
-from rewrite_utils import explain as explaining
-from rewrite_utils import score as scoring
-from rewrite_utils.contrast import Contrast
-from rewrite_utils.evidence import Source
-from rewrite_utils.models import quotable_texts
-from rewrite_utils.runs import Stage
+from rewrite_utils.explain import asking as explaining
+from rewrite_utils.explain import curated, delphi, logits
+from rewrite_utils.explain.contrast import Contrast
+from rewrite_utils.explain.evidence import Source
+from rewrite_utils.llm import embedding, prompts
+from rewrite_utils.runs.run import Stage
+from rewrite_utils.score import detection
+from rewrite_utils.score import scores as scoring
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.stages import wording
 from rewrite_utils.stages.coded import CodedSite
+from rewrite_utils.subject.model import quotable_texts
 
 
 class ScoreKind(NamedTuple):

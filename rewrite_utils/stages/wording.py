@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rewrite_utils import delphi, trials
-from rewrite_utils import explain as explaining
-from rewrite_utils import refine as refining
-from rewrite_utils import score as scoring
-from rewrite_utils.estimates import derangement
-from rewrite_utils.llm import Usage
+from rewrite_utils.explain import asking as explaining
+from rewrite_utils.explain import delphi
+from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.params import ParameterError
+from rewrite_utils.rewrite.estimates import derangement
+from rewrite_utils.score import refine as refining
+from rewrite_utils.score import scores as scoring
+from rewrite_utils.score import trials
+from rewrite_utils.score.trials import Draw, Trial
 from rewrite_utils.stages import builders
-from rewrite_utils.trials import Draw, Trial
 
 if TYPE_CHECKING:
     from rewrite_utils.stages.worded import WordedSite

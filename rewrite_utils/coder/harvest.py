@@ -1,0 +1,150 @@
+"""The coder's training data: inputs and outputs of the hooked module, without BOS positions.
+
+In: a subject, a hookpoint, rows of tokens. Out: `Batches` whose memory does not grow with the
+corpus: a `Harvest` on disk (memory-mapped; one array for the residual stream, which is both sides;
+a killed one goes on behind its last finished batch), or `Streamed`, computed when a step asks.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils.coder.training import Pair, TensorBatches, order_of
+from rewrite_utils.runs.run import require_space, write_json
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import hooked
+
+CHUNK = 16
+"""Rows in one pass of the subject."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Harvest:
+    """Activations of ``tokens`` tokens in a folder."""
+
+    folder: Path
+    """Holds inputs.npy and, for an MLP, outputs.npy, float32 [token d_model]."""
+    tokens: int
+    """Tokens in them."""
+
+    @classmethod
+    def collect(
+        cls,
+        subject: Subject,
+        hookpoint: Hookpoint,
+        rows: Int[Tensor, "row pos"],
+        *,
+        tokens: int,
+        folder: Path,
+        batch: int = CHUNK,
+    ) -> "Harvest":
+        """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
+        fewer)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        a_row = rows.shape[1] - 1
+        rows = rows[: max(1, tokens // a_row)]
+        shape = len(rows) * a_row, subject.d_model
+        sides = ("inputs", "outputs") if hookpoint.kind == "mlp" else ("inputs",)
+        require_space(folder, needed=4 * len(sides) * shape[0] * shape[1])
+        progress = folder / "progress.json"
+        arrays = _arrays([folder / f"{side}.npy" for side in sides], shape, progress)
+        done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+        bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
+        for start in range(done, len(rows), batch):
+            part = rows[start : start + batch]
+            where = slice(start * a_row, (start + len(part)) * a_row)
+            found = next(pairs(subject, hookpoint, part, batch=batch))
+            for array, values in zip(arrays, found, strict=False):
+                array[where] = values.cpu().numpy()
+            if start // batch % 16 == 15:
+                for array in arrays:
+                    array.flush()
+                write_json(progress, {"rows": start + len(part)})
+            bar.update(len(part) * a_row)
+        bar.close()
+        return cls(folder, shape[0])
+
+    def batches(
+        self, *, batch: int, epochs: int, seed: int, device: torch.device | None = None
+    ) -> TensorBatches:
+        """The activations by training step, shuffled anew in every epoch; on ``device``."""
+        files = [self.folder / f"{side}.npy" for side in ("inputs", "outputs")]
+        sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
+        return TensorBatches(
+            sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed, device=device
+        )
+
+
+class Streamed:
+    """Activations computed when a step asks for them, whole rows a step: nothing is stored."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        hookpoint: Hookpoint,
+        rows: Int[Tensor, "row pos"],
+        *,
+        batch: int,
+        epochs: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """``batch``: tokens in a joint step; ``share``: this process and how many there are."""
+        self.subject, self.hookpoint, self.rows = subject, hookpoint, rows
+        self.epochs, self.seed, self.share = epochs, seed, share
+        self.rows_a_step = batch // (rows.shape[1] - 1)
+        if not share[1] <= self.rows_a_step <= len(rows):
+            raise ValueError(
+                f"a batch of {batch} tokens is {self.rows_a_step} rows, but there are {len(rows)} "
+                f"rows and {share[1]} processes: raise or lower the batch"
+            )
+
+    def __len__(self) -> int:
+        """Steps in all epochs."""
+        return len(self.rows) // self.rows_a_step * self.epochs
+
+    def __getitem__(self, step: int, /) -> Pair:
+        """This process' rows of the step, run through the subject now."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} is not in 0 … {len(self) - 1}")
+        epoch, place = divmod(step, len(self.rows) // self.rows_a_step)
+        order = order_of(len(self.rows), seed=self.seed, epoch=epoch)
+        chosen = order[place * self.rows_a_step : (place + 1) * self.rows_a_step]
+        process, processes = self.share
+        parts = pairs(self.subject, self.hookpoint, self.rows[chosen[process::processes]])
+        x, y = (torch.cat(side) for side in zip(*parts, strict=True))
+        return x, x if self.hookpoint.kind == "resid" else y
+
+
+def pairs(
+    subject: Subject, hookpoint: Hookpoint, rows: Int[Tensor, "row pos"], *, batch: int = CHUNK
+) -> Iterator[Pair]:
+    """(input, output) of the hooked module at every token of the rows but the BOS."""
+    for part in rows.split(batch):
+        acts = hooked(subject, part, hookpoint)
+        yield acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
+
+
+def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
+    """The memory-mapped files; new ones, without progress, unless all have ``shape`` already."""
+    if all(_shape(file) == shape for file in files):
+        return [np.lib.format.open_memmap(file, mode="r+") for file in files]
+    progress.unlink(missing_ok=True)
+    return [
+        np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape) for file in files
+    ]
+
+
+def _shape(file: Path) -> tuple[int, ...] | None:
+    """The shape of an array on disk; None where there is none, or not all of it."""
+    try:
+        return np.load(file, mmap_mode="r").shape
+    except (OSError, ValueError, EOFError):
+        return None

@@ -1,0 +1,113 @@
+"""What a coder is worth: does it explain a text, and the range left to its latents.
+
+In: a coder and text it was not trained on. Out: a `CoderCheck`; or a table, one row an arm (coder,
+latents at mean or zero, whole output at mean or zero), positions patched one at a time, intervals
+over rows. Paper §2. `over_coder` of "latents at mean" is the dynamic range; `recovered` = (CE of
+the output at its mean − CE of the arm) / (CE of the output at its mean − CE of the untouched).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from rewrite_utils import stats
+from rewrite_utils.coder.harvest import pairs
+from rewrite_utils.coder.sparse import CoderCheck, SparseCoder, check_coder
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import (
+    ArmLosses,
+    GivenOutput,
+    Source,
+    TrueLatents,
+    arm_losses,
+    mean_latents,
+    zero_latents,
+)
+
+
+def check_on_text(
+    coder: SparseCoder,
+    subject: Subject,
+    texts: Sequence[str],
+    *,
+    hookpoint: str = "",
+    row_tokens: int = 128,
+    limit: float | None = 1.0,
+) -> CoderCheck:
+    """`check_coder` on texts, cut into rows behind a BOS; names the modules that were read.
+
+    ``hookpoint``: left out, the coder's own. Raises ValueError as `check_coder` does, and where
+    neither says a hookpoint that the subject has.
+    """
+    place = subject.hookpoint(hookpoint or coder.config.hookpoint)
+    parts = []
+    for text in texts:
+        ids = torch.tensor(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+        rows = (part[None] for part in ids.split(row_tokens - 1) if len(part))
+        parts += [torch.cat([torch.full_like(row[:, :1], subject.bos), row], 1) for row in rows]
+    read = (pair for row in parts for pair in pairs(subject, place, row))
+    found = check_coder(coder, read, hookpoint=place.name, limit=limit)
+    return found._replace(hookpoint=f"{place.name}: {place.input_hook} → {place.output_hook}")
+
+
+@torch.no_grad()
+def measure(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    tokens: Int[ndarray, "row pos"],
+    *,
+    latent_means: Float[ndarray, " latent"],
+    output_mean: Float[Tensor, " d_out"],
+    variance: float,
+    seed: int,
+    rows: int = 32,
+    positions: int = 8,
+) -> pd.DataFrame:
+    """Every arm at ``positions`` random places of each of the first ``rows`` rows."""
+    arms: dict[str, Source] = {
+        "coder": TrueLatents(),
+        "latents at mean": mean_latents(torch.from_numpy(latent_means).float()),
+        "latents at zero": zero_latents(coder.config.num_latents),
+        "output at mean": GivenOutput(output_mean),
+        "output at zero": GivenOutput(torch.zeros_like(output_mean)),
+    }
+    chosen = torch.from_numpy(tokens[:rows])
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(chosen), chosen.shape[1] - 2, generator=generator).argsort(1)
+    mask = torch.zeros(chosen.shape, dtype=torch.bool).scatter(1, 1 + order[:, :positions], True)
+    found = arm_losses(subject, coder, hookpoint, list(arms.values()), chosen, mask)
+    table = [_row(arm, list(arms), found, variance, seed) for arm in arms]
+    return pd.DataFrame(table)
+
+
+def _row(arm: str, arms: list[str], found: ArmLosses, variance: float, seed: int) -> dict:
+    """ΔCE over rows, the same over the coder's, the share recovered of what the output is worth."""
+    delta, coder, gone = (_of_rows(found, arms.index(a)) for a in (arm, "coder", "output at mean"))
+    recovered = stats.recovered(np.zeros_like(gone), gone, delta, seed=seed)
+    interval = stats.bootstrap(delta, unit="row", seed=seed)
+    row = {"arm": arm, **_named("delta", interval)}
+    row |= _named("over_coder", stats.bootstrap(delta - coder, unit="row", seed=seed))
+    row |= _named("recovered", recovered)
+    return row | {
+        "fvu": float(found.squared_error[:, arms.index(arm)].mean()) / variance,
+        "rows": interval.n,
+        "positions": len(found.rows),
+        "base CE": float(found.losses.base_loss.mean()),
+    }
+
+
+def _of_rows(found: ArmLosses, place: int) -> Float[ndarray, " row"]:
+    """ΔCE of one arm: the mean over each row's positions."""
+    delta = (found.losses.loss[:, place] - found.losses.base_loss).numpy()
+    rows = found.rows.numpy()
+    return np.bincount(rows, weights=delta) / np.bincount(rows)
+
+
+def _named(name: str, found: stats.Estimate) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -1,0 +1,131 @@
+"""A training's folder: checkpoints while it runs, the coder and its records when it is done.
+
+`checkpoint-<step>/` holds the coder as `sae.safetensors` and the rest as `training.pt`. It is
+written under another name and renamed, so a kill leaves no half checkpoint. At the end: `cfg.json`,
+`sae.safetensors`, `training.json`. Another training's folder is an error; a damaged checkpoint is
+named in a warning and not used.
+"""
+
+import json
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
+from rewrite_utils.coder.training.settings import TrainingRecord, TrainingSettings
+
+_DAMAGE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError)
+_FREE = {"record_every", "save_every"}  # settings that do not change the weights
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A run that can be saved."""
+
+    coder: SparseCoder
+    step: int
+
+    def state(self) -> dict[str, Any]:
+        """All but the coder's weights."""
+        ...
+
+    def set_state(self, coder: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue from there."""
+        ...
+
+
+class TrainingFolder:
+    """The folder of one training, known by its configuration, settings and number of steps."""
+
+    def __init__(
+        self, folder: Path, config: CoderConfig, settings: TrainingSettings, steps: int
+    ) -> None:
+        """Raises ValueError if the folder already holds another training."""
+        self.folder = folder
+        self.what = {
+            "coder": config.model_dump(),
+            "settings": settings.model_dump(exclude=_FREE),
+            "steps": steps,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def finished(self) -> tuple[SparseCoder, list[TrainingRecord]] | None:
+        """The coder and records, if this training has been done here."""
+        file = self.folder / "training.json"
+        if not file.is_file():
+            return None
+        done = json.loads(file.read_text())
+        self._same(done, file)
+        coder = SparseCoder.load(self.folder).requires_grad_(False)
+        return coder, [TrainingRecord(*record) for record in done["records"]]
+
+    def write(self, run: Resumable) -> None:
+        """Save a checkpoint, then remove the older ones."""
+        if _first_process():
+            temporary = self.folder / ".checkpoint"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            weights = {k: v.detach().contiguous() for k, v in run.coder.state_dict().items()}
+            save_file(weights, temporary / "sae.safetensors")
+            torch.save({"what": self.what, **run.state()}, temporary / "training.pt")
+            older, new = self._checkpoints(), self.folder / f"checkpoint-{run.step:08d}"
+            if new in older:  # a damaged one
+                shutil.rmtree(new)
+                older.remove(new)
+            temporary.replace(new)
+            for path in older:
+                shutil.rmtree(path)
+        _wait()
+
+    def restore(self, run: Resumable) -> bool:
+        """Continue from the newest checkpoint that can be read; False if there is none."""
+        for path in reversed(self._checkpoints()):
+            try:
+                state = torch.load(path / "training.pt", weights_only=True)
+                weights = load_file(path / "sae.safetensors")
+            except _DAMAGE as error:
+                warnings.warn(f"checkpoint {path} is damaged, not used: {error}", stacklevel=3)
+                continue
+            self._same(state.pop("what"), path)
+            run.set_state(weights, state)
+            return True
+        return False
+
+    def finish(self, coder: SparseCoder, records: list[TrainingRecord]) -> None:
+        """Save the coder and its records; remove the checkpoints."""
+        if _first_process():
+            coder.save(self.folder)
+            temporary = self.folder / ".training.json"
+            temporary.write_text(json.dumps({**self.what, "records": records}, indent=1) + "\n")
+            temporary.replace(self.folder / "training.json")
+            for path in self._checkpoints():
+                shutil.rmtree(path)
+        _wait()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def _same(self, other: dict[str, Any], where: Path) -> None:
+        for part, mine in self.what.items():
+            if other.get(part) != mine:
+                raise ValueError(
+                    f"{where} belongs to another training ({part}: {other.get(part)} there, {mine} "
+                    "here); choose another folder"
+                )
+
+
+def _first_process() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()

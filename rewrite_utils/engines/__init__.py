@@ -1,1 +1,0 @@
-"""The engines behind `rewrite_utils.llm.Engine`; `engines.opening.open_engine` opens one."""

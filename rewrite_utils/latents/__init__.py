@@ -1,0 +1,1 @@
+"""What latents do: the cache, windows drawn from it, neighbours, and the LLM-free controls."""

@@ -1,0 +1,236 @@
+"""The cache of a coder's sparse latent activations, and what the hooked output is on average.
+
+In: a subject, a hookpoint, a coder, token rows. Out: one LatentCache a split, sorted by latent, so
+that everything about one latent is one slice, and the output's moments from the same passes. The
+BOS (position 0) is left out of all of it. Paper §2.
+"""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import hooked
+
+
+class Firings(NamedTuple):
+    """Where one latent fires in one split."""
+
+    rows: ndarray
+    """Row of each firing, int32 [firing]."""
+    positions: ndarray
+    """Position in that row, int32 [firing]."""
+    values: ndarray
+    """Activation, > 0, float32 [firing]."""
+
+
+class Windows(NamedTuple):
+    """Stretches of rows, each named by its last token."""
+
+    rows: ndarray
+    """Row of each window, int64 [window]."""
+    ends: ndarray
+    """Position of its last token, int64 [window]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentCache:
+    """The non-zero activations of every latent over the rows of one split."""
+
+    tokens: Int[ndarray, "row pos"]
+    """The token ids, BOS first."""
+    start: Int[ndarray, " latents_and_one"]
+    """Latent j's entries are start[j] … start[j + 1]."""
+    row: Int[ndarray, " entry"]
+    """Row of each entry, ascending within a latent."""
+    position: Int[ndarray, " entry"]
+    """Position of each entry, ascending within a row; never 0."""
+    value: Float[ndarray, " entry"]
+    """Activation of each entry, > 0."""
+
+    @property
+    def n_latents(self) -> int:
+        """Width of the coder."""
+        return len(self.start) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that could have fired: all but the BOS of each row."""
+        return self.tokens.shape[0] * (self.tokens.shape[1] - 1)
+
+    @cached_property
+    def counts(self) -> Int[ndarray, " latent"]:
+        """Firings of each latent."""
+        return np.diff(self.start)
+
+    @property
+    def rate(self) -> Float[ndarray, " latent"]:
+        """Firing rate: firings a token."""
+        return self.counts / self.n_tokens
+
+    @cached_property
+    def mean(self) -> Float[ndarray, " latent"]:
+        """Mean activation over all tokens, silent ones included: the value of mean ablation."""
+        return self._total(self.value) / self.n_tokens
+
+    @cached_property
+    def variance(self) -> Float[ndarray, " latent"]:
+        """Variance of the activation over all tokens."""
+        return self._total(self.value**2) / self.n_tokens - self.mean**2
+
+    @cached_property
+    def maximum(self) -> Float[ndarray, " latent"]:
+        """Largest activation of each latent, 0 for one that never fires."""
+        largest = np.zeros(self.n_latents, np.float32)
+        alive = self.counts > 0
+        largest[alive] = (
+            np.maximum.reduceat(self.value, self.start[:-1][alive]) if alive.any() else 0
+        )
+        return largest
+
+    def of(self, latent: int) -> Firings:
+        """The firings of one latent."""
+        part = slice(self.start[latent], self.start[latent + 1])
+        return Firings(self.row[part], self.position[part], self.value[part])
+
+    def dense(self, windows: Windows) -> Float[ndarray, "window latent"]:
+        """Every latent's activation at each window's last token; the windows must differ."""
+        where = np.full(self.tokens.shape, -1)
+        where[windows.rows, windows.ends] = np.arange(len(windows.rows))
+        window = where[self.row, self.position]
+        latent = np.repeat(np.arange(self.n_latents), self.counts)
+        dense = np.zeros((len(windows.rows), self.n_latents), np.float32)
+        dense[window[window >= 0], latent[window >= 0]] = self.value[window >= 0]
+        return dense
+
+    def write(self, file: Path) -> None:
+        """Save as one safetensors file."""
+        save_file({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, file)
+
+    @classmethod
+    def read(cls, file: Path) -> "LatentCache":
+        """Load what ``write`` saved."""
+        return cls(**load_file(file))
+
+    def _total(self, values: Float[ndarray, " entry"]) -> Float[ndarray, " latent"]:
+        running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return running[self.start[1:]] - running[self.start[:-1]]
+
+
+class OutputMoments(NamedTuple):
+    """What the hooked output is over some rows: the value of its mean ablation, and FVU's unit."""
+
+    mean: Float[ndarray, " d_out"]
+    """Mean output, float32."""
+    variance: Float[ndarray, ""]
+    """E‖y − ȳ‖², float64."""
+
+    def write(self, file: Path) -> None:
+        """Save as one safetensors file."""
+        save_file(self._asdict(), file)
+
+    @classmethod
+    def read(cls, file: Path) -> "OutputMoments":
+        """Load what ``write`` saved."""
+        return cls(**load_file(file))
+
+
+def cache_latents(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    rows: Int[Tensor, "row pos"],
+    *,
+    folder: Path,
+    name: str,
+    batch: int = 16,
+) -> tuple[LatentCache, OutputMoments]:
+    """Encode every row; finished batches wait in ``folder`` and are not computed again after a
+    kill."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for start in tqdm(range(0, len(rows), batch), desc=f"latents of {name}", unit="batch"):
+        file = folder / f"{name}-{start:08d}.safetensors"
+        if not file.exists():
+            _write_batch(file, start, _encode(subject, hookpoint, coder, rows[start:][:batch]))
+        files.append(file)
+    parts = [load_file(file) for file in files]
+    total, square = (sum(part.pop(key) for part in parts) for key in ("total", "square"))
+    entries = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    cache = _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
+    mean = total / cache.n_tokens
+    variance = np.asarray(square / cache.n_tokens - np.square(mean).sum())
+    for file in files:
+        file.unlink()
+    return cache, OutputMoments(mean.astype(np.float32), variance)
+
+
+def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
+    """Var(a_j) · ‖d_j‖²: how much of the output's variance a latent carries alone."""
+    norms = coder.W_dec.detach().float().square().sum(-1).cpu().numpy()
+    return cache.variance * norms
+
+
+class _Encoded(NamedTuple):
+    """One batch of rows: its latents and the sums that the output's moments are made of."""
+
+    values: Float[Tensor, "row pos k"]
+    indices: Int[Tensor, "row pos k"]
+    total: Float[Tensor, " d_out"]
+    square: Float[Tensor, ""]
+
+
+@torch.no_grad()
+def _encode(
+    subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, rows: Int[Tensor, "row pos"]
+) -> _Encoded:
+    acts = hooked(subject, rows, hookpoint)
+    inputs, outputs = acts.inputs[:, 1:], acts.outputs[:, 1:].flatten(0, 1).double()
+    latents = coder.encode(inputs.flatten(0, 1).float())
+    shape = (*inputs.shape[:2], -1)
+    return _Encoded(
+        latents.values.reshape(shape).cpu(),
+        latents.indices.reshape(shape).cpu(),
+        outputs.sum(0).cpu(),
+        outputs.square().sum().cpu(),
+    )
+
+
+def _write_batch(file: Path, start: int, found: _Encoded) -> None:
+    fires: Bool[Tensor, "row pos k"] = found.values > 0
+    row, position, _ = fires.nonzero(as_tuple=True)
+    temporary = file.with_suffix(".tmp")
+    entries = {
+        "row": (row + start).int().numpy(),
+        "position": (position + 1).int().numpy(),
+        "latent": found.indices[fires].int().numpy(),
+        "value": found.values[fires].float().numpy(),
+        "total": found.total.numpy(),
+        "square": found.square.numpy(),
+    }
+    save_file(entries, temporary)
+    temporary.replace(file)
+
+
+def _sorted_by_latent(
+    tokens: ndarray,
+    n_latents: int,
+    *,
+    row: ndarray,
+    position: ndarray,
+    latent: ndarray,
+    value: ndarray,
+) -> LatentCache:
+    order = np.argsort(latent, kind="stable")
+    start = np.searchsorted(latent[order], np.arange(n_latents + 1))
+    return LatentCache(tokens, start, row[order], position[order], value[order])

@@ -1,0 +1,67 @@
+"""The two rewrites that need no LLM, and that every sentence has to beat.
+
+Token table: the mean activation given the last token. Word list: 1 if the last token is among the
+latent's strongest eight, else 0. Both see only the last token, and both are fitted on the explain
+rows.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from rewrite_utils.latents.cache import LatentCache, Windows
+
+
+def token_table(
+    cache: LatentCache, windows: Windows, on: LatentCache, *, prior: float = 1.0
+) -> Float[ndarray, "window latent"]:
+    """E[a_j | last token], from ``cache``, looked up for the windows of ``on``.
+
+    ``prior`` imaginary tokens at the latent's mean pull rare tokens towards it; an unseen token
+    gets the mean.
+    """
+    asked = on.tokens[windows.rows, windows.ends]
+    kinds, where = np.unique(asked, return_inverse=True)
+    totals, seen = _totals(cache, kinds)
+    return ((totals + prior * cache.mean) / (seen[:, None] + prior))[where].astype(np.float32)
+
+
+def word_list(
+    cache: LatentCache, windows: Windows, on: LatentCache, *, words: int = 8
+) -> Float[ndarray, "window latent"]:
+    """1 where the last token is one of the latent's ``words`` strongest tokens, else 0."""
+    listed = strongest_tokens(cache, words=words)
+    asked = on.tokens[windows.rows, windows.ends]
+    return (asked[:, None, None] == listed[None]).any(1).astype(np.float32)
+
+
+def strongest_tokens(
+    cache: LatentCache, *, words: int = 8, least: int = 3
+) -> Int[ndarray, "word latent"]:
+    """The token ids with the highest mean activation a latent, among those seen ``least`` times.
+
+    A latent with fewer such tokens above zero has -1 in the places left over.
+    """
+    kinds = np.unique(cache.tokens[:, 1:])
+    totals, seen = _totals(cache, kinds)
+    means = np.where((seen >= least)[:, None], totals / np.maximum(seen[:, None], 1), 0)
+    order = np.argsort(-means, axis=0, kind="stable")[:words]
+    return np.where(np.take_along_axis(means, order, axis=0) > 0, kinds[order], -1)
+
+
+def _totals(
+    cache: LatentCache, kinds: Int[ndarray, " kind"]
+) -> tuple[Float[ndarray, "kind latent"], Int[ndarray, " kind"]]:
+    """Summed activation of every latent on every kind of token, and how often that token occurs."""
+    everywhere = cache.tokens[:, 1:].ravel()
+    index = np.searchsorted(kinds, everywhere).clip(max=len(kinds) - 1)
+    seen = np.bincount(index[kinds[index] == everywhere], minlength=len(kinds))
+    fired = cache.tokens[cache.row, cache.position]
+    kind = np.searchsorted(kinds, fired).clip(max=len(kinds) - 1)
+    known = kinds[kind] == fired
+    latent = np.repeat(np.arange(cache.n_latents), cache.counts)
+    flat = kind[known] * cache.n_latents + latent[known]
+    size = len(kinds) * cache.n_latents
+    totals = np.bincount(flat, weights=cache.value[known], minlength=size)
+    # Without a single firing bincount gives integers, weights or not.
+    return totals.astype(float).reshape(len(kinds), cache.n_latents), seen

@@ -1,0 +1,45 @@
+"""Latents that are near another one: by decoder direction, and by firing on the same tokens.
+
+In: a coder, a LatentCache. Out: a few (latent, value) pairs, nearest first.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.latents.cache import LatentCache
+
+
+def cosines(coder: SparseCoder, latent: int) -> Float[ndarray, " latent"]:
+    """``direction_cosines`` of a coder's decoder."""
+    return direction_cosines(coder.W_dec.detach().float().cpu().numpy(), latent)
+
+
+def direction_cosines(
+    decoder: Float[ndarray, "latent d_out"], latent: int
+) -> Float[ndarray, " latent"]:
+    """Cosine of every latent's decoder direction with this one's; 0 for a direction of length 0."""
+    lengths = np.linalg.norm(decoder, axis=1)
+    return decoder @ decoder[latent] / np.maximum(lengths * lengths[latent], 1e-12)
+
+
+def cofiring(cache: LatentCache, latent: int) -> Float[ndarray, " latent"]:
+    """Jaccard overlap: tokens on which both fire, of those on which either does."""
+    width = cache.tokens.shape[1]
+    fires = np.zeros(cache.tokens.size, bool)
+    own = cache.of(latent)
+    fires[own.rows.astype(np.int64) * width + own.positions] = True
+    hits = fires[cache.row.astype(np.int64) * width + cache.position]
+    running = np.concatenate([[0], np.cumsum(hits)])
+    both = running[cache.start[1:]] - running[cache.start[:-1]]
+    either = cache.counts + cache.counts[latent] - both
+    return both / np.maximum(either, 1)
+
+
+def nearest(
+    values: Float[ndarray, " latent"], latent: int, *, count: int
+) -> list[tuple[int, float]]:
+    """The ``count`` other latents with the largest values, the lower index of equals first."""
+    order = [one for one in np.argsort(-values, kind="stable").tolist() if one != latent]
+    return [(one, float(values[one])) for one in order[:count]]

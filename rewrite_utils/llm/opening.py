@@ -1,0 +1,87 @@
+"""Which engine answers: by name, on this machine, on a server, or spread over several machines.
+
+In: a model's name and how to hold it. Out: an open `Engine`. What only one engine needs is imported
+when that engine is opened.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+from rewrite_utils.llm.protocol import Engine
+
+Settings = dict[str, Any]
+"""dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
+ENGINES = ("auto", "vllm", "transformers", "server", "ray")
+EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
+"""What installs the packages that not everyone needs."""
+
+
+def open_engine(
+    model: str,
+    *,
+    engine: str = "auto",
+    dtype: str = "bfloat16",
+    max_tokens: int = 2048,
+    threads: int | None = None,
+    memory_gb: float = 2.0,
+    address: str = "",
+    workers: int = 2,
+    worker_engine: str = "auto",
+) -> Engine:
+    """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
+
+    ``max_tokens``: the longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``:
+    for keys and values. ``engine``: "auto" is vLLM where it is installed; "server" a running one at
+    ``address``; "ray" ``workers`` actors, each with a ``worker_engine``. Raises ValueError on
+    another name or a missing package, EngineDied if loading fails.
+    """
+    from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
+
+    engine = chosen(engine)
+    folder = model_folder(model)
+    if engine == "server":
+        from rewrite_utils.llm.server import ServerEngine  # noqa: PLC0415
+
+        return ServerEngine.connect(folder, address=address, name=model, max_tokens=max_tokens)
+    settings: Settings = {
+        "dtype": dtype,
+        "max_tokens": max_tokens,
+        "threads": threads or None,
+        "memory_gb": memory_gb,
+    }
+    if engine == "ray":
+        from rewrite_utils.llm.ray import RayEngine  # noqa: PLC0415
+
+        return RayEngine.load(
+            folder, settings, workers=workers, engine=worker_engine, address=address
+        )
+    return _loaded(folder, engine, settings)
+
+
+def _loaded(folder: str, engine: str, settings: Settings) -> Engine:
+    """An engine that holds the model itself."""
+    if engine == "vllm":
+        from rewrite_utils.llm.vllm import VLLMEngine as Chosen  # noqa: PLC0415
+    else:
+        from rewrite_utils.llm.transformers import TransformersEngine as Chosen  # noqa: PLC0415
+    return Chosen.load(folder, **settings)
+
+
+def require_installed(package: str, what: str) -> None:
+    """Raise ValueError, naming the extra, if a package is not there."""
+    if find_spec(package) is None:
+        raise ValueError(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install -e .[…] with the extra {EXTRAS[package]}, or use engine 'transformers'"
+        )
+
+
+def chosen(engine: str) -> str:
+    """The engine that "auto" means here; ValueError on an unknown name or a missing package."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+    if engine == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    if engine in EXTRAS:
+        require_installed(engine, f"engine {engine!r}")
+    return engine

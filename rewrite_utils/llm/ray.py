@@ -1,0 +1,162 @@
+"""The Ray engine: several actors, each holding an engine, on one machine or many.
+
+In: calls from as many threads as there are workers; each call goes whole to one actor, so what is
+computed together does not depend on who computes it. A worker that dies is replaced and its call
+asked again: nothing is lost. Needs the extra ``ray``.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from jaxtyping import Float
+from numpy import ndarray
+from ray.exceptions import RayActorError, RayTaskError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from rewrite_utils.llm.base import BaseEngine, Sampling
+from rewrite_utils.llm.protocol import EngineDied, EngineError, Generation, Prompt, Usage
+
+ATTEMPTS = 3
+"""How often a call is asked before its deaths are taken for its own fault."""
+
+
+class Worker:
+    """What an actor holds: one engine, opened where the actor lives."""
+
+    def __init__(self, engine: str, folder: str, settings: dict[str, Any]) -> None:
+        from rewrite_utils.llm.opening import open_engine  # noqa: PLC0415 (on its machine)
+
+        self._engine: Any = open_engine(folder, engine=engine, **settings)
+
+    def call(self, name: str, *arguments: Any) -> tuple[Any, Usage]:
+        """One of the engine's own methods for a slice of prompts."""
+        return getattr(self._engine, name)(*arguments)
+
+    def forget_prefixes(self) -> None:
+        """Empty its prefix cache."""
+        self._engine.forget_prefixes()
+
+
+class RayEngine(BaseEngine):
+    """As many engines as workers; safe to call from as many threads."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vocab_size: int,
+        max_tokens: int,
+        start: Callable[[], Any],
+        workers: int,
+    ) -> None:
+        """``start`` makes one actor."""
+        super().__init__(tokenizer, vocab_size=vocab_size, max_tokens=max_tokens)
+        self._start = start
+        self.workers = workers
+        self._actors = [start() for _ in range(workers)]
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._changing = threading.Lock()
+        for actor in self._actors:
+            self._idle.put(actor)
+
+    @classmethod
+    def load(
+        cls, folder: str, settings: dict[str, Any], *, workers: int, engine: str, address: str
+    ) -> "RayEngine":
+        """Join the cluster at ``address``, or start one on this machine, and start the workers."""
+        if not ray.is_initialized():
+            ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        threads, gpus = placed(machines, workers=workers, threads=settings["threads"])
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(Worker)
+        told = settings | {"threads": threads}
+        return cls(
+            AutoTokenizer.from_pretrained(folder),
+            vocab_size=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
+            max_tokens=settings["max_tokens"],
+            start=lambda: remote.remote(engine, folder, told),
+            workers=workers,
+        )
+
+    def forget_prefixes(self) -> None:
+        """Empty every worker's prefix cache."""
+        ray.get([actor.forget_prefixes.remote() for actor in self._actors])
+
+    def close(self) -> None:
+        """End the workers; the cluster runs on."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _choices(
+        self, prompts: list[Prompt], options: list[int], answers: int
+    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+        return self._call("_choices", prompts, options, answers)
+
+    def _choices_inside(
+        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
+    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+        return self._call("_choices_inside", prompts, places, options)
+
+    def _generate(
+        self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
+    ) -> tuple[list[Generation], Usage]:
+        return self._call("_generate", prompts, sampling, seeds)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Let the next idle worker answer; if it dies, another one."""
+        if not self._actors:
+            raise EngineDied("this Ray engine is closed; open another one")
+        reason = ""
+        for _ in range(ATTEMPTS):
+            actor = self._idle.get()
+            try:
+                found = ray.get(actor.call.remote(name, *arguments))
+            except RayActorError as error:
+                reason = str(error).strip().splitlines()[-1]
+                actor = self._replaced(actor)
+                continue
+            except RayTaskError as error:
+                raise EngineError(f"a Ray worker failed: {error.cause}") from None
+            finally:
+                self._idle.put(actor)
+            return found
+        raise EngineDied(
+            f"{ATTEMPTS} Ray workers died over the same {len(arguments[0])} prompts ({reason}); "
+            "nothing of them was kept"
+        )
+
+    def _replaced(self, dead: Any) -> Any:
+        fresh = self._start()
+        with self._changing:
+            self._actors = [fresh if actor is dead else actor for actor in self._actors]
+        return fresh
+
+
+def placed(
+    machines: Sequence[Mapping[str, float]], *, workers: int, threads: int | None
+) -> tuple[int, int]:
+    """CPUs and GPUs of each worker: ``threads``, or the most with which all find a place; one GPU
+    each where there are any (Ray hides those that are not asked for).
+
+    ``machines``: Ray's resources of each. Raises ValueError if there is no room: Ray would wait.
+    """
+    gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
+    most = int(max(machine.get("CPU", 0) for machine in machines))
+    for each in [threads] if threads else range(most, 0, -1):
+        rooms = [
+            min(machine.get("CPU", 0) // each, machine.get("GPU", 0) if gpus else workers)
+            for machine in machines
+        ]
+        if sum(rooms) >= workers:
+            return each, gpus
+    there = ", ".join(
+        f"{machine.get('CPU', 0):g} CPUs and {machine.get('GPU', 0):g} GPUs" for machine in machines
+    )
+    raise ValueError(
+        f"{workers} workers of {threads or 1} threads{' and a GPU' * gpus} do not fit the Ray "
+        f"cluster ({there}): lower simulator.workers or simulator.threads"
+    )

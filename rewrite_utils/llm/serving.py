@@ -1,0 +1,77 @@
+"""Starts a vLLM server for the simulator of a parameter file, on loopback: ``make serve``.
+
+``python -m rewrite_utils.llm.serving params/x.yaml [--port 8000]``. Use it with
+``simulator: {engine: server, address: http://127.0.0.1:8000/v1}``. This process becomes the server.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.fetch import AssetError
+from rewrite_utils.llm.base import MOST_OPTIONS
+from rewrite_utils.llm.opening import require_installed
+from rewrite_utils.llm.protocol import BLOCK
+from rewrite_utils.llm.vllm import child_environment
+from rewrite_utils.params import LLM, load
+
+HOST = "127.0.0.1"
+SERVING = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+"""Beside what an engine in process has. Left to itself the CPU build gives a core of its own to the
+scheduler (half of two cores) and overrules the number of threads."""
+
+
+def command(llm: LLM, *, folder: str, port: int, cuda: bool) -> list[str]:
+    """The server's command line; the same settings as the engine in process."""
+    options = {
+        "--model": folder,
+        "--served-model-name": llm.model,
+        "--host": HOST,
+        "--port": str(port),
+        "--dtype": llm.dtype,
+        "--max-model-len": str(llm.context),
+        "--block-size": str(BLOCK),
+        "--kv-cache-memory-bytes": str(int(llm.memory_gb * 2**30)),
+        "--max-num-batched-tokens": "8192" if cuda else "2048",
+        "--max-num-seqs": "256" if cuda else "128",
+        "--max-logprobs": str(MOST_OPTIONS),
+        "--logprobs-mode": "raw_logprobs",
+    }
+    flags = ["--enable-prefix-caching", "--no-enable-chunked-prefill"]
+    flags += ["--enable-prompt-tokens-details", *([] if cuda else ["--enforce-eager"])]
+    pairs = [part for pair in options.items() for part in pair]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; does not return once the server starts."""
+    parser = argparse.ArgumentParser(prog="python -m rewrite_utils.llm.serving")
+    parser.add_argument("params_file", nargs="?", default="params/embedded.yaml")
+    parser.add_argument("--port", type=int, default=8000)
+    asked = parser.parse_args(arguments)
+    try:
+        llm = load(asked.params_file).simulator
+        require_installed("vllm", "a vLLM server")
+        folder = model_folder(llm.model)
+    except (ValueError, OSError, AssetError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    cuda = torch.cuda.is_available()
+    environment = child_environment(folder, threads=llm.threads or None, cuda=cuda)
+    started = command(llm, folder=folder, port=asked.port, cuda=cuda)
+    sys.stderr.write(
+        f"serving {llm.model}: use simulator.engine: server, "
+        f"simulator.address: http://{HOST}:{asked.port}/v1\n"
+    )
+    os.execve(started[0], started, environment | SERVING)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""The vLLM engine: a child process, so that its environment and its aborts at exit stay outside.
+
+In: slices of prompts, sent over a socket pair. Out: what `vllm_worker` reads from vLLM. A child
+that dies is an `EngineDied` with the end of its log; the parent never waits for it in vain.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from rewrite_utils.llm.base import BaseEngine, Sampling
+from rewrite_utils.llm.protocol import BLOCK, EngineDied, Generation, Prompt, Usage
+
+LOG_LINES = 20
+"""Lines of the child's log shown when it dies."""
+PATIENCE = 2.0
+"""Seconds a child is given to leave by itself."""
+
+
+class VLLMEngine(BaseEngine):
+    """vLLM in a child process: its CPU build here, its CUDA build where there is a GPU."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vocab_size: int,
+        settings: dict[str, Any],
+        environment: dict[str, str],
+    ) -> None:
+        super().__init__(tokenizer, vocab_size=vocab_size, max_tokens=settings["max_tokens"])
+        self._ticket = 0
+        self._process, self._connection, self._log = start(settings, environment)
+        # Runs at close(), at garbage collection and at interpreter exit, whichever comes first.
+        self._end = weakref.finalize(
+            self, end, self._process, self._connection, self._log, os.getpid()
+        )
+        try:
+            self._receive()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def load(
+        cls, model: str, *, dtype: str, max_tokens: int, threads: int | None, memory_gb: float
+    ) -> "VLLMEngine":
+        """Start the child and wait until it holds the model."""
+        cuda = torch.cuda.is_available()
+        settings = {
+            "model": model,
+            "dtype": dtype,
+            "max_tokens": max_tokens,
+            "memory_bytes": int(memory_gb * 2**30),
+            "block": BLOCK,
+            "cuda": cuda,
+        }
+        return cls(
+            AutoTokenizer.from_pretrained(model),
+            vocab_size=AutoConfig.from_pretrained(model).get_text_config().vocab_size,
+            settings=settings,
+            environment=child_environment(model, threads=threads, cuda=cuda),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        self._ask("forget_prefixes")
+
+    def close(self) -> None:
+        """End the child within seconds; may be called twice."""
+        self._end()
+
+    def _choices(
+        self, prompts: list[Prompt], options: list[int], answers: int
+    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+        logprobs, counts = self._ask(
+            "choices", prompts=joined(prompts), options=options, answers=answers
+        )
+        return logprobs, Usage(len(prompts), *counts)
+
+    def _generate(
+        self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
+    ) -> tuple[list[Generation], Usage]:
+        replies, counts = self._ask(
+            "generate",
+            prompts=joined(prompts),
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            stop=list(sampling.stop),
+            seeds=seeds,
+        )
+        return [Generation(*reply) for reply in replies], Usage(len(prompts), *counts)
+
+    def _ask(self, name: str, **arguments: Any) -> Any:
+        if not self._end.alive:
+            raise EngineDied("this vLLM engine is closed; open another one")
+        self._ticket += 1
+        with self._talking():
+            self._connection.send((self._ticket, name, arguments))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        """The answer to the last request; those to interrupted ones before it are dropped."""
+        while True:
+            with self._talking(interruptible=True):
+                while not self._connection.poll(0.5):
+                    if self._process.poll() is not None and not self._connection.poll(0):
+                        raise EOFError
+            with self._talking():
+                ticket, answer = self._connection.recv()
+            if ticket == self._ticket:
+                return answer
+
+    @contextlib.contextmanager
+    def _talking(self, *, interruptible: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            raise self._death() from None
+        except KeyboardInterrupt:
+            if not interruptible:  # half a message is lost: nothing after it could be understood
+                self.close()
+            raise
+
+    def _death(self) -> EngineDied:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        code, tail = self._process.poll(), log_tail(self._log)
+        self.close()
+        return EngineDied(
+            f"the vLLM process {self._process.pid} died (exit code {code}) in request "
+            f"{self._ticket}; nothing of that request was kept. The end of its log:\n{tail}"
+        )
+
+
+def child_environment(model: str, *, threads: int | None, cuda: bool) -> dict[str, str]:
+    """This process's environment and what vLLM needs; the parent's own is left alone."""
+    package = str(Path(__file__).parents[2])  # also where the caller put it on the path by hand
+    ours = {
+        "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_PLUGINS": "",  # TransformerLens registers one
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not cuda:
+        count = threads or len(os.sched_getaffinity(0))
+        # Waiting threads that spin take the core from a busy neighbour and then from each other.
+        ours |= {"OMP_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "passive"}
+    if Path(model).is_dir():
+        ours["HF_HUB_OFFLINE"] = "1"
+    return os.environ | ours
+
+
+def start(
+    settings: dict[str, Any], environment: dict[str, str]
+) -> tuple[subprocess.Popen[bytes], Connection, Path]:
+    """The child, this end of the socket pair, and the child's log."""
+    here, there = cast(tuple[Connection, Connection], multiprocessing.Pipe())
+    descriptor, name = tempfile.mkstemp(prefix="rewrite-vllm-", suffix=".log")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "rewrite_utils.llm.vllm_worker", str(there.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=descriptor,
+        stderr=descriptor,
+        env=environment,
+        pass_fds=[there.fileno()],
+        start_new_session=True,  # Ctrl-C is for the notebook, not for the child
+    )
+    os.close(descriptor)
+    there.close()
+    with contextlib.suppress(BrokenPipeError):
+        here.send({**settings, "parent": os.getpid(), "log": name})
+    return process, here, Path(name)
+
+
+def end(process: subprocess.Popen[bytes], connection: Connection, log: Path, owner: int) -> None:
+    """Ask the child to leave, then make it; whatever it exits with, its work is already here."""
+    if os.getpid() != owner:  # a fork of the owner: not its child
+        return
+    with contextlib.suppress(OSError):
+        connection.send(None)
+    for push in (lambda: None, process.terminate, process.kill):
+        push()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+            break
+    connection.close()
+    log.unlink(missing_ok=True)
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of the child's log."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-LOG_LINES:]) or "(empty)"
+
+
+def joined(prompts: list[Prompt]) -> list[tuple[int, ...]]:
+    """The prompts as vLLM takes them: its cache finds the shared part by itself."""
+    return [prompt.shared + prompt.own for prompt in prompts]

@@ -1,0 +1,1 @@
+"""Arms, estimates, verdict, usefulness and studies of the rewritten model."""

@@ -1,0 +1,51 @@
+"""How many tokens a prompt of each kind takes, roughly, without a tokenizer.
+
+In: parameters. Out: tokens of the wording, of the evidence about one latent, of a judged sentence.
+"""
+
+from collections.abc import Collection
+
+from rewrite_utils.llm import prompts
+from rewrite_utils.llm.protocol import BLOCK
+from rewrite_utils.params import Params
+
+WITH_ACTIVATIONS = 2.5
+"""Prompt tokens an explanation window's token costs, its list of activations included."""
+SENTENCE = 16
+"""Tokens of a sentence with its examples in brackets."""
+FRAME = 6
+"""Tokens around a sentence in the simulator's own part of a prompt."""
+NUMBER = 3
+"""Tokens that number a window in a detection prompt and end its line."""
+
+
+def prompt_tokens(name: str, options: Collection[str] = ()) -> int:
+    """Rough length of a prompt's wording: 3.5 characters a token."""
+    return round(sum(len(turn.text) for turn in prompts.turns(name, options)) / 3.5)
+
+
+def explain_wording(params: Params) -> int:
+    """Tokens of the explainer's wording."""
+    options = params.explain.options
+    return prompt_tokens("explain_more" if options else "explain", options)
+
+
+def explain_prompt(params: Params) -> int:
+    """Tokens of one explanation prompt, wording left out."""
+    asked = params.explain
+    silent = asked.counterexamples * (asked.window_tokens + 6) if asked.contrast != "none" else 0
+    return round(asked.windows * asked.window_tokens * WITH_ACTIVATIONS) + silent + 6 * asked.logits
+
+
+def detect_prompt(params: Params) -> int:
+    """Tokens of one detection prompt, wording left out."""
+    asked = params.score
+    return SENTENCE + asked.per_prompt * (asked.window_tokens + NUMBER + 1)
+
+
+def judged_tokens(params: Params, windows: int) -> int:
+    """Tokens of judging one sentence on so many windows; alone, each shares its description."""
+    asked = params.score
+    if asked.per_prompt == 1:
+        return SENTENCE + BLOCK // 2 + windows * (asked.window_tokens + FRAME)
+    return -(-windows // asked.per_prompt) * detect_prompt(params)

@@ -1,0 +1,1 @@
+"""How well a sentence tells where its latent fires: detection, fuzzing, refinement by them."""

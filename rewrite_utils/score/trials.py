@@ -1,0 +1,139 @@
+"""The windows a sentence is tried on: random ones, hard ones, and ones with wrong marks.
+
+In: a LatentCache of the *score* rows. Out: one Trial a latent, as the judge is shown it. Paper §4:
+activating windows of all deciles, random windows from rows where the latent is silent; v2's figure
+A1: fuzzing, in which the marks may be on other tokens.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from rewrite_utils.explain.contrast import Contrast
+from rewrite_utils.explain.evidence import marked
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.windows import (
+    by_deciles,
+    firing_windows,
+    silent_windows,
+    window_tokens,
+    window_values,
+)
+from rewrite_utils.params import Score
+
+Texts = Callable[[ndarray], list[str]]
+"""Token ids to their texts."""
+
+
+class Trial(NamedTuple):
+    """The windows one sentence is tried on."""
+
+    windows: Windows
+    """Right ones first, then wrong ones, before shuffling."""
+    active: Bool[ndarray, " window"]
+    """Whether "yes" is right: the latent fires in it; for fuzzing, the marks are its own."""
+    texts: list[str]
+    """The windows as they are shown."""
+
+    def shuffled(self, order: ndarray) -> "Trial":
+        """The same windows in another order."""
+        windows = Windows(self.windows.rows[order], self.windows.ends[order])
+        return Trial(windows, self.active[order], [self.texts[place] for place in order])
+
+
+Draw = Callable[[int, np.random.Generator], Trial]
+"""Draws the trial of one latent."""
+
+
+def detection(
+    cache: LatentCache, latent: int, settings: Score, generator: np.random.Generator, texts: Texts
+) -> Trial:
+    """Activating windows from all deciles of the latent, random ones from rows where it is
+    silent."""
+    firing = _firing(cache, latent, settings, generator)
+    silent = silent_windows(
+        cache,
+        latent,
+        window_tokens=settings.window_tokens,
+        count=settings.random,
+        generator=generator,
+    )
+    return _trial(cache, firing, silent, settings, texts)
+
+
+def hard(
+    contrast: Contrast, latent: int, settings: Score, generator: np.random.Generator, texts: Texts
+) -> Trial:
+    """The same with silent windows that look like the latent's own."""
+    cache = contrast.cache
+    firing = _firing(cache, latent, settings, generator)
+    found = contrast.of(latent, firing, count=settings.hard, generator=generator)
+    return _trial(cache, firing, found.windows, settings, texts)
+
+
+def fuzzing(
+    cache: LatentCache,
+    latent: int,
+    settings: Score,
+    generator: np.random.Generator,
+    texts: Texts,
+    *,
+    threshold: float,
+) -> Trial:
+    """Activating windows of all deciles; in every other one the marks are moved to silent tokens.
+
+    A window without a silent token keeps its marks and counts as rightly marked.
+    """
+    length = settings.window_tokens
+    windows, peaks = firing_windows(cache, latent, window_tokens=length)
+    spread = settings.deciles == "spread"
+    chosen = by_deciles(peaks, 2 * settings.fuzzing, generator, spread=spread)
+    windows = Windows(windows.rows[chosen], windows.ends[chosen])
+    values = window_values(cache, latent, windows, length)
+    wrong = np.zeros(len(chosen), bool)
+    wrong[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
+    wrong &= (values == 0).any(1)
+    shown = []
+    for ids, strength, moved in zip(
+        window_tokens(cache, windows, length), values, wrong, strict=True
+    ):
+        marks = moved_marks(strength, generator, threshold=threshold) if moved else strength
+        shown.append(marked(texts(ids), marks, threshold=threshold))
+    order = np.argsort(wrong, kind="stable")
+    return Trial(windows, ~wrong, shown).shuffled(order)
+
+
+def moved_marks(
+    strength: Float[ndarray, " pos"], generator: np.random.Generator, *, threshold: float
+) -> Float[ndarray, " pos"]:
+    """1 at as many silent tokens as were marked (or all of them), 0 elsewhere."""
+    silent = np.flatnonzero(strength == 0)
+    count = int((strength > threshold * strength.max()).sum())
+    marks = np.zeros(len(strength), np.float32)
+    marks[generator.permutation(silent)[:count]] = 1
+    return marks
+
+
+def _firing(
+    cache: LatentCache, latent: int, settings: Score, generator: np.random.Generator
+) -> Windows:
+    windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
+    spread = settings.deciles == "spread"
+    chosen = by_deciles(peaks, settings.activating, generator, spread=spread)
+    return Windows(windows.rows[chosen], windows.ends[chosen])
+
+
+def _trial(
+    cache: LatentCache, firing: Windows, silent: Windows, settings: Score, texts: Texts
+) -> Trial:
+    both = Windows(*(np.concatenate(parts) for parts in zip(firing, silent, strict=True)))
+    ids = window_tokens(cache, both, settings.window_tokens)
+    active = np.arange(len(both.rows)) < len(firing.rows)
+    return Trial(both, active, _joined(ids, texts))
+
+
+def _joined(ids: Int[ndarray, "window pos"], texts: Texts) -> list[str]:
+    return ["".join(texts(row)) for row in ids]

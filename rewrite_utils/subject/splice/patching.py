@@ -1,0 +1,281 @@
+"""Next-token losses with one position replaced at a time, many positions and arms in one pass.
+
+In: rows, positions, the outputs to put there. Out: loss and KL of each (position, arm). The clean
+row is run once; each patched token then passes the layers above the splice only, reading the clean
+keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache
+
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice.context import Hook, keep, require_fit
+from rewrite_utils.subject.splice.resuming import continued
+from rewrite_utils.subject.splice.sources import Site, Source
+
+TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
+
+
+class PatchedLosses(NamedTuple):
+    """Losses in nats at single patched positions, on the CPU."""
+
+    loss: Float[Tensor, "*site arm"]
+    """−log p(next token) with only this position's output replaced."""
+    base_loss: Float[Tensor, "*site"]
+    """The same in the untouched model."""
+    kl: Float[Tensor, "*site arm"]
+    """KL(untouched ‖ patched) of the next-token distributions."""
+
+
+class ArmLosses(NamedTuple):
+    """Losses of sources at every scored token, tokens in row-major order, on the CPU."""
+
+    losses: PatchedLosses
+    """[site arm], arms in the order of the sources."""
+    squared_error: Float[Tensor, "site arm"]
+    """‖y − ŷ‖² between the module's own output and what replaced it."""
+    rows: Int[Tensor, " site"]
+    """Row of each token: the unit to resample."""
+    positions: Int[Tensor, " site"]
+    """Its position in the row."""
+
+
+class Clean(NamedTuple):
+    """The untouched pass over some rows, at their scored positions."""
+
+    cache: Cache
+    """Keys and values of every layer."""
+    inputs: Float[Tensor, "batch s d_model"]
+    """Coder input."""
+    outputs: Float[Tensor, "batch s d_model"]
+    """Output of the hooked module."""
+    after: Float[Tensor, "batch s d_model"]
+    """Residual stream behind the hooked block."""
+    log_p: Float[Tensor, "batch s vocab"]
+    """Next-token log-probabilities."""
+
+
+_Replace = Callable[[Clean, Tensor, Tensor], Float[Tensor, "batch s arm d_model"]]
+"""(clean pass over some rows, their indices [batch], positions [batch s]) → what stands there."""
+
+Later = Callable[[Tensor, Tensor, Tensor], Sequence[Hook]]
+"""(indices of rows [batch], positions [batch query], arms [query]) → hooks on the layers above."""
+
+
+def at_positions(
+    rows: Int[Tensor, "batch pos"], positions: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch pos"]:
+    """The mask of one position a row."""
+    mask = torch.zeros(rows.shape, dtype=torch.bool)
+    return mask.scatter(1, positions.cpu()[:, None], True)
+
+
+def patched_losses(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, " batch"],
+    outputs: Float[Tensor, "batch arm d_model"],
+    *,
+    tokens: int = TOKENS,
+) -> PatchedLosses:
+    """One patched position a row, as in the paper: [batch arm], [batch] and [batch arm].
+
+    ``tokens``: patched tokens passed at once. ValueError at the BOS or where no token follows.
+    """
+    mask = at_positions(rows, positions)
+    found = grid_losses(
+        subject,
+        hookpoint,
+        rows,
+        mask,
+        lambda clean, these, where: outputs[these, None],
+        n_arms=outputs.shape[1],
+        tokens=tokens,
+    )
+    return PatchedLosses(*(grid[mask] for grid in found))
+
+
+def patched_losses_everywhere(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    positions: Bool[Tensor, "batch pos"],
+    outputs: Float[Tensor, "batch pos arm d_model"],
+    *,
+    tokens: int = TOKENS,
+) -> PatchedLosses:
+    """``patched_losses`` at every True position, each alone: [batch pos arm], NaN elsewhere."""
+    return grid_losses(
+        subject,
+        hookpoint,
+        rows,
+        positions.cpu(),
+        lambda clean, these, where: outputs[these[:, None], where],
+        n_arms=outputs.shape[2],
+        tokens=tokens,
+    )
+
+
+def arm_losses(
+    subject: Subject,
+    coder: SparseCoder | None,
+    hookpoint: Hookpoint,
+    sources: Sequence[Source],
+    rows: Int[Tensor, "batch pos"],
+    positions: Bool[Tensor, "batch pos"],
+    *,
+    tokens: int = TOKENS,
+) -> ArmLosses:
+    """Every source at every True position, each patched alone; the coder is run on the way.
+
+    The sources' values belong to ``rows``. Raises as ``spliced`` and ``patched_losses`` do.
+    """
+    require_fit(subject, coder, hookpoint)
+    mask = positions.cpu()
+    error = torch.full((*rows.shape, len(sources)), torch.nan)
+
+    def replace(clean: Clean, these: Tensor, where: Tensor) -> Tensor:
+        arms = arm_outputs(coder, sources, clean, these, where, n_rows=len(rows))
+        squares = (arms - clean.outputs[:, :, None]).square().sum(-1)
+        error[these[:, None], where] = squares.cpu()
+        return arms
+
+    found = grid_losses(subject, hookpoint, rows, mask, replace, n_arms=len(sources), tokens=tokens)
+    scored = PatchedLosses(*(grid[mask] for grid in found))
+    return ArmLosses(scored, error[mask], *mask.nonzero(as_tuple=True))
+
+
+def arm_outputs(
+    coder: SparseCoder | None,
+    sources: Sequence[Source],
+    clean: Clean,
+    these: Int[Tensor, " batch"],
+    where: Int[Tensor, "batch s"],
+    *,
+    n_rows: int,
+) -> Float[Tensor, "batch s arm d_model"]:
+    """What each source puts at the scored positions of the rows ``these``."""
+    inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
+    row = these.repeat_interleave(where.shape[1])
+    site = Site(coder, inputs, outputs, row, where.flatten(), n_rows)
+    arms = torch.stack([source.output(site) for source in sources], dim=1)
+    return arms.unflatten(0, where.shape)
+
+
+@torch.no_grad()
+def grid_losses(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    replace: _Replace,
+    *,
+    n_arms: int,
+    tokens: int,
+    later: Later | None = None,
+) -> PatchedLosses:
+    """The common core, as grids [batch pos …] that are NaN outside the mask.
+
+    ``later`` changes what happens above the first splice.
+    """
+    subject.hookpoint(hookpoint.name)
+    _require_scorable(mask)
+    loss, kl = (torch.full((*rows.shape, n_arms), torch.nan) for _ in range(2))
+    base = torch.full(rows.shape, torch.nan)
+    for these, where in _rectangles(mask, n_arms, tokens):
+        part = rows[these].to(subject.device)
+        clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
+        outputs = replace(clean, these, where).to(clean.after)
+        above = functools.partial(later, these) if later else None
+        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
+        at = these[:, None], where
+        loss[at], base[at], kl[at] = (x.cpu() for x in found)
+    return PatchedLosses(loss, base, kl)
+
+
+def _require_scorable(mask: Bool[Tensor, "batch pos"]) -> None:
+    if mask[:, 0].any():
+        raise ValueError("position 0 is the BOS: it is never patched or scored")
+    if mask[:, -1].any():
+        raise ValueError(
+            f"position {mask.shape[1] - 1} is the last of its row: no token follows that could be "
+            "scored; pass longer rows"
+        )
+
+
+def _rectangles(
+    mask: Bool[Tensor, "batch pos"], n_arms: int, tokens: int
+) -> Iterator[tuple[Int[Tensor, " rows"], Int[Tensor, "rows s"]]]:
+    """Rows to run together (as many scored positions each, which makes no padding) and where."""
+    counts = mask.sum(1)
+    for count in counts.unique().tolist():
+        same = (counts == count).nonzero()[:, 0]
+        step = min(count * n_arms, mask.shape[1], tokens)
+        at_once = max(1, min(tokens // max(step, 1), 8 * tokens // mask.shape[1]))
+        for these in same.split(at_once) if step else ():
+            yield these, mask[these].nonzero()[:, 1].view(len(these), count)
+
+
+def _clean_pass(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "batch pos"],
+    where: Int[Tensor, "batch s"],
+) -> Clean:
+    """Run the untouched model up to the last scored position; logits at scored positions only."""
+    kept: dict[str, Tensor] = {}
+    batch = torch.arange(len(rows), device=rows.device)[:, None]
+    after = f"blocks.{hookpoint.layer}.hook_resid_post"
+    names = hookpoint.input_hook, hookpoint.output_hook, after
+    hooks: list[Hook] = [(name, keep(kept, name)) for name in dict.fromkeys(names)]
+    # As one row: a batch would make the unembedding copy its matrix for each row.
+    hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[batch, where].flatten(0, 1)[None]))
+    with subject.bridge.hooks(fwd_hooks=hooks):
+        logits, cache = subject.bridge(
+            rows[:, : int(where.max()) + 1], return_type="logits_and_cache", use_cache=True
+        )
+    if any(layer.is_sliding for layer in cache.layers):
+        raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
+    inputs, outputs, stream = (kept[name][batch, where].float() for name in names)
+    log_p = logits[0].unflatten(0, where.shape).float().log_softmax(-1)
+    return Clean(cache, inputs, outputs, stream, log_p)
+
+
+def _patched_pass(
+    subject: Subject,
+    hookpoint: Hookpoint,
+    clean: Clean,
+    rows: Int[Tensor, "batch pos"],
+    where: Int[Tensor, "batch s"],
+    outputs: Float[Tensor, "batch s arm d_model"],
+    tokens: int,
+    above: Callable[[Tensor, Tensor], Sequence[Hook]] | None,
+) -> PatchedLosses:
+    """Pass every (position, arm) through the layers above the splice, some at a time."""
+    n_sites, n_arms = outputs.shape[1:3]
+    residual = clean.after[:, :, None] + (outputs - clean.outputs[:, :, None])
+    residual, where = residual.flatten(1, 2), where.to(rows.device)
+    site = torch.arange(n_sites, device=rows.device).repeat_interleave(n_arms)
+    arm = torch.arange(n_arms, device=rows.device).repeat(n_sites)
+    target = rows.gather(1, where + 1)[..., None]
+    step = max(1, min(len(site), rows.shape[1], tokens // len(rows)))
+    loss, kl = [], []
+    for start in range(0, len(site), step):
+        part = slice(start, start + step)
+        at = where[:, site[part]]
+        hooks = above(at, arm[part]) if above else ()
+        log_q = continued(subject, hookpoint.layer, clean.cache, residual[:, part], at, hooks=hooks)
+        log_p = clean.log_p[:, site[part]]
+        loss.append(-log_q.gather(2, target[:, site[part]])[..., 0])
+        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    shape = (n_sites, n_arms)
+    loss, kl = (torch.cat(parts, dim=1).unflatten(1, shape) for parts in (loss, kl))
+    return PatchedLosses(loss, -clean.log_p.gather(2, target)[..., 0], kl)

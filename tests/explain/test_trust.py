@@ -1,0 +1,344 @@
+"""Optional sentences and scores on the tiny run: own stages, floors, pairs, blind spots."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from stage_cases import made
+
+from rewrite_utils import report
+from rewrite_utils.explain.export import export
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.windows import apart_from, window_values
+from rewrite_utils.llm import embedding
+from rewrite_utils.params import ParameterError
+from rewrite_utils.report import score_plots, trust
+from rewrite_utils.report.unseen import nearest_cosine
+from rewrite_utils.rewrite.estimates import derangement
+from rewrite_utils.score.refine import held_out
+from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.stages.variants import variant, variants
+from rewrite_utils.stages.worded import SCORE_KINDS
+from rewrite_utils.stages.wording import drawing
+
+ALL = {"score__fuzzing": 2, "score__hard": 3, "score__shuffled": True, "score__hard_by": "decoder"}
+pytestmark = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
+"""One subject is enough: what is tested here never looks inside it."""
+KINDS = ["embedding", "cofiring+refined", "logits"]
+
+
+def letters_of(texts):
+    """A made-up embedding: how often each letter stands in the text, as a unit vector."""
+    counts = np.array([[text.count(letter) for letter in "aehinrst7"] for text in texts], float)
+    counts[:, 0] += 0.1
+    return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def judged(world):
+    """The tiny run with every optional score, and three other kinds of sentences."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "embedder", lambda: letters_of)
+        sites = open_sites(world.again(**ALL, explain__compared=KINDS))
+        report.compared(sites)
+        yield sites
+
+
+# ── stages ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_options_that_are_off_leave_every_stage_what_it_is(world, judged):
+    for name, site in judged.items():
+        assert site.explanations_stage.hash == world.sites[name].explanations_stage.hash
+        assert site.scores_stage.hash == world.sites[name].scores_stage.hash
+        assert variant(site, "plain").sentences_stage.hash == site.sentences_stage.hash
+
+
+def test_every_kind_has_artefacts_of_its_own(judged):
+    site = judged["mlp"]
+    found = variants(site)
+    assert list(found) == ["plain", *KINDS]
+    assert len({one.sentences_stage.hash for one in found.values()}) == 4
+    assert found["cofiring+refined"].sentences_stage.name == "03_refined.mlp"
+    for one in found.values():
+        assert one.latents_stage.hash == site.latents_stage.hash
+        assert set(one.explanations["latent"]) == set(site.explanations["latent"])
+
+
+def test_nothing_is_made_twice(world, judged):
+    since, asked = len(world.run.journal), len(world.llm.texts)
+    again = open_sites(world.again(**ALL, explain__compared=KINDS))
+    report.compared(again)
+    assert made(world.run, since) == set() and len(world.llm.texts) == asked
+
+
+def test_a_refined_round_keeps_the_sentence_before_it(judged):
+    table = variant(judged["sae"], "refined").explanations
+    assert table["before"].tolist() == judged["sae"].explanations["explanation"].tolist()
+    changed = table["explanation"] != table["before"]
+    assert (changed <= (table["misses"] + table["alarms"] > 0)).all() and changed.any()
+
+
+def test_the_prompt_of_a_contrastive_kind_shows_counterexamples(judged):
+    text = variant(judged["mlp"], "embedding").shown()
+    assert "No response:" in text and "No response:" not in judged["mlp"].shown()
+    raised = variant(judged["mlp"], "logits").shown()
+    assert "Makes likelier: " in raised and "Makes less likely: " in raised
+
+
+def test_the_shuffled_floor_judges_the_same_windows_by_another_sentence(judged):
+    site = judged["mlp"]
+    own, floor = site.judgements, site.judgements_of("shuffled")
+    columns = ["latent", "row", "end", "active"]
+    pd.testing.assert_frame_equal(own[columns], floor[columns])
+    assert not np.allclose(own["probability"], floor["probability"])
+    order = derangement(len(site.sentences), site.params.seed)
+    assert (order != np.arange(len(order))).all()
+
+
+def test_one_sentence_has_no_floor_and_the_error_says_so(world):
+    site = SiteStages(world.again(**ALL, sites__sae__described=1), "sae")
+    with pytest.raises(ValueError, match="needs 2 latents with a sentence or more, not 1"):
+        site.judgements_of("shuffled")
+
+
+def test_every_judged_window_fires_or_not_in_the_score_rows(judged):
+    """Fuzzing's windows all fire; what is right or wrong there are the marks."""
+    for site in judged.values():
+        cache = site.cache("score")
+        for kind in site.score_kinds:
+            table = site.judgements_of(kind)
+            assert set(table["latent"]) <= set(site.simulated)
+            for row in table.itertuples():
+                window = Windows(np.array([row.row]), np.array([row.end]))
+                fires = (window_values(cache, row.latent, window, 8) > 0).any()
+                assert fires == (row.active or kind == "fuzzing")
+        fuzzed = site.judgements_of("fuzzing").groupby("latent")["active"]
+        assert (fuzzed.size() <= 4).all() and (fuzzed.sum() >= fuzzed.size() / 2).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", *KINDS])
+def test_sentences_are_written_from_the_explain_rows_alone(judged, monkeypatch, kind):
+    """Windows, counterexamples, and those that a refined sentence is tried on."""
+    for site in judged.values():
+        one, read = variant(site, kind), []
+        cache = one.cache
+        monkeypatch.setattr(
+            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
+        )
+        latents = one.described.tolist()
+        one.evidence_source.questions(latents)
+        for latent in latents:
+            held_out(one.evidence_source, latent)
+        assert set(read) == {"explain"}
+
+
+def test_sentences_are_tried_on_the_score_rows_alone(judged, monkeypatch):
+    for site in judged.values():
+        one, read = SiteStages(site.run, site.name), []
+        cache = one.cache
+        monkeypatch.setattr(
+            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
+        )
+        for kind in one.score_kinds:
+            draw = drawing(one, kind)
+            for latent in site.simulated:
+                assert len(draw(latent, np.random.default_rng(0)).texts)
+        assert set(read) == {"score"}
+
+
+def test_held_out_rows_need_rows_that_are_not_scored(world):
+    with pytest.raises(ParameterError, match=r"set explain\.refine = 0 or corpus\.faithful"):
+        world.again(corpus__faithful=True, explain__refine=2)
+    with pytest.raises(ParameterError, match="no kind of explanation 'embeding'"):
+        world.again(explain__compared=["embeding"])
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_scores_stand_beside_their_floors(judged):
+    found = report.scores_by_kind(judged)
+    labels = {SCORE_KINDS[kind].label for kind in ("detection", "hard", "fuzzing", "shuffled")}
+    assert set(found["test"]) == labels and set(found["site"]) == {"mlp", "sae"}
+    table = report.score_table(found, seed=0)
+    assert len(table) == 2 * len(labels)
+    row = table.iloc[0]
+    mean = judged["mlp"].scores["auroc"].dropna().mean()
+    assert row["AUROC"].startswith(f"{mean:.2f} [") and row["latents"] == len(judged["mlp"].scores)
+
+
+def test_a_coder_with_random_weights_is_the_floor_of_its_hookpoint(world):
+    raw = json.loads(json.dumps(world.raw))
+    floor = raw["sites"]["mlp"] | {"coder": "random"}
+    sites = open_sites(world.again(sites__floor=floor))
+    assert set(report.trained(sites)) == {"mlp", "sae"}
+    found = report.scores_by_kind({name: sites[name] for name in ("mlp", "floor")})
+    assert set(found["test"]) == {"detection", trust.RANDOM_CODER}
+    assert trust.random_coder(sites["sae"], sites) is None
+
+
+def test_pairs_are_of_the_same_latents(judged):
+    scores = report.compared(judged)
+    found = report.paired(scores, seed=0)
+    assert set(found["kind"]) == set(KINDS) and (found["latents"] <= 5).all()
+    row = found[(found["site"] == "sae") & (found["test"] == "detection")].iloc[0]
+    wide = scores[(scores["site"] == "sae") & (scores["test"] == "detection")].pivot(
+        index="latent", columns="kind", values="auroc"
+    )
+    by_hand = (wide[row["kind"]] - wide["plain"]).dropna()
+    assert row["difference"] == pytest.approx(by_hand.mean())
+    assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+    assert (row["better"], row["worse"]) == ((by_hand > 0).sum(), (by_hand < 0).sum())
+    text = report.comparison_headline(found)
+    assert text.count("n = ") == len(found)
+    assert "compared is empty" in report.comparison_headline(report.paired(scores[:0], seed=0))
+
+
+def test_without_other_kinds_the_plain_one_is_the_run_itself(world):
+    assert list(variants(world.sites["mlp"])) == ["plain"]
+    assert variants(world.sites["mlp"])["plain"] is world.sites["mlp"]
+    assert report.paired(report.compared(world.sites), seed=0).empty
+
+
+def test_agreement_is_spearmans_over_latents(judged):
+    table = report.agreement(judged)
+    assert {"simulation (correlation)"} <= {*table["score"], *table["other score"]}
+    scores = trust.all_scores(judged["sae"])
+    one, other = "detection: AUROC", "fuzzing: AUROC"
+    both = scores[[one, other]].dropna()
+    row = table[
+        (table["site"] == "sae") & (table["score"] == one) & (table["other score"] == other)
+    ]
+    if len(both) >= 4 and both.nunique().min() > 1:
+        expected = spearmanr(both[one], both[other]).statistic
+        assert row["rank correlation"].iloc[0].startswith(f"{expected:+.2f} [")
+
+
+def test_usefulness_stands_beside_the_scores_where_it_is_asked_for(world):
+    site = SiteStages(world.again(rewrite__orders=["top", "useful"]), "sae")
+    found = trust.all_scores(site)[trust.USEFULNESS]
+    expected = site.usefulness.set_index("latent")["usefulness"]
+    assert found[expected.index].tolist() == expected.tolist()
+    assert trust.USEFULNESS not in trust.all_scores(world.sites["sae"])
+
+
+def test_the_simulation_score_is_read_where_it_is_and_made_nowhere(world):
+    site = world.sites["mlp"]
+    found = trust.simulation_scores(site)
+    said = np.concatenate([site.ratings(s).expected for s in ("calibrate", "evaluate")]).astype(
+        float
+    )
+    true = np.concatenate([site.true(s) for s in ("calibrate", "evaluate")])
+    for place, latent in enumerate(site.simulated):
+        if np.ptp(true[:, place]):
+            expected = np.corrcoef(said[:, place], true[:, place])[0, 1]
+            assert found[latent] == pytest.approx(expected)
+        else:
+            assert np.isnan(found[latent])
+    since = len(world.run.journal)
+    other = SiteStages(world.again(simulate__window_tokens=6), "mlp")
+    assert not other.is_simulated and trust.simulation_scores(other).empty
+    assert not {name for name in made(world.run, since) if name.startswith("05")}
+
+
+def test_sentences_by_kind_and_costs_name_every_kind(judged):
+    shown = str(report.sentences_by_kind(judged, most=2)._repr_mimebundle_()["text/html"])
+    assert all(kind in shown for kind in KINDS)
+    costs = report.kind_costs(judged)
+    assert set(costs["kind"]) == {"plain", *KINDS}
+    refined = costs[costs["kind"] == "cofiring+refined"]
+    assert set(refined["stage"]) == {"03_explanations", "03_refined"}
+
+
+# ── what a score cannot see ───────────────────────────────────────────────────────────────────
+
+
+def test_traits_know_copies_near_copies_and_what_fits_everything(world, monkeypatch):
+    vectors = np.array([[1, 0], [0.6, 0.8], [1, 0], [0, 1]], np.float32)
+    np.testing.assert_allclose(nearest_cosine(vectors), [1, 0.8, 1, 0.8], atol=1e-6)
+    assert np.isnan(nearest_cosine(vectors[:1])).all()
+    site = world.sites["sae"]
+    table = site.explanations.copy()
+    table["explanation"] = ["The same.", "the same", "other words here", "a", "b"]
+    table["sentence"] = table["explanation"] + " (x)"
+    monkeypatch.setitem(vars(site), "explanations", table)
+    traits = report.sentence_traits({"sae": site}, embed=letters_of)
+    assert traits["same text"].tolist() == [True, True, False, False, False]
+    assert traits["words"].tolist() == [2, 2, 3, 1, 1]
+    rates = site.score_intervals().set_index("latent")["specificity"]
+    assert traits["specificity"].tolist() == rates.reindex(traits["latent"]).tolist()
+    row = report.unseen_table(traits).iloc[0]
+    assert row["same text as another"].startswith("40% [12%, 77%]")
+    assert row["sentences"] == 5 and row["words, longest"] == 3
+
+
+def test_costs_of_words_have_a_line_a_stage(judged):
+    table = report.word_costs(judged)
+    stages = {"03_explanations", "04_scores", "04_hard", "04_fuzzing", "04_shuffled"}
+    assert set(table["stage"]) == stages and len(table) == 2 * len(stages)
+
+
+def test_best_and_worst_have_intervals_and_name_no_latent_twice(judged):
+    text = report.best_and_worst(judged, each=3)._repr_mimebundle_()["text/plain"]
+    lines = text.split("\n")
+    pairs = [tuple(line.split(" | ")[:2]) for line in lines]
+    scored = [len(site.scores.dropna()) for site in judged.values()]
+    assert len(pairs) == len(set(pairs)) == sum(min(6, count) for count in scored)
+    assert all(line.count("[") >= 3 for line in lines)
+
+
+@pytest.mark.usefixtures("drawing")
+def test_the_figures_draw_every_latent(judged):
+    scores, compared = report.scores_by_kind(judged), report.compared(judged)
+    traits = report.sentence_traits(judged, embed=letters_of)
+    figure, axes = plt.subplots(1, 4)
+    part = scores[scores["site"] == "sae"]
+    score_plots.score_curves(axes[0], part, title="sae")
+    drawn = {line.get_label().partition(":")[0] for line in axes[0].lines[:-1]}
+    assert drawn == {str(test).partition(":")[0] for test in part["test"]}
+    dashed = [line for line in axes[0].lines if line.get_linestyle() == "--"]
+    assert [("floor" in str(line.get_label())) for line in dashed] == [True] * len(dashed) != []
+    part = compared[(compared["site"] == "sae") & (compared["test"] == "detection")]
+    score_plots.paired_points(axes[1], part, kind=KINDS[0], title="sae")
+    own = traits[traits["site"] == "sae"]
+    score_plots.near_copies(axes[2], own, alike=report.ALIKE, title="sae")
+    score_plots.over_general(axes[3], own, title="sae")
+    assert sum(bar.get_height() for bar in axes[2].patches) == own["nearest cosine"].notna().sum()
+    figure.canvas.draw()
+
+
+# ── delphi ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_delphi_run_stands_for_sentences_and_scores(world, tmp_path):
+    """What was exported from one run starts another at the simulator, and no explainer is asked."""
+    first = world.sites["mlp"]
+    assert export(first, tmp_path) == ["detection"]
+    asked = len(world.llm.texts)
+    again = SiteStages(world.again(explain__delphi=str(tmp_path)), "mlp")
+    assert again.sentences == first.sentences
+    pd.testing.assert_frame_equal(again.scores, first.scores)
+    assert len(world.llm.texts) == asked
+    assert again.sentences_stage.name == "03_delphi.mlp"
+    assert again.scores_stage.name == "04_scores.mlp"
+    assert again.simulated == first.simulated
+
+
+def test_scores_of_a_delphi_run_are_not_exported_as_our_own(world, judged, tmp_path):
+    assert export(judged["sae"], tmp_path / "ours") == ["detection", "fuzzing"]
+    assert (tmp_path / "ours" / "scores" / "fuzz").is_dir()
+    again = SiteStages(world.again(explain__delphi=str(tmp_path / "ours")), "sae")
+    with pytest.raises(ParameterError, match="came from"):
+        export(again, tmp_path / "theirs")
+
+
+def test_shown_and_held_out_windows_of_a_real_run_are_apart(judged):
+    source = variant(judged["mlp"], "cofiring+refined").evidence_source
+    for latent in judged["mlp"].simulated:
+        shown, tried = source.chosen(latent), held_out(source, latent)
+        assert apart_from(tried.windows, shown.firing, 8).all()
+        assert apart_from(tried.windows, shown.counter.windows, 8).all()
