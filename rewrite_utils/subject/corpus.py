@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.assets.catalogue import nearest
-from rewrite_utils.assets.documents import source_texts
+from rewrite_utils.assets.sources import source_texts
 from rewrite_utils.assets.splits import Place, Split, assign, rows_of
 from rewrite_utils.params import SPLITS
 from rewrite_utils.runs.whole import whole

@@ -8,8 +8,8 @@ import datasets
 import pandas as pd
 import pytest
 
-from rewrite_utils.assets import documents as reading
-from rewrite_utils.assets.documents import source_texts
+from rewrite_utils.assets import sources as reading
+from rewrite_utils.assets.sources import source_texts
 from rewrite_utils.assets.splits import assign
 
 SHARES = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
