@@ -25,6 +25,10 @@ REPLY = re.compile(r"^(?P<pieces>[^\n]*)\n\s*EXPLANATION:[ \t]*(?P<explanation>\
 EMPTY = re.compile(r"^[\W_]*$")
 
 
+class ExplanationError(ValueError):
+    """A sentence that the simulator cannot be asked about."""
+
+
 class Explanation(NamedTuple):
     """What one latent responds to, in words; ``explanation`` is None where the LLM gave none."""
 

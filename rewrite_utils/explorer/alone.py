@@ -15,9 +15,10 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import stats
+from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.controls import token_table
 from rewrite_utils.rewrite import usefulness
-from rewrite_utils.rewrite.estimates import derangement, shuffled
+from rewrite_utils.rewrite.estimates import shuffled
 from rewrite_utils.runs.run import Stage
 from rewrite_utils.stages import SiteStages
 

@@ -83,22 +83,6 @@ def shuffled(ratings: Ratings, order: Int[ndarray, " latent"]) -> Ratings:
     return Ratings(*(field[:, order] for field in ratings))
 
 
-def derangement(n: int, seed: int) -> Int[ndarray, " latent"]:
-    """A random order of n latents in which none keeps its own place.
-
-    Raises ValueError for fewer than two: one sentence has no other latent to go to.
-    """
-    if n < 2:
-        raise ValueError(
-            f"the floor of shuffled explanations needs 2 latents with a sentence or more, not {n}: "
-            "raise sites.<site>.described or leave the floor out"
-        )
-    order = np.random.default_rng(seed).permutation(n)
-    partner = np.empty(n, np.int64)
-    partner[order] = np.roll(order, 1)
-    return partner
-
-
 def target_of(cache: LatentCache, latents: Int[ndarray, " latent"]) -> Target:
     """All true activations of some latents on a split, for the target side of a calibration."""
     firings = [cache.of(latent).values for latent in latents.tolist()]

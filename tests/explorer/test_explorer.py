@@ -31,10 +31,12 @@ from rewrite_utils.explorer.controls import Controls
 from rewrite_utils.explorer.scores import scored
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.latents import neighbours
+from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.latents.windows import window_values
+from rewrite_utils.llm import opening
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
-from rewrite_utils.stages import SIMULATED, SiteStages, builders
+from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc, auroc_value
 from rewrite_utils.subject.splice import GivenLatents, OneLatent, Site, TrueLatents
 
@@ -386,7 +388,7 @@ def test_without_an_engine_it_says_what_to_start(world, monkeypatch):
     def missing(_):
         raise OSError("nowhere to be found")
 
-    monkeypatch.setattr(builders, "engine", missing)
+    monkeypatch.setattr(opening, "engine", missing)
     explorer = LatentExplorer(world.sites["mlp"])
     with pytest.raises(NoSimulator, match=r"rewrite_utils.assets.*Everything else works without"):
         explorer.attempt("men in red hats")

@@ -9,7 +9,7 @@ from rewrite_utils import report
 from rewrite_utils.report import paper_plots, plots
 from rewrite_utils.report.paper import DRAWN, PAPER_COST
 from rewrite_utils.report.paper_plots import LEAST, PAPER_UNNORMALISED, binned, edges
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
 pytestmark = [pytest.mark.usefixtures("drawing", "architecture"), ONE]

@@ -12,7 +12,7 @@ from rewrite_utils import calibrate, report
 from rewrite_utils.report.tables import centred_ranks
 from rewrite_utils.report.useful import _agreement
 from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import Estimate, auroc_value
 
 

@@ -10,12 +10,11 @@ from rewrite_utils import report
 from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.report import calibrations, simulator_plots
 from rewrite_utils.rewrite import arms as rewrite
-from rewrite_utils.rewrite import studies
+from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
-from rewrite_utils.stages import open_sites
-from rewrite_utils.stages import studies as stages
+from rewrite_utils.site import SiteStages, open_sites
 
 STUDIES = {
     "latents": 10,
@@ -136,7 +135,7 @@ def studied(world):
 @pytest.mark.parametrize("name", ["mlp", "sae"])
 def test_all_windows_cost_what_the_rewrite_says(studied, name):
     """Figure A2's filled marks are the rewrite's own arms, measured once more."""
-    here, table = studied[name], stages.fewer(studied[name])
+    here, table = studied[name], studied[name].fewer
     count, n = len(here.simulated), here.settings.calibrate_windows
     for source in here.params.rewrite.calibrators:
         theirs = losses_of(here.losses, source, count)
@@ -147,17 +146,15 @@ def test_all_windows_cost_what_the_rewrite_says(studied, name):
 def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, name):
     """And what a first pass leaves out is the bin's mean, whatever it was rated."""
     here = studied[name]
-    table, count = stages.screened(here), len(here.simulated)
+    table, count = here.screened, len(here.simulated)
     every = losses_of(table, "1 by lexical", count)
     np.testing.assert_allclose(
         every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
     )
-    shares, _ = stages.screens_of(here)
+    shares, _ = study_stages.screens(here.params, here.settings)
     windows = here.settings.evaluate_windows
     for share in shares[:-1]:
-        found = stages.screened_estimates(here, here.params.rewrite.headline)[
-            f"{share:g} by lexical"
-        ]
+        found = here.screened_estimates[f"{share:g} by lexical"]
         same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
         assert min(same) >= windows - max(1, round(share * windows))
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
@@ -172,22 +169,22 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
 def test_a_run_that_screened_is_asked_about_smaller_shares_only(world):
     asked = {"simulate__screen": 0.5, "simulate__screen_by": "both"}
     here = open_sites(world.again(**asked))["mlp"]
-    shares, screens = stages.screens_of(here)
+    shares, screens = study_stages.screens(here.params, here.settings)
     assert max(shares) <= 0.5 and screens == ["both"]
 
 
 def test_a_study_is_made_once_and_follows_its_parameters(studied, world):
-    for study in (stages.estimators, stages.oracle, stages.specificity, stages.fewer):
-        study(studied["mlp"])
+    for study in ("estimators", "oracle", "specificity", "fewer"):
+        assert len(getattr(studied["mlp"], study))
         since = len(studied["mlp"].run.journal)
-        study(studied["mlp"])
+        assert len(getattr(SiteStages(studied["mlp"].run, "mlp"), study))
         assert not any(event["made"] for event in studied["mlp"].run.journal[since:])
 
 
 def test_without_alarms_the_coder_is_left(studied):
     here = studied["mlp"]
-    table = stages.specificity(here)
-    latents = stages.studied(here)
+    table = here.specificity
+    latents = here.studied
     assert len(latents) <= STUDIES["latents"]
     coder = losses_of(table, "coder")
     rare = losses_of(table, "specificity 0.999", len(latents))
@@ -203,7 +200,7 @@ def test_without_alarms_the_coder_is_left(studied):
 def test_alarms_are_counted_for_every_true_activation(studied):
     arms = report.specificity_arms(studied).dropna(subset=["specificity"])
     for name, part in arms.groupby("site"):
-        rate = studied[name].cache("calibrate").rate[stages.studied(studied[name])].mean()
+        rate = studied[name].cache("calibrate").rate[studied[name].studied].mean()
         expected = (1 - part["specificity"]) * (1 - rate) / rate
         np.testing.assert_allclose(part["alarms"], expected)
     even = report.break_even_table(studied)
@@ -214,7 +211,7 @@ def test_alarms_are_counted_for_every_true_activation(studied):
 def test_alarms_break_even_where_the_difference_is_zero(studied, monkeypatch, topk):
     """CE over mean ablation = log(share of false alarms / .2) ± noise of mean zero."""
     here, levels = studied["mlp"], (0.0, 0.5, 0.9, 0.99)
-    rate = here.cache("calibrate").rate[stages.studied(here)].mean()
+    rate = here.cache("calibrate").rate[here.studied].mean()
     noise = np.array([-0.4, -0.1, 0.1, 0.4])
     rows = [("mean", 0.0)] + [
         (studies.alarm_name(level, topk=topk), np.log((1 - level) / 0.2)) for level in levels
@@ -225,7 +222,7 @@ def test_alarms_break_even_where_the_difference_is_zero(studied, monkeypatch, to
             for k, (source, cost) in enumerate(rows)
         ]
     ).assign(count=5, order="all")
-    monkeypatch.setattr(stages, "specificity", lambda site: table)
+    monkeypatch.setitem(here.__dict__, "specificity", table)
     found = report.around.break_even(here, topk=topk)
     expected = 0.2 * (1 - rate) / rate
     assert found.value == pytest.approx(expected) and found.n == 4
@@ -272,7 +269,7 @@ def test_top_k_in_latent_space_is_the_splices(studied):
 
 def test_a_factor_of_nothing_is_mean_ablation_on_the_calibrate_windows(studied):
     here = studied["mlp"]
-    table, count = stages.shrink(here), len(here.simulated)
+    table, count = here.shrink, len(here.simulated)
     assert table["window"].nunique() == here.settings.calibrate_windows
     for name in ("quantile:type8", here.params.rewrite.headline):
         nothing = losses_of(table, f"0 of {name}", count)
@@ -295,10 +292,10 @@ def truncated(world) -> dict:
 def test_the_studies_of_a_headline_with_top_k_splice_it_as_the_rewrite_does(truncated):
     """Once the screened arms kept all latents, and factor 0 kept the k largest of the means."""
     here, name = truncated["mlp"], "raw+topk"
-    table, count = stages.shrink(here), len(here.simulated)
+    table, count = here.shrink, len(here.simulated)
     nothing = losses_of(table, "0 of raw", count)
     np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
-    sources = stages.screened(here)["source"].unique().tolist()
+    sources = here.screened["source"].unique().tolist()
     assert "1 by lexical+topk" in sources
     arms = report.screened_arms(truncated)
     assert set(arms["screen"].dropna()) == {"lexical"} and set(arms["share"].dropna()) == {1.0}
@@ -363,5 +360,5 @@ def test_figure_1_with_fewer_windows_leaves_the_truth_alone(studied):
 
 
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):
-    table, here = stages.specificity(studied["mlp"]), studied["mlp"]
+    table, here = studied["mlp"].specificity, studied["mlp"]
     np.testing.assert_allclose(losses_of(table, "coder"), losses_of(here.losses, "coder"), 1e-4)
