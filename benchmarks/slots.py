@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Engine, Prompt, digit_tokens, text_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt
+from rewrite_utils.llm.tokens import digit_tokens, text_tokens
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.simulate import Window, expected_rating
 from rewrite_utils.simulate.everywhere import LINE, NAME

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.explain.evidence import Question, Source
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Engine, Prompt
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.params import Explain
 from rewrite_utils.runs.run import write_json
 

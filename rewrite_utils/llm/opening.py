@@ -7,7 +7,7 @@ when that engine is opened.
 from importlib.util import find_spec
 from typing import Any
 
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.engine import Engine
 
 Settings = dict[str, Any]
 """dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""

@@ -11,13 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from jaxtyping import Float
-from numpy import ndarray
 from ray.exceptions import RayActorError, RayTaskError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rewrite_utils.llm.base import BaseEngine, Sampling
-from rewrite_utils.llm.protocol import EngineDied, EngineError, Generation, Prompt, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import (
+    EngineDied,
+    EngineError,
+    Generation,
+    Logprobs,
+    Prompt,
+    Sampling,
+    Usage,
+)
 
 ATTEMPTS = 3
 """How often a call is asked before its deaths are taken for its own fault."""
@@ -40,7 +46,7 @@ class Worker:
         self._engine.forget_prefixes()
 
 
-class RayEngine(BaseEngine):
+class RayEngine(Engine):
     """As many engines as workers; safe to call from as many threads."""
 
     def __init__(
@@ -93,12 +99,12 @@ class RayEngine(BaseEngine):
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         return self._call("_choices", prompts, options, answers)
 
     def _choices_inside(
         self, prompts: list[Prompt], places: list[list[int]], options: list[int]
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         return self._call("_choices_inside", prompts, places, options)
 
     def _generate(

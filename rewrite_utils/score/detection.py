@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.explain.evidence import line
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import BLOCK, Engine, Prompt, digit_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import BLOCK, Prompt
+from rewrite_utils.llm.tokens import digit_tokens
 
 
 class Asked(NamedTuple):

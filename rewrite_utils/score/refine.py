@@ -26,7 +26,7 @@ from rewrite_utils.latents.windows import (
     silent_in,
     window_tokens,
 )
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.score.detection import Asked, judged
 
 MOST = 4

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from tqdm.auto import tqdm
 
 from rewrite_utils import stats
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.score.detection import Asked, judged
 from rewrite_utils.score.trials import Draw, Trial
 

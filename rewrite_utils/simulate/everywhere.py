@@ -14,7 +14,9 @@ import numpy as np
 from numpy import ndarray
 
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Engine, Prompt, text_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt
+from rewrite_utils.llm.tokens import text_tokens
 from rewrite_utils.simulate.digits import DigitReader
 from rewrite_utils.simulate.on_engine import OnEngine, require_room
 from rewrite_utils.simulate.prompt import Window

@@ -3,7 +3,8 @@
 In: an `Engine`. Knows no prompt.
 """
 
-from rewrite_utils.llm.protocol import Engine, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.simulate.prompt import ExplanationError
 
 

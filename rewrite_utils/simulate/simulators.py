@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy import ndarray
 
-from rewrite_utils.llm.protocol import Engine, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate.digits import DigitReader
 from rewrite_utils.simulate.everywhere import NAME, EveryToken

@@ -20,8 +20,8 @@ from rewrite_utils.coder import quality
 from rewrite_utils.latents import cache as activations
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import window_tokens
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.opening import open_engine
-from rewrite_utils.llm.protocol import Engine
 from rewrite_utils.params import LLM, SPLITS, Simulate
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import usefulness

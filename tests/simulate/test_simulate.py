@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import digit_tokens
+from rewrite_utils.llm.tokens import digit_tokens
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
     ExplanationError,
