@@ -20,13 +20,11 @@ TODAY = datetime.date(2024, 7, 26)
 """What a chat template that writes the date is told: a run resumed tomorrow asks the same."""
 THOUGHT = re.compile(r"<(think|thinking|reasoning)>\s*$")
 """The end of a prompt whose template has the model think first."""
-BREAKS = str.maketrans(
-    {"«": "‹", "»": "›"} | dict.fromkeys("\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", "\n")
-)
-WORDS = (
-    "Answers?|Description|Example|Excerpt|EXPLANATION|Feature|PIECES|Ratings?|Text|The marked token"
-)
-BEGINNING = re.compile(rf"\n(?=\s*(?:{WORDS})\b)")
+MARKS = str.maketrans("«»", "‹›")
+SEPARATOR = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""What ends a line for some reader."""
+WORDS = "Answers?|Description|Example|Excerpt|EXPLANATION|Feature|PIECES|Ratings?|Text"
+BEGINNING = re.compile(rf"\n(?=\s*(?:{WORDS}|The marked token)\b)")
 """A line break before a word that begins a line of some prompt."""
 OPTION = re.compile(r"^\[(\w+)\] (.*\n?)", re.MULTILINE)
 
@@ -100,7 +98,17 @@ def filled(text: str, **values: str) -> str:
 def quotable(text: str) -> str:
     """Quoted text without a prompt's own marks: « and » become ‹ and ›, every separator of lines a
     newline, so that what a prompt marks is all that is marked."""
-    return text.replace("\r\n", "\n").translate(BREAKS)
+    return SEPARATOR.sub("\n", text).translate(MARKS)
+
+
+def on_one_line(text: str, *, drawn: str = "⏎") -> str:
+    """The text on one line of a prompt, the ends stripped; a line of a text begins none there."""
+    return SEPARATOR.sub(drawn, text).strip()
+
+
+def sentence(text: str) -> str:
+    """A sentence about a latent as it is quoted: on one line, without marks."""
+    return on_one_line(quotable(text), drawn=" ")
 
 
 def unstructured(text: str) -> str:
