@@ -92,8 +92,9 @@ class FakeEngine(Engine):
         rate: Callable[[str, int], Sequence[float]] | None = None,
         reply: Callable[[str, int], str] | None = None,
         dies_after: int | None = None,
+        label: str = "fake",
     ) -> None:
-        super().__init__(chatting_tokenizer(), vocab_size=4096, max_tokens=4096, label="fake")
+        super().__init__(chatting_tokenizer(), vocab_size=4096, max_tokens=4096, label=label)
         self.asked: list[str] = []
         self.prompts: list[Prompt] = []
         self.calls = 0
