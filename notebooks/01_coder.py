@@ -31,14 +31,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## The place
+# ## At scale
+
+# %% [markdown]
+# ### The place
 #
 # A hookpoint is a TransformerLens hook: the coder reads the MLP's input behind its layer norm,
 # and its output takes the place of the MLP's.
@@ -53,7 +56,7 @@ report.table(
 )
 
 # %% [markdown]
-# ## Training
+# ### Training
 #
 # One Adam run over cached activations; the BOS is never among them. FVU is Σ|y−ŷ|² / Σ|y−ȳ|².
 
@@ -77,7 +80,7 @@ report.keep(
 )
 
 # %% [markdown]
-# ## What it is worth
+# ### What it is worth
 #
 # Held-out positions of the evaluate rows, each patched alone. The *range* is the loss with every
 # latent at its mean minus the loss with the coder as it is: what any rewrite of the
@@ -87,7 +90,7 @@ report.keep(
 report.frame(report.arms_shown(sites))
 
 # %% [markdown]
-# ## What a good coder looks like
+# ### What a good coder looks like
 #
 # In one row a coder: what it keeps, what it leaves to its latents, how many fire, how often.
 

@@ -29,14 +29,18 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import CACHED_SPLITS, open_sites
+from rewrite_utils.site import open_sites
+from rewrite_utils.stages import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## The four parts
+# ## At scale
+
+# %% [markdown]
+# ### The four parts
 
 # %%
 corpus = next(iter(sites.values())).corpus
@@ -49,7 +53,7 @@ report.table(
 )
 
 # %% [markdown]
-# ## How often latents fire
+# ### How often latents fire
 
 # %%
 figure, axes = plots.panels(len(sites))
@@ -59,7 +63,7 @@ rates = report.stacked({name: report.rates(site) for name, site in sites.items()
 report.keep(run, "02_firing_rates", figure, rates, unit="latent", n=len(rates))
 
 # %% [markdown]
-# ## What latents fire on
+# ### What latents fire on
 #
 # The strongest windows of the three latents that carry most of the output; background =
 # activation, on the latent's own scale.

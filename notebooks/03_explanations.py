@@ -32,14 +32,17 @@ from rewrite_utils.explain import asking as explain
 from rewrite_utils.llm import prompts
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## What the explainer is told
+# ## At scale
+
+# %% [markdown]
+# ### What the explainer is told
 #
 # The instructions, as they stand in `rewrite_utils/prompts/explain.txt` (with counterexamples or
 # logits: `explain_more.txt`), then one latent's evidence.
@@ -52,13 +55,13 @@ print(prompts.turns(explain.wording(asked), asked.options)[0].text)
 print(next(iter(sites.values())).shown())
 
 # %% [markdown]
-# ## The sentences
+# ### The sentences
 
 # %%
 report.sentences(sites, most=12)
 
 # %% [markdown]
-# ## What they cost, and how often none came
+# ### What they cost, and how often none came
 
 # %%
 report.frame(

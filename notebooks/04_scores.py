@@ -30,14 +30,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots, score_plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## Distribution
+# ## At scale
+
+# %% [markdown]
+# ### Distribution
 #
 # A latent without an activating window among the score rows has no score: it is missing, not 0.
 
@@ -49,7 +52,7 @@ scores = report.stacked({name: site.scores for name, site in sites.items()})
 report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
 
 # %% [markdown]
-# ## Scores over their floors
+# ### Scores over their floors
 #
 # Every test this run asked for, as the share of latents at or below each AUROC. A judge that
 # guesses lies on .5; what a sentence that says nothing gets, the floors say, if the run has them:
@@ -67,13 +70,13 @@ report.keep(run, "04_floors", figure, floors, unit="latent", n=report.latents(fl
 report.frame(report.score_table(floors, seed=run.params.seed))
 
 # %% [markdown]
-# ## Best and worst
+# ### Best and worst
 
 # %%
 report.best_and_worst(sites, each=3)
 
 # %% [markdown]
-# ## What a score cannot see
+# ### What a score cannot see
 #
 # Two latents may share a sentence and both score well; a sentence may fit nearly any text; a long
 # one costs the simulator tokens at every window. Shares of latents with 95 % Wilson intervals.
@@ -90,7 +93,7 @@ for place, (name, table) in enumerate(traits.groupby("site", sort=False)):
 report.keep(run, "04_unseen", figure, traits, unit="latent", n=len(traits))
 
 # %% [markdown]
-# ## What they cost
+# ### What they cost
 
 # %%
 report.frame(report.word_costs(sites))

@@ -30,14 +30,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots, simulator_plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## One prediction
+# ## At scale
+
+# %% [markdown]
+# ### One prediction
 #
 # The windows are shared by all latents and come first; the sentence comes last, so that each
 # prediction costs only the sentence's own tokens.
@@ -46,7 +49,7 @@ plots.use_style()
 report.one_prediction(next(iter(sites.values())))
 
 # %% [markdown]
-# ## Ratings where the latent fires and where it is silent
+# ### Ratings where the latent fires and where it is silent
 
 # %%
 figure, axes = plots.panels(len(sites))
@@ -65,13 +68,13 @@ report.keep(
 )
 
 # %% [markdown]
-# ## How well ratings tell active from silent
+# ### How well ratings tell active from silent
 
 # %%
 report.frame(report.rating_quality(sites))
 
 # %% [markdown]
-# ## What screening would save
+# ### What screening would save
 #
 # Firing is rare, so most pairs are hopeless. A cheap first pass that sees only sentence and text
 # ranks them; here the ratings of *all* pairs show what would be left if only the most plausible
@@ -85,7 +88,7 @@ for axis, (name, table) in zip(axes, curves.groupby("site", sort=False), strict=
 report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["windows"].max()))
 
 # %% [markdown]
-# ## Other ways to ask
+# ### Other ways to ask
 #
 # Firing rate, score or contrast tokens shown; the other two layouts; all positions of a window in
 # one pass. Same pairs, paired differences. `studies.simulators` names the ways; each asks the LLM.
@@ -95,7 +98,7 @@ report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["wi
 report.simulator_study(run, sites)
 
 # %% [markdown]
-# ## What it costs
+# ### What it costs
 
 # %%
 report.frame(

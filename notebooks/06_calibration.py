@@ -33,7 +33,8 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots, simulator_plots, study_plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites, studies
+from rewrite_utils.site import open_sites
+from rewrite_utils.stages import studies
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -41,7 +42,10 @@ names = run.params.rewrite.calibrators
 plots.use_style()
 
 # %% [markdown]
-# ## What the simulator says
+# ## At scale
+
+# %% [markdown]
+# ### What the simulator says
 #
 # It never says 0, although a latent is silent almost everywhere, and much of what its ratings vary
 # by is not about the pair: the mood of the text (between windows) and of the sentence (between
@@ -51,7 +55,7 @@ plots.use_style()
 report.frame(report.shown_ratings(sites))
 
 # %% [markdown]
-# ## Before and after (the paper's figure 1)
+# ### Before and after (the paper's figure 1)
 #
 # Share of (window, latent) pairs at or above an activation, on evaluate windows that no calibration
 # has seen. Before: every pair fires. After: matching gives the right share and the right tail, to
@@ -68,7 +72,7 @@ whole = report.stacked(tables)
 report.keep(run, "06_distributions", figure, whole, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## The same with fewer predictions (figure A1)
+# ### The same with fewer predictions (figure A1)
 
 # %%
 (figure, axes), tables = plots.panels(len(sites), width=5.0, height=3.6), {}
@@ -81,7 +85,7 @@ fewer = report.stacked(tables)
 report.keep(run, "06_fewer_distributions", figure, fewer, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## What matching can and cannot do
+# ### What matching can and cannot do
 #
 # ρ of each latent between matched and true activations, beside its squared error. Matched marginals
 # put every latent on the line 2(1 − ρ), and only those right of ½ beat the mean. The simulator's
@@ -99,7 +103,7 @@ report.keep(run, "06_condition", figure, latents, unit="latent", n=len(rated))
 report.frame(report.condition_table(latents))
 
 # %% [markdown]
-# ## What the alternatives do instead
+# ### What the alternatives do instead
 #
 # Squared error minus that of mean ablation, paired, with 95 % bootstrap intervals over windows;
 # left of zero is a gain. Three places: evaluate windows (never seen), the same with the k largest
@@ -126,7 +130,7 @@ pooled = [name for name in report.ALTERNATIVES if "pooled" in name and name != h
 report.frame(report.choice(sites, headline, pooled))
 
 # %% [markdown]
-# ## The missing experiment: which estimator, from how many windows?
+# ### The missing experiment: which estimator, from how many windows?
 #
 # Ten thousand real ratings a latent are a week of GPUs, so this is a *declared corruption study*.
 # Rating = latent's level + window's mood + noise + lift × activation, with the spreads of the real
@@ -144,7 +148,7 @@ n = run.params.studies.held_windows
 report.keep(run, "06_estimators", figure, mismatch, unit="window", n=n)
 
 # %% [markdown]
-# ## What that does to the model's loss
+# ### What that does to the model's loss
 #
 # All latents of the coder from corrupted oracles, through the real splice, on the evaluate windows:
 # fewest against most calibration windows (figure A2), at three qualities.
@@ -165,7 +169,7 @@ figure = report.study_figure(own, study_plots.fewer, width=6.0, height=3.4)
 report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## What a cheap first pass would cost the model
+# ### What a cheap first pass would cost the model
 #
 # Notebook 05 ranks pairs by sentence and text alone. Had only the most plausible share gone to the
 # LLM, calibrated as the headline, with the rest in a bin of its own (its mean on the calibrate
@@ -178,7 +182,7 @@ figure = report.study_figure(screened, simulator_plots.screening_loss, what=what
 report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## One factor for everything
+# ### One factor for everything
 #
 # The smallest possible calibration: mean + factor × (estimate − mean). The factor is chosen by the
 # model's own loss on *calibrate* windows, each predicted from the other rows. A factor whose

@@ -34,14 +34,17 @@ import pandas as pd
 from rewrite_utils import report
 from rewrite_utils.report import paper_plots, plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## Loss against the fraction rewritten (the paper's figure 3)
+# ## At scale
+
+# %% [markdown]
+# ### Loss against the fraction rewritten (the paper's figure 3)
 #
 # As the paper draws it: the paper's calibration and ours, best scores first and random, between the
 # coder and the ablations of the same latents; one panel a site. Shaded: 95 % bootstrap intervals
@@ -62,7 +65,7 @@ paper = paper_plots.PAPER_UNNORMALISED
 report.paper_fractions(run, "07_unnormalised", sites, sources=raw, paper=paper)
 
 # %% [markdown]
-# ## The same for every source
+# ### The same for every source
 #
 # One panel an order; latents in random order are drawn anew for each window.
 
@@ -83,7 +86,7 @@ fractions = report.stacked(verdicts)
 report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## Which latents are worth predicting?
+# ### Which latents are worth predicting?
 #
 # Detection scores say how well a sentence is understood, not what its predictions are worth. *CE
 # won*: with one latent alone replaced, all others true, its mean minus its prediction by the
@@ -94,7 +97,7 @@ report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.wind
 report.useful_latents(run, sites, each=4)
 
 # %% [markdown]
-# ## The verdict: against mean ablation of the same latents
+# ### The verdict: against mean ablation of the same latents
 #
 # Every described latent replaced; differences are paired over windows. Left of zero is better
 # than ablation.
@@ -113,7 +116,7 @@ for axis, (name, site) in zip(axes, sites.items(), strict=True):
 report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## The same in numbers
+# ### The same in numbers
 #
 # *Visible*: the smallest difference to mean ablation that this many windows can see (80 % power).
 # *CE recovered*: of what lies between mean ablation and the coder, the share an arm wins back.
@@ -143,7 +146,7 @@ plots.shared_legend(figure)
 report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## As good as which training checkpoint?
+# ### As good as which training checkpoint?
 #
 # The paper calls its coder as good as a Pythia after 25 % of its training. Where the subject has
 # checkpoints, each arm's loss is looked up on its own training curve, on the same windows.
