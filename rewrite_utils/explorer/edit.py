@@ -19,7 +19,8 @@ from rewrite_utils import simulate as simulating
 from rewrite_utils.explorer.records import OwnText, Reading
 from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.windows import Kind
-from rewrite_utils.llm.protocol import Engine, EngineError, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import EngineError, Usage
 from rewrite_utils.simulate import Ratings, Window
 
 BLOCK = 4
@@ -124,8 +125,7 @@ class Simulator:
             block = windows[start : start + BLOCK]
             parts.append(simulating.rate_all(simulator, block, told))
             step(min(1.0, (start + BLOCK) / len(windows)))
-        new = zip(self._used, engine.usage.since(before), strict=True)
-        self._used = Usage(*map(sum, new))
+        self._used = self._used.plus(engine.usage.since(before))
         return Ratings(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     def again(self, latent: int, sentence: str, *, step: Step = silent) -> Reading:

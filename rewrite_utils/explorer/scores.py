@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from rewrite_utils.score.scores import Cut
 from rewrite_utils.stats import auroc
 
 RESAMPLES = 1000
@@ -57,16 +58,16 @@ def detection(
     active: Bool[ndarray, " window"],
     probability: Float[ndarray, " window"],
     *,
-    limit: float,
+    where: Cut,
     seed: int,
 ) -> list[Scored]:
-    """AUROC and F1 of the judge's "yes", F1 cut at ``limit``, where the run cuts it."""
+    """AUROC and F1 of the judge's "yes", F1 cut ``where`` the run cuts it."""
     share, counts = active.mean() if len(active) else NAN, _counts(active)
-    area, f1 = auroc(active, probability, seed=seed), _f1(active, probability > limit, seed)
+    area, f1 = auroc(active, probability, seed=seed), _f1(active, where.yes(probability), seed)
     always = float(2 * share / (1 + share))
     return [
         Scored("detection AUROC", area, 0.5, "chance", *counts),
-        Scored(f"detection F1 at {limit:.2f}", f1, always, "always yes", *counts),
+        Scored(f"detection F1 at {where.limit:.2f}", f1, always, "always yes", *counts),
     ]
 
 
@@ -75,7 +76,7 @@ def _counts(active: Bool[ndarray, " window"]) -> tuple[int, int]:
 
 
 def _f1(
-    active: Bool[ndarray, " window"], said: Bool[ndarray, " window"], seed: int
+    active: Bool[ndarray, " window"], said: Float[ndarray, " window"], seed: int
 ) -> tuple[float, float, float]:
     """F1 with its percentile interval, windows redrawn within firing and silent ones as for the
     AUROC; NaN where none fires."""
@@ -86,5 +87,5 @@ def _f1(
     parts = [generator.choice(kind, (RESAMPLES, len(kind))) for kind in kinds if len(kind)]
     drawn = np.vstack([np.concatenate(kinds), np.concatenate(parts, axis=1)])  # as they are first
     truth, yes = active[drawn], said[drawn]
-    value, *redrawn = 2 * (truth & yes).sum(1) / (truth.sum(1) + yes.sum(1))
+    value, *redrawn = 2 * (truth * yes).sum(1) / (truth.sum(1) + yes.sum(1))
     return float(value), *map(float, np.percentile(redrawn, [2.5, 97.5]))

@@ -11,7 +11,7 @@ from rewrite_utils.explorer.edit import Simulator, Step, silent, turn
 from rewrite_utils.explorer.records import LONGEST, OwnText, Reading
 from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.windows import EACH, Kind
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.report.display import Html
 from rewrite_utils.stages import SiteStages
 

@@ -24,7 +24,8 @@ from rewrite_utils.explorer.stage import alone_stage
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.cache import LatentCache, Windows
-from rewrite_utils.llm.protocol import Engine, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.params import LLM, Params
 from rewrite_utils.rewrite import usefulness
 from rewrite_utils.rewrite.arms import TOPK
@@ -185,10 +186,10 @@ class Shelf:
 
     def _detection(self, latent: int) -> list[Scored]:
         judged = self.site.judgements
-        limit = cut(judged, self.params.score.threshold)
+        where = cut(judged, self.params.score.threshold)
         mine = judged[judged["latent"] == latent]
         active, said = mine["active"].to_numpy(bool), mine["probability"].to_numpy(np.float64)
-        return scores.detection(active, said, limit=limit, seed=self.params.seed)
+        return scores.detection(active, said, where=where, seed=self.params.seed)
 
     def _strips(self, latent: int, chosen: pd.DataFrame, total: int) -> Kind:
         """Some rated windows, the prediction at their last token."""

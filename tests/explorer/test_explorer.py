@@ -182,7 +182,7 @@ def test_f1_and_its_interval_are_cut_where_the_run_cuts(world):
         weak = judged.assign(probability=np.where(judged["active"], 0.4, 0.1))
         shelf.site.judgements_of = lambda kind, weak=weak: weak
         found.append(shelf.reading(shelf.latents[0]).scores[2])
-    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.10"]
+    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.40"]
     assert [one.found for one in found] == [(0, 0, 0), (1, 1, 1)]
 
 
