@@ -14,7 +14,8 @@ from stage_cases import SITE, tokenizer_with_chat, write_text
 
 from rewrite_utils import report
 from rewrite_utils.coder import harvest, quality
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, fvu
+from rewrite_utils.coder.fvu import fvu
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.params import parse
 from rewrite_utils.report import coder_plots, plots
 from rewrite_utils.runs.run import Run
