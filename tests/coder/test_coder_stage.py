@@ -241,7 +241,7 @@ def test_firing_rates_are_over_all_rows_that_are_not_training_rows(kinds):
     site = kinds["plain"]
     fired, tokens = np.zeros(12), 0
     for split in CACHED_SPLITS:
-        x = hooked(site.subject, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
+        x = hooked(site.collector, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
         on = site.coder.dense(site.coder.encode(x.flatten(0, 1))) > 0
         fired, tokens = fired + on.sum(0).numpy(), tokens + len(on)
     np.testing.assert_allclose(rates["plain"], fired / tokens, atol=2e-3)
