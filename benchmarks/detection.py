@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils import stats
+from rewrite_utils.explain.floor import derangement
 from rewrite_utils.llm import prompts
-from rewrite_utils.rewrite.estimates import derangement
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.score import scores as score
 from rewrite_utils.score import trials

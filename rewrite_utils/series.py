@@ -23,6 +23,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
 from rewrite_utils.runs.machine import gpu, this_machine
@@ -173,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = find(asked.params_file).resolve()  # notebooks run in a folder of their own
         if asked.plan:
             machine = gpu(asked.gpu) if asked.gpu else this_machine(folder=ROOT)
-            return _say(plan_of(load(file, overrides), machine))
+            return _say(plan_of(load(file, overrides), machine, (ALONE,)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
         _say(this_machine().said())

@@ -108,7 +108,7 @@ def make_explanations(
     llm = opening.engine(params.explainer)
     before = llm.usage
     table = asking.explain(evidence_source, described.tolist(), llm, folder=folder)
-    return written(table, folder, llm.usage.since(before))
+    return facts(table, llm.usage.since(before))
 
 
 def make_curated(
@@ -134,12 +134,12 @@ def make_delphi(
     """The sentences of a delphi run; no LLM is asked."""
     table = delphi.read_explanations(params.explain.delphi, hookpoint.name)
     delphi.require_width(table["latent"], coder.config.num_latents, hookpoint.name)
-    return written(table, folder, Usage())
-
-
-def written(table: pd.DataFrame, folder: Path, usage: Usage) -> dict[str, Any]:
-    """Write a stage's table of explanations; the facts about it."""
     table.to_parquet(folder / FILE)
+    return facts(table, Usage())
+
+
+def facts(table: pd.DataFrame, usage: Usage) -> dict[str, Any]:
+    """What the manifest says of a table of explanations."""
     failures = int(table["sentence"].isna().sum())
     return {"units": len(table), "failures": failures, "usage": usage._asdict()}
 

@@ -84,17 +84,18 @@ def make_latents(
 ) -> dict[str, Any]:
     """Cache the sparse activations of all rows that are not training rows."""
     tokens = {split: corpus.rows(split) for split in CACHED_SPLITS}
-    require_space(folder, needed=24 * coder.config.k * sum(r.numel() for r in tokens.values()))
+    if coder.k is not None:  # of a coder with thresholds nobody knows how many will fire
+        require_space(folder, needed=24 * coder.k * sum(rows.numel() for rows in tokens.values()))
     for split, rows in tokens.items():
         if not (folder / f"{split}.safetensors").exists():
-            batches, label = folder / "batches", f"{name}, {split}"
+            batches, label = folder / f"batches-{split}", f"{name}, {split}"
             cache, moments = caching.cache_latents(
                 collector, hookpoint, coder, rows, folder=batches, name=label
             )
             if split == "calibrate":
                 moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
-    shutil.rmtree(folder / "batches", ignore_errors=True)  # gone, if killed after this line
+        shutil.rmtree(folder / f"batches-{split}", ignore_errors=True)
     return {split: list(rows.shape) for split, rows in tokens.items()}
 
 

@@ -18,9 +18,9 @@ from rewrite_utils.explain.floor import derangement
 from rewrite_utils.explain.stage import (
     Texts,
     contrasted,
+    facts,
     latent_count,
     read_explanations,
-    written,
 )
 from rewrite_utils.latents.stage import Caches
 from rewrite_utils.llm import opening, prompts
@@ -82,7 +82,7 @@ def make_refined(
     before, old = llm.usage, read_explanations(explanations_stage.folder)
     table = refine.refine(evidence_source, old, llm, folder=folder)
     again = {"asked again": int((table["attempts"] > 0).sum())}
-    return written(table, folder, llm.usage.since(before)) | again
+    return facts(table, llm.usage.since(before)) | again
 
 
 def refined_hashes(*, params: Params) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def make_judgements(
         sentences = dict(zip(sentences, (told[place] for place in order), strict=True))
     llm = opening.engine(params.explainer)
     before = llm.usage
-    table = scores.judge(
+    scores.judge(
         sentences,
         llm,
         draw=drawing(kind, cache, coder, quoted, params),
@@ -141,7 +141,6 @@ def make_judgements(
         task=KINDS[kind].task,
         name=f"{kind} scores of {name}",
     )
-    table.to_parquet(folder / FILE)
     return {"units": len(sentences), "usage": llm.usage.since(before)._asdict()}
 
 

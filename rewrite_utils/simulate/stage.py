@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from rewrite_utils import simulate as simulating
 from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.explain.contrast import contrast_texts
 from rewrite_utils.explain.stage import Texts, latent_count
 from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
 from rewrite_utils.latents.windows import window_tokens, window_values
@@ -21,7 +22,6 @@ from rewrite_utils.params import Params, Simulate, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate import judging, screening
-from rewrite_utils.simulate.contrast import contrast_texts
 
 SLOTTED = 4
 """Tokens that a window's token costs in the all-positions mode: line end, token, slot, filler."""
@@ -150,7 +150,9 @@ def make_simulation(
         raise simulating.Unfinished(f"{name}: {' and '.join(missing)} windows in part")
     usage = simulator.usage.since(before)
     pairs = len(descriptions) * sum(map(len, texts.values()))
-    return {"latents": list(sentences), "units": pairs, "usage": usage._asdict()}
+    engines = {split: simulating.read_engines(folder / split) for split in SIMULATED}
+    facts = {"latents": list(sentences), "units": pairs, "blocks by engine": engines}
+    return facts | {"usage": usage._asdict()}
 
 
 def _sent(
