@@ -79,7 +79,7 @@ def asked(
         storage=storage,
         flops=tokens * model.flops(),
         dtype=llm.dtype,
-        memory={llm.model: model.parameters * width + llm.memory_gb * 2**30},
+        memory={f"LLM {llm.model}": model.parameters * width + llm.memory_gb * 2**30},
     )
 
 
