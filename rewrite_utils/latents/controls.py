@@ -22,7 +22,7 @@ def token_table(
     """
     asked = on.tokens[windows.rows, windows.ends]
     kinds, where = np.unique(asked, return_inverse=True)
-    totals, seen = _totals(cache, kinds)
+    totals, seen = token_totals(cache, kinds)
     return ((totals + prior * cache.mean) / (seen[:, None] + prior))[where].astype(np.float32)
 
 
@@ -43,13 +43,13 @@ def strongest_tokens(
     A latent with fewer such tokens above zero has -1 in the places left over.
     """
     kinds = np.unique(cache.tokens[:, 1:])
-    totals, seen = _totals(cache, kinds)
+    totals, seen = token_totals(cache, kinds)
     means = np.where((seen >= least)[:, None], totals / np.maximum(seen[:, None], 1), 0)
     order = np.argsort(-means, axis=0, kind="stable")[:words]
     return np.where(np.take_along_axis(means, order, axis=0) > 0, kinds[order], -1)
 
 
-def _totals(
+def token_totals(
     cache: LatentCache, kinds: Int[ndarray, " kind"]
 ) -> tuple[Float[ndarray, "kind latent"], Int[ndarray, " kind"]]:
     """Summed activation of every latent on every kind of token, and how often that token occurs."""
