@@ -18,7 +18,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 _QUOTED = r'"(?:[^"\\]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
 _LIST = rf"{_QUOTED}(?:, {_QUOTED})*"
 _LABELS = {f"{strength} on": strength for strength in STRENGTHS}
-_LABEL = "|".join(["fires on", *_LABELS, "raises", "lowers"])
+_LABEL = "|".join(["fires on", *(f"(?:fires )?{label}" for label in _LABELS), "raises", "lowers"])
 _PART = rf"(?:{_LABEL}) {_LIST}|\d+ % of its firing lies there"
 _PARTS = re.compile(rf"(?:{_PART})(?:; (?:{_PART}))*\.?", re.IGNORECASE)
 
@@ -44,8 +44,6 @@ class Description:
 
         From (c) on a word that was both named and counted stands once, with its strength.
         """
-        if level not in LEVELS:
-            raise ValueError(f"no level is called {level!r}: there are {', '.join(LEVELS)}")
         if level == "a":
             return Description(self.english)
         if level == "b":
@@ -60,8 +58,12 @@ class Description:
         """One sentence of parts; "" where the level says nothing. `parse` reads it back."""
         said = self.at(level)
         parts = [_listed("fires on", [word.text for word in said.words if not word.strength])]
-        for label, strength in _LABELS.items():
-            parts.append(_listed(label, [w.text for w in said.words if w.strength == strength]))
+        counted = [
+            _listed(label, [word.text for word in said.words if word.strength == strength])
+            for label, strength in _LABELS.items()
+        ]
+        parts.append("; ".join(part for part in counted if part))
+        parts[-1] = parts[-1] and "fires " + parts[-1]
         parts.append(f"{said.covered} % of its firing lies there" if said.covered else "")
         parts += [_listed("raises", said.raises), _listed("lowers", said.lowers)]
         if not any(parts):
@@ -78,7 +80,8 @@ def parse(text: str) -> Description:
     """
     starts = [0, *(found.end() for found in re.finditer("; ", text))]
     start = next((at for at in starts if _PARTS.fullmatch(text, at)), len(text))
-    said = Description(english=text[:start].removesuffix("; ").strip().removesuffix("."))
+    english = text[:start].removesuffix("; ") if start < len(text) else text
+    said = Description(english.strip().removesuffix("."))
     for part in re.finditer(_PART, text[start:], re.IGNORECASE):
         said = _with(said, part[0])
     return said
@@ -87,10 +90,10 @@ def parse(text: str) -> Description:
 def _with(said: Description, part: str) -> Description:
     """The record with one more part."""
     if part[0].isdigit():
-        return dataclasses.replace(said, covered=int(part.split(" ")[0]))
+        return dataclasses.replace(said, covered=int(part.split(" ", maxsplit=1)[0]))
     label, _, listed = part.partition(' "')
     texts = [json.loads(quoted, strict=False) for quoted in re.findall(_QUOTED, '"' + listed)]
-    label = label.lower()
+    label = label.lower().replace("fires on", "").removeprefix("fires ")
     if label in ("raises", "lowers"):
         return dataclasses.replace(said, **{label: tuple(texts)})
     strength: Strength | Literal[""] = _LABELS.get(label, "")

@@ -26,6 +26,33 @@ def token_table(
     return ((totals + prior * cache.mean) / (seen[:, None] + prior))[where].astype(np.float32)
 
 
+def vocabulary_table(
+    cache: LatentCache,
+    kinds: Int[ndarray, " kind"],
+    vectors: Float[ndarray, "kind d"] | None = None,
+    *,
+    prior: float = 1.0,
+    sharpness: float = 12.0,
+) -> Float[ndarray, "kind latent"]:
+    """E[a_j | token] for every one of ``kinds`` (ascending token ids), which makes a whole layer.
+
+    Rare and unseen tokens lean on ``prior`` tokens at the latent's mean; with ``vectors`` (unit
+    length), at the mean of similar tokens instead, weighted by occurrences · exp(sharpness ·
+    cosine).
+    """
+    totals, seen = token_totals(cache, kinds)
+    behind = np.broadcast_to(cache.mean, totals.shape)
+    if vectors is not None:
+        behind = np.empty(totals.shape)
+        for start in range(0, len(kinds), 512):
+            part = slice(start, start + 512)
+            weight = np.exp(sharpness * (vectors[part] @ vectors.T))
+            rows = np.arange(len(weight))
+            weight[rows, start + rows] = 0  # what it says itself comes on top
+            behind[part] = (weight @ totals) / np.maximum(weight @ seen, 1e-12)[:, None]
+    return ((totals + prior * behind) / (seen[:, None] + prior)).astype(np.float32)
+
+
 def word_list(
     cache: LatentCache, windows: Windows, on: LatentCache, *, words: int = 8
 ) -> Float[ndarray, "window latent"]:

@@ -48,10 +48,10 @@ def count_words(
     words: int = 16,
     prior: float = 1.0,
 ) -> list[Counted]:
-    """The words of every latent, ranked by mass Σ a · E[a | token]; ``texts``: ids to their texts.
+    """The words of every latent, ranked by mass Σ a · E[a | token].
 
-    E[a | token] = Σ a / (occurrences + ``prior``), so that a token seen once counts for less.
-    ValueError for less than one word.
+    ``texts`` spells ids, each alone. E[a | token] = Σ a / (occurrences + ``prior``), so that a
+    token seen once counts for less. ValueError for less than one word.
     """
     if words < 1:
         raise ValueError(f"a list of {words} words says nothing: count 1 or more")
@@ -61,26 +61,25 @@ def count_words(
     sayable = np.array([NO_CHARACTER not in name and name != "" for name in names])
     expected = totals / (seen + prior)[:, None]
     mass = np.where(sayable[:, None], totals * expected, 0)
-    order = np.argsort(-mass, axis=0, kind="stable")[:words]
-    return [
-        _of_latent(names, totals[:, latent], expected[:, latent], order[:, latent])
-        for latent in range(cache.n_latents)
-    ]
+    found = []
+    for latent in range(cache.n_latents):
+        order = np.argsort(-mass[:, latent], kind="stable")[:words]
+        order = order[mass[order, latent] > 0]
+        found.append(_of_latent(names[order], expected[order, latent], totals[:, latent], order))
+    return found
 
 
 def _of_latent(
     names: ndarray,
+    expected: Float[ndarray, " word"],
     totals: Float[ndarray, " kind"],
-    expected: Float[ndarray, " kind"],
     order: Int[ndarray, " word"],
 ) -> Counted:
-    """The words at ``order`` that fire at all, each text once."""
-    order = order[totals[order] > 0]
+    """The words at ``order``, each text once."""
     if not len(order):
         return Counted((), 0)
-    share = expected[order] / expected[order].max()
     words: dict[str, Word] = {}
-    for kind, one in zip(order, share, strict=True):
-        grade = next(g for g, least in enumerate(LEAST) if one >= least)
-        words.setdefault(names[kind], Word(names[kind], STRENGTHS[grade]))
+    for name, share in zip(names, expected / expected.max(), strict=True):
+        grade = next(g for g, least in enumerate(LEAST) if share >= least)
+        words.setdefault(name, Word(name, STRENGTHS[grade]))
     return Counted(tuple(words.values()), round(100 * float(totals[order].sum() / totals.sum())))

@@ -6,7 +6,7 @@ These see the token alone; `context` has those that see the text before it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Compare = Callable[[Places, slice], Float[ndarray, "place latent column"]]
 """The feature's numbers at these places, for the latents in this slice."""
 
 
+@runtime_checkable
 class Feature(Protocol):
     """One way to compare descriptions with tokens."""
 

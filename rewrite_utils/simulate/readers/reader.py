@@ -6,8 +6,8 @@ activations of them. `cross_fit` reads each latent by a regression that saw noth
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ PLACES, LATENTS = 256, 1024
 Score = Callable[[Places], Float[ndarray, "place latent"]]
 
 
+@runtime_checkable
 class Readable(Protocol):
     """Anything that reads descriptions: a fitted reader, a cross-fitted one, a calibrated one."""
 
@@ -69,18 +70,18 @@ class Reader:
             return Fitted(self.features, None)
         told, true = [told[one] for one in alive], true[:, alive].multiply(1 / rms[alive]).tocsr()
         half = np.unique(groups[alive], return_inverse=True)[1] % 2
-        sample, features = [], list(self.features)
+        sample = []
         for held in (0, 1):  # a feature's own parameters come from the other half of the groups
-            others = np.flatnonzero(half != held)
-            features = [f.fitted([told[i] for i in others], text, true[:, others]) for f in features]
-            mine = np.flatnonzero(half == held)
+            others, mine = np.flatnonzero(half != held), np.flatnonzero(half == held)
+            other = [told[i] for i in others]
+            features = [f.fitted(other, text, true[:, others]) for f in self.features]
             sample.append(self._sample(features, [told[i] for i in mine], text, true[:, mine]))
         x, y, weight = (np.concatenate(parts) for parts in zip(*sample, strict=True))
         trees = HistGradientBoostingRegressor(
             max_iter=self.trees,
             max_leaf_nodes=self.leaves,
             learning_rate=0.1,
-            min_samples_leaf=40,
+            min_samples_leaf=10,
             early_stopping=False,
             random_state=self.seed,
         ).fit(x, y, weight)

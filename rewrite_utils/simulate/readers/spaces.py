@@ -6,7 +6,7 @@ embeddings, plain or whitened, or by a sentence encoder. No LLM pass anywhere.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ RIDGE = 1e-3
 """Share of the mean variance that is added to each direction before whitening."""
 
 
+@runtime_checkable
 class Space(Protocol):
     """A named way to place words."""
 

@@ -1,4 +1,4 @@
-"""What a reader sees of a text: the exact texts of its tokens, each kind once; and the truth beside.
+"""What a reader sees of a text: the exact texts of its tokens, each kind once. And the truth.
 
 In: token ids and a way to spell them. Out: a `Text`; true activations as a sparse table over its
 places. A place is one token of one row; the BOS is none.
