@@ -32,7 +32,7 @@ from rewrite_utils import report
 from rewrite_utils.explorer import LatentExplorer
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -40,7 +40,10 @@ site = next(iter(sites.values()))
 plots.use_style()
 
 # %% [markdown]
-# ## The experiment, drawn (the paper's figure 2)
+# ## At scale
+
+# %% [markdown]
+# ### The experiment, drawn (the paper's figure 2)
 
 # %%
 figure = plots.pipeline()
@@ -54,7 +57,7 @@ report.keep(
 )
 
 # %% [markdown]
-# ## The layer
+# ### The layer
 #
 # What the model loses when this MLP's output is replaced: by the coder, by its mean, by nothing.
 
@@ -62,7 +65,7 @@ report.keep(
 report.frame(report.arms_shown({site.name: site}))
 
 # %% [markdown]
-# ## One latent
+# ### One latent
 #
 # Its sentence, what a second LLM makes of that sentence, and what it costs the model if only this
 # latent is replaced. True activation as background, calibrated prediction as underline. Live, the
@@ -72,7 +75,7 @@ report.frame(report.arms_shown({site.name: site}))
 LatentExplorer(site)
 
 # %% [markdown]
-# ## What the rewrite does to the model
+# ### What the rewrite does to the model
 
 # %%
 report.headline(run, "00_tour", report.rewrite_headline(run, sites))

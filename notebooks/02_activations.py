@@ -29,14 +29,95 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import CACHED_SPLITS, open_sites
+from rewrite_utils.site import open_sites
+from rewrite_utils.stages import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## The four parts
+# ## By hand
+#
+# One latent along one row of text. k latents fire on every token, so on average a latent fires on k
+# / width of the tokens; the one to look at is the described latent nearest to that, a typical one,
+# and the notebooks up to 07 stay with it. `site.collector` is the subject in the precision that
+# activations are collected in.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+site = next(iter(sites.values()))
+model, coder, at = site.collector.bridge, site.coder.requires_grad_(False), site.hookpoint
+cache = site.cache("explain")
+latent = min(site.described.tolist(), key=lambda one: abs(cache.rate[one] - cache.rate.mean()))
+print(f"latent {latent} fires on {cache.rate[latent]:.1%}; the mean is {cache.rate.mean():.1%}")
+
+# %% [markdown]
+# **The cache keeps only what is not zero, sorted by latent.** So everything about one latent is one
+# slice: rows, positions and activations of its firings. The row to look at has the largest.
+
+# %%
+rows, positions, values = cache.of(latent)
+row = rows[values.argmax()]
+tokens = torch.from_numpy(cache.tokens[[row]]).to(site.subject.device)  # [batch pos]
+print(f"{len(values)} firings in {cache.n_tokens:,} tokens; the strongest is in row {row}")
+
+# %% [markdown]
+# **One latent cannot be computed alone.** Its own answer is a dot product, but whether it counts
+# depends on all the others: it has to be among the k largest of its token.
+
+# %%
+_, seen = model.run_with_cache(tokens, names_filter=[at.input_hook])
+x = seen[at.input_hook][0].float()
+read = x - coder.b_dec if coder.config.shifts_input else x
+answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
+kth = answers.topk(coder.config.k).values[:, -1]  # the weakest answer that is kept
+along = torch.where(answers[:, latent] >= kth, answers[:, latent], 0).cpu().numpy()
+along[0] = 0  # the BOS is left out of everything
+print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.max():.1f}")
+
+# %% [markdown]
+# **A window is a stretch of text around a peak.** The strongest peak is found with a sort, and
+# stands two thirds into its window, so that a reader sees more of what came before it.
+
+# %%
+length = 24
+peak = int(np.argsort(along)[-1])
+end = min(max(peak + length // 3, length), len(along) - 1)  # the window's last token
+window = slice(end - length + 1, end + 1)
+texts = site.texts(cache.tokens[row, window])
+
+figure, axis = plt.subplots(figsize=(7.2, 2.2))
+axis.bar(range(length), along[window], color="#e69f00")
+axis.set(title=f"latent {latent} in row {row}", ylabel="activation", xticks=range(length))
+axis.set_xticklabels([repr(text)[1:-1] for text in texts], rotation=60, ha="right")
+plt.show()
+
+# %% [markdown]
+# **The cache says the same**, and its strongest window is this one. The cache may have been made in
+# bfloat16 (`subject.collect_dtype`) on another processor: then activations agree to 1 % of the
+# largest, and where two latents all but tie for the last of the k places, the other one may have
+# it. So one token in twenty is allowed to differ.
+
+# %%
+from rewrite_utils.latents.windows import firing_windows
+
+stored = np.zeros(len(along), np.float32)
+stored[positions[rows == row]] = values[rows == row]
+assert np.mean(abs(along - stored) <= 0.01 * along.max()) >= 0.95
+found, peaks = firing_windows(cache, latent, window_tokens=length)
+strongest = peaks.argmax()
+assert (found.rows[strongest], found.ends[strongest]) == (row, end)
+assert np.isclose(along[peak], cache.maximum[latent], rtol=0.01)
+
+# %% [markdown]
+# ## At scale
+
+# %% [markdown]
+# ### The four parts
 
 # %%
 corpus = next(iter(sites.values())).corpus
@@ -49,7 +130,7 @@ report.table(
 )
 
 # %% [markdown]
-# ## How often latents fire
+# ### How often latents fire
 
 # %%
 figure, axes = plots.panels(len(sites))
@@ -59,7 +140,7 @@ rates = report.stacked({name: report.rates(site) for name, site in sites.items()
 report.keep(run, "02_firing_rates", figure, rates, unit="latent", n=len(rates))
 
 # %% [markdown]
-# ## What latents fire on
+# ### What latents fire on
 #
 # The strongest windows of the three latents that carry most of the output; background =
 # activation, on the latent's own scale.

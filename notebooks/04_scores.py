@@ -30,14 +30,94 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots, score_plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## Distribution
+# ## By hand
+#
+# One sentence, tried on windows of text that its author never saw. The judge's answers are read
+# from the stage's table: no LLM is asked here.
+
+# %%
+import numpy as np
+
+from rewrite_utils.llm.prompts import filled, turns
+from rewrite_utils.score.detection import wording
+
+site = next(iter(sites.values()))
+asked, cache = run.params.score, site.cache("score")
+rate = site.cache("explain").rate
+latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+judged = site.judgements[site.judgements["latent"] == latent]
+print(f"latent {latent}: {site.sentences[latent]!r}, {len(judged)} windows")
+
+# %% [markdown]
+# **The judge sees the text without marks.** It has to find for itself what the sentence speaks of.
+
+# %%
+excerpts = []
+for row, end in zip(judged["row"], judged["end"], strict=True):
+    texts = site.quoted(cache.tokens[row, end - asked.window_tokens + 1 : end + 1])
+    excerpts.append("".join(texts).replace("\n", "⏎").strip())
+excerpts[0]
+
+# %% [markdown]
+# **The question is a conversation that stops in front of one digit**, 1 for yes and 0 for no.
+
+# %%
+first = excerpts[: asked.per_prompt]
+listed = "\n".join(f"{n}. {text}" for n, text in enumerate(first, 1))
+values = {"pad": "", "explanation": site.sentences[latent]}
+values["windows"] = first[0] if asked.per_prompt == 1 else listed
+system, *examples, question, answer = turns(wording("detect", asked.per_prompt))
+for turn in (system, *examples[:2], question, answer):
+    print(f"── {turn.role}\n{filled(turn.text, **values)}")
+
+# %% [markdown]
+# **The answer is a probability.** One forward pass gives p(0) and p(1) at that place, and p(yes) =
+# p(1) / (p(0) + p(1)): nothing is sampled. Beside it the truth, whether the latent fires anywhere
+# in the window:
+
+# %%
+yes, active = judged["probability"].to_numpy(), judged["active"].to_numpy(bool)
+for p, fires, text in list(zip(yes, active, excerpts, strict=True))[:6]:
+    print(f"p(yes) = {p:.2f}  {'fires ' if fires else 'silent'}  {text}")
+
+# %% [markdown]
+# **AUROC counts pairs.** Take a window where the latent fires and one where it is silent: how often
+# has the first the higher p(yes)? A tie counts half, and guessing gets ½. On ten windows, then on
+# all:
+
+
+# %%
+def counted(active, yes):
+    pairs = [(p, q) for p in yes[active] for q in yes[~active]]
+    return sum((p > q) + (p == q) / 2 for p, q in pairs) / max(len(pairs), 1)
+
+
+ten, auroc = counted(active[:10], yes[:10]), counted(active, yes)
+print(f"ten windows: {ten:.2f}; all {len(yes)}: {auroc:.2f}")
+
+# %% [markdown]
+# **The stored truth and score are these.** A latent without windows of both kinds has no score.
+
+# %%
+fired = cache.of(latent)
+ends = [end - fired.positions[fired.rows == row] for row, end in judged[["row", "end"]].to_numpy()]
+inside = [((back >= 0) & (back < asked.window_tokens)).any() for back in ends]
+assert np.array_equal(inside, active)
+stored = site.scores.set_index("latent").loc[latent, "auroc"]
+assert np.isnan(stored) or np.isclose(auroc, stored)
+
+# %% [markdown]
+# ## At scale
+
+# %% [markdown]
+# ### Distribution
 #
 # A latent without an activating window among the score rows has no score: it is missing, not 0.
 
@@ -49,7 +129,7 @@ scores = report.stacked({name: site.scores for name, site in sites.items()})
 report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
 
 # %% [markdown]
-# ## Scores over their floors
+# ### Scores over their floors
 #
 # Every test this run asked for, as the share of latents at or below each AUROC. A judge that
 # guesses lies on .5; what a sentence that says nothing gets, the floors say, if the run has them:
@@ -67,13 +147,13 @@ report.keep(run, "04_floors", figure, floors, unit="latent", n=report.latents(fl
 report.frame(report.score_table(floors, seed=run.params.seed))
 
 # %% [markdown]
-# ## Best and worst
+# ### Best and worst
 
 # %%
 report.best_and_worst(sites, each=3)
 
 # %% [markdown]
-# ## What a score cannot see
+# ### What a score cannot see
 #
 # Two latents may share a sentence and both score well; a sentence may fit nearly any text; a long
 # one costs the simulator tokens at every window. Shares of latents with 95 % Wilson intervals.
@@ -90,7 +170,7 @@ for place, (name, table) in enumerate(traits.groupby("site", sort=False)):
 report.keep(run, "04_unseen", figure, traits, unit="latent", n=len(traits))
 
 # %% [markdown]
-# ## What they cost
+# ### What they cost
 
 # %%
 report.frame(report.word_costs(sites))

@@ -34,14 +34,137 @@ import pandas as pd
 from rewrite_utils import report
 from rewrite_utils.report import paper_plots, plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## Loss against the fraction rewritten (the paper's figure 3)
+# ## By hand
+#
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
+# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
+# how well the model still expects the token that follows the marked one.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+site = next(iter(sites.values()))
+model, coder, at = site.subject.bridge, site.coder.requires_grad_(False), site.hookpoint
+described = site.simulated  # the latents that have a sentence
+rate = site.cache("explain").rate
+latent = min(described, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+window = int((site.true("evaluate")[:, described.index(latent)] > 0).argmax())
+row, end = (int(part[window]) for part in site.simulated_windows("evaluate"))
+tokens = torch.from_numpy(site.cache("evaluate").tokens[[row]]).to(site.subject.device)
+texts = site.texts(tokens[0].cpu().numpy())
+print("".join(texts[max(1, end - 31) : end]) + f"«{texts[end]}» → {texts[end + 1]!r}")
+
+# %% [markdown]
+# **First the model as it is.** One pass with a cache gives what the layer reads (x) and writes (y)
+# at the marked token, and what the model expects next.
+
+# %%
+logits, cache = model.run_with_cache(tokens, names_filter=[at.input_hook, at.output_hook])
+x, y = cache[at.input_hook][0, end].float(), cache[at.output_hook][0, end].float()
+
+
+def loss(logits):
+    """−log p(next token), in nats."""
+    return -logits[0, end].float().log_softmax(-1)[tokens[0, end + 1]].item()
+
+
+print(f"the model itself: {loss(logits):.4f} nat")
+
+# %% [markdown]
+# **The splice.** The hook is handed the layer's output, writes another vector at one position and
+# passes it on; the layers above never learn of it. *Prediction: the layer's own output, written
+# back, changes nothing.*
+
+
+# %%
+def spliced(vector):
+    """The same loss with ``vector`` in place of the layer's output at the marked token."""
+
+    def splice(output, hook):
+        output[0, end] = vector
+        return output
+
+    return loss(model.run_with_hooks(tokens, fwd_hooks=[(at.output_hook, splice)]))
+
+
+print(f"its own output written back: {spliced(y):.4f} nat")
+
+# %% [markdown]
+# **The coder stands between the vector and the sentences.** x becomes latents (ReLU, top k), and
+# latents become a vector again: a constant, one direction a latent and, if there is one, the skip,
+# which reads the true x whatever the latents are.
+
+# %%
+read = x - coder.b_dec if coder.config.shifts_input else x
+top = torch.relu(coder.W_enc @ read + coder.b_enc).topk(coder.config.k)
+truth = coder.W_enc.new_zeros(coder.config.num_latents).scatter(0, top.indices, top.values)
+
+
+def decoded(z):
+    """What stands in place of the layer's output if its latents were z."""
+    vector = z @ coder.W_dec + coder.b_dec
+    return vector if coder.W_skip is None else vector + coder.W_skip @ x
+
+
+# %% [markdown]
+# **Four answers to one question: how strongly does each latent fire here?** The truth, from the
+# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
+# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
+
+# %%
+sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
+answers = {"the truth": truth}
+for name, source in sources.items():
+    z = truth.clone()
+    z[described] = torch.from_numpy(site.estimates[source].values[window]).to(z)
+    if source.endswith("+topk"):  # the paper's last step: keep the k largest
+        kept = z.topk(coder.config.k)
+        z = torch.zeros_like(z).scatter(0, kept.indices, kept.values)
+    answers[name] = z
+print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")
+
+# %% [markdown]
+# **The experiment.** *Prediction: the truth is best and nothing is worst; where the sentences come
+# in is the paper's question.* One window may well say otherwise; the verdict below is over all of
+# them.
+
+# %%
+losses = {name: spliced(decoded(z)) for name, z in answers.items()}
+
+figure, axis = plt.subplots(figsize=(5.6, 1.9))
+bars = axis.barh(list(losses), losses.values(), color=["#222222", "#6a3d9a", "#666666", "#bbbbbb"])
+axis.bar_label(bars, fmt="%.2f", padding=3)
+axis.axvline(loss(logits), color="#222222", linestyle="--", linewidth=0.8)
+axis.invert_yaxis()
+axis.set(xlabel="loss of the next token (nat; left is better; dashed: the model itself)")
+plt.show()
+print("best first:", ", ".join(sorted(losses, key=losses.get)))
+
+# %% [markdown]
+# **These are the stored losses of this window**, to 1e-4 nat. The package takes a shorter way (the
+# row once, then for each arm the patched token alone, through the layers above, with the keys and
+# values of its past), so the last digits of float32 differ.
+
+# %%
+here = site.losses.query("window == @window and order == 'all'").set_index("source")
+stored = {"the truth": "coder"} | sources
+assert all(abs(losses[name] - here.loc[source, "loss"]) < 1e-4 for name, source in stored.items())
+assert abs(loss(logits) - here["base_loss"].iloc[0]) < 1e-4
+assert abs(spliced(y) - loss(logits)) < 1e-4
+
+# %% [markdown]
+# ## At scale
+
+# %% [markdown]
+# ### Loss against the fraction rewritten (the paper's figure 3)
 #
 # As the paper draws it: the paper's calibration and ours, best scores first and random, between the
 # coder and the ablations of the same latents; one panel a site. Shaded: 95 % bootstrap intervals
@@ -62,7 +185,7 @@ paper = paper_plots.PAPER_UNNORMALISED
 report.paper_fractions(run, "07_unnormalised", sites, sources=raw, paper=paper)
 
 # %% [markdown]
-# ## The same for every source
+# ### The same for every source
 #
 # One panel an order; latents in random order are drawn anew for each window.
 
@@ -83,7 +206,7 @@ fractions = report.stacked(verdicts)
 report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## Which latents are worth predicting?
+# ### Which latents are worth predicting?
 #
 # Detection scores say how well a sentence is understood, not what its predictions are worth. *CE
 # won*: with one latent alone replaced, all others true, its mean minus its prediction by the
@@ -94,7 +217,7 @@ report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.wind
 report.useful_latents(run, sites, each=4)
 
 # %% [markdown]
-# ## The verdict: against mean ablation of the same latents
+# ### The verdict: against mean ablation of the same latents
 #
 # Every described latent replaced; differences are paired over windows. Left of zero is better
 # than ablation.
@@ -113,7 +236,7 @@ for axis, (name, site) in zip(axes, sites.items(), strict=True):
 report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## The same in numbers
+# ### The same in numbers
 #
 # *Visible*: the smallest difference to mean ablation that this many windows can see (80 % power).
 # *CE recovered*: of what lies between mean ablation and the coder, the share an arm wins back.
@@ -143,7 +266,7 @@ plots.shared_legend(figure)
 report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.windows(sites))
 
 # %% [markdown]
-# ## As good as which training checkpoint?
+# ### As good as which training checkpoint?
 #
 # The paper calls its coder as good as a Pythia after 25 % of its training. Where the subject has
 # checkpoints, each arm's loss is looked up on its own training curve, on the same windows.

@@ -30,14 +30,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import plots, study_plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## Against the scores (the paper's figure 4, and v2's version for fuzzing)
+# ## At scale
+
+# %% [markdown]
+# ### Against the scores (the paper's figure 4, and v2's version for fuzzing)
 #
 # Means of bins of eight latents or more with their 95 % intervals over latents; equal scores stay
 # together. Where a site has too few latents for two bins, its title says so and one mean is drawn:
@@ -49,13 +52,13 @@ for score, by_site in report.score_tables(sites).items():
     report.against_score(run, report.scored(rates, by_site), score)
 
 # %% [markdown]
-# ## Before and after calibration, all latents together
+# ### Before and after calibration, all latents together
 
 # %%
 report.frame(report.rates_by_source(rates))
 
 # %% [markdown]
-# ## How specific is specific enough?
+# ### How specific is specific enough?
 #
 # No prediction here: the *true* activations of all latents, and among the silent ones false alarms,
 # each as strong as a true activation of its latent. Sensitivity is 1 by construction, so this is

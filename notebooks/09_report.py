@@ -24,13 +24,16 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 # %%
 from rewrite_utils import report
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 
 # %% [markdown]
-# ## Claims
+# ## At scale
+
+# %% [markdown]
+# ### Claims
 #
 # A run as small as this one can contradict a claim, or fail to see it; the last column says
 # which.
@@ -40,13 +43,13 @@ claims = report.claims(run, sites)
 report.frame(claims)
 
 # %% [markdown]
-# ## The paper's figures, and ours
+# ### The paper's figures, and ours
 
 # %%
 report.frame(report.figures(run))
 
 # %% [markdown]
-# ## The coders
+# ### The coders
 #
 # What everything above rests on: what each coder keeps, and what it leaves its latents to decide.
 
@@ -55,13 +58,13 @@ coders = report.shown_coders(report.coder_table(sites))
 report.frame(coders)
 
 # %% [markdown]
-# ## Headlines of the series
+# ### Headlines of the series
 
 # %%
 report.headlines(run)
 
 # %% [markdown]
-# ## The same claims in every run
+# ### The same claims in every run
 #
 # From the reports that are kept in `figures/`, one column a run and site.
 

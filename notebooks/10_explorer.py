@@ -30,14 +30,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.explorer import LatentExplorer, headline
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 explorers = {name: LatentExplorer(site) for name, site in sites.items()}
 
 # %% [markdown]
-# ## The clear case
+# ## At scale
+
+# %% [markdown]
+# ### The clear case
 #
 # Select a latent, change its sentence, press *try*: the button says what it costs. *Save* writes
 # `curated.parquet` into the run's folder; the parameter `explain.curated` puts the saved sentences
@@ -48,13 +51,13 @@ first, *others = explorers.values()
 first
 
 # %% [markdown]
-# ## The other site
+# ### The other site
 
 # %%
 others[0] if others else first
 
 # %% [markdown]
-# ## Your own text
+# ### Your own text
 #
 # Which latents fire where; live, also what the sentences would have predicted.
 
@@ -62,7 +65,7 @@ others[0] if others else first
 first.read("The river flows through the old town, past three mills and a church built in 1432.")
 
 # %% [markdown]
-# ## The latents, from the costliest sentence down
+# ### The latents, from the costliest sentence down
 #
 # Cross-entropy with this latent alone at its sentence's prediction, minus that with it at its mean.
 

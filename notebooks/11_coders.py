@@ -31,14 +31,17 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 from rewrite_utils import report
 from rewrite_utils.report import coder_plots, plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 plots.use_style()
 
 # %% [markdown]
-# ## The coders
+# ## At scale
+
+# %% [markdown]
+# ### The coders
 #
 # FVU and losses at held-out positions, each patched alone. *CE recovered*: of what the output at
 # its mean costs, the share that the coder saves (– where that cost is not seen to be above zero).
@@ -50,7 +53,7 @@ coders = report.coder_table(sites)
 report.frame(report.shown_coders(coders))
 
 # %% [markdown]
-# ## The dynamic range
+# ### The dynamic range
 #
 # By layer and by width, as far as the sites differ in them; a line joins coders that differ in
 # nothing else.
@@ -61,14 +64,14 @@ figure = coder_plots.coder_figure(trained, y="range")
 report.keep(run, "11_range", figure, coders, unit="row", n=int(coders["rows"].sum()))
 
 # %% [markdown]
-# ## What is left unexplained
+# ### What is left unexplained
 
 # %%
 figure = coder_plots.coder_figure(trained, y="FVU")
 report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum()))
 
 # %% [markdown]
-# ## Who fires how often
+# ### Who fires how often
 
 # %%
 figure, (axis,) = plots.panels(1, width=6.5)
@@ -77,7 +80,7 @@ rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites), k
 report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["tokens"].max()))
 
 # %% [markdown]
-# ## Several layers at once
+# ### Several layers at once
 #
 # The coders of all sites spliced together, every latent of theirs from one source, each layer
 # reading what the layers below it have left of the stream. Layers are added in the order of the

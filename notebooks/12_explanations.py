@@ -32,7 +32,7 @@ from rewrite_utils import report
 from rewrite_utils.llm import prompts
 from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -40,13 +40,16 @@ plots.use_style()
 kinds = run.params.explain.compared
 
 # %% [markdown]
-# ## What a contrastive explainer is told
+# ## At scale
+
+# %% [markdown]
+# ### What a contrastive explainer is told
 
 # %%
 print(prompts.turns("explain_more", ["contrast"])[0].text)
 
 # %% [markdown]
-# ## The same latents, the same windows
+# ### The same latents, the same windows
 #
 # Kind minus plain, latent by latent. The interval is 95 % over latents; *detectable* is the
 # smallest mean difference that so many latents can show.
@@ -65,13 +68,13 @@ if kinds:
     report.keep(run, "12_paired", figure, differences, unit="latent", n=report.latents(scores))
 
 # %% [markdown]
-# ## Sentences side by side
+# ### Sentences side by side
 
 # %%
 report.sentences_by_kind(report.trained(sites), most=8)
 
 # %% [markdown]
-# ## How the scores agree
+# ### How the scores agree
 #
 # Rank correlations over latents, the plain sentences. The simulation score is the correlation of
 # the simulator's rating with the true activation; it is there once notebook 05 has run. Usefulness,
@@ -81,7 +84,7 @@ report.sentences_by_kind(report.trained(sites), most=8)
 report.frame(report.agreement(report.trained(sites)))
 
 # %% [markdown]
-# ## What they cost
+# ### What they cost
 
 # %%
 report.frame(report.kind_costs(report.trained(sites)))

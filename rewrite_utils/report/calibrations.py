@@ -1,8 +1,8 @@
 """Tables of notebook 06: how every alternative does in latent space, out of sample and why.
 
 In: the sites' ratings, truths and coders. Out: one row a (site, calibration) or a latent. The unit
-is mean ablation's squared error; every difference is paired over windows. Latents are weighted by
-the squared norm of their decoder row: what an error costs in the hooked output.
+is mean ablation's squared error; every difference is paired over windows. Errors are those of the
+hooked output, ‖(a − â) W_dec‖², with the cross terms between latents that write alike.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,30 +167,26 @@ def _loss(
     true: Float[ndarray, "window latent"],
     estimate: Float[ndarray, "window latent"],
 ) -> Losses:
-    mean = site.evidence.target.mean
-    return calibrate.losses(true, estimate, mean, weights=_weights(site)[site.simulated])
+    mean, decoder = site.evidence.target.mean, _decoder(site)[site.simulated]
+    return calibrate.losses(true, estimate, mean, decoder=decoder)
 
 
 def _after_topk(site: SiteStages, estimate: Float[ndarray, "window latent"]) -> Losses:
-    """The loss when the k largest of all latents are kept: true ones may fall out as well."""
+    """The loss when the k largest of all latents are kept: true ones may fall out as well.
+
+    Its mean ablation, of the described latents, leaves all others true.
+    """
     whole = site.cache("evaluate").dense(site.simulated_windows("evaluate"))
-    told, chosen = whole.copy(), np.zeros(whole.shape[1], bool)
+    told, ablated, chosen = whole.copy(), whole.copy(), np.zeros(whole.shape[1], bool)
     told[:, site.simulated], chosen[site.simulated] = estimate, True
+    ablated[:, site.simulated] = site.evidence.target.mean
     arguments = (torch.from_numpy(array) for array in (whole, told, chosen))
     kept = mix(*arguments, k=site.coder.config.k).numpy()
-    error = np.square(whole - kept, dtype=np.float64) @ _weights(site)
-    unit = _loss(site, whole[:, site.simulated], estimate)
-    return Losses(error / _ablated(site, whole), unit.mean)
+    return calibrate.losses(whole, kept, ablated, decoder=_decoder(site))
 
 
-def _ablated(site: SiteStages, whole: Float[ndarray, "window latent"]) -> float:
-    """Mean squared error of mean ablation: the unit of every loss."""
-    error = np.square(whole[:, site.simulated] - site.evidence.target.mean, dtype=np.float64)
-    return float((error @ _weights(site)[site.simulated]).mean())
-
-
-def _weights(site: SiteStages) -> Float[ndarray, " latent"]:
-    return site.coder.W_dec.detach().double().square().sum(-1).cpu().numpy()
+def _decoder(site: SiteStages) -> Float[ndarray, "latent d_out"]:
+    return site.coder.W_dec.detach().double().cpu().numpy()
 
 
 def _per_latent(
