@@ -149,9 +149,9 @@ def read_explanations(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / FILE)
 
 
-def delphi_hashes(*, params: Params, hookpoint: Hookpoint) -> dict[str, Any]:
+def delphi_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     """The files that are read."""
-    return {"files": delphi.digest(params.explain.delphi, hookpoint.name)}
+    return {"files": delphi.digest(params.explain.delphi, settings.hookpoint)}
 
 
 def written_by(*, params: Params) -> str:

@@ -183,10 +183,10 @@ def drawing(kind: str, cache: Caches, coder: SparseCoder, quoted: Texts, params:
     return draw
 
 
-def judgement_hashes(kind: str, *, params: Params, hookpoint: Hookpoint) -> dict[str, Any]:
+def judgement_hashes(kind: str, *, params: Params, settings: Site) -> dict[str, Any]:
     """What the judge is shown and how it is asked."""
     if _from_delphi(kind, params):
-        return {"files": delphi.digest(params.explain.delphi, hookpoint.name, scores=kind)}
+        return {"files": delphi.digest(params.explain.delphi, settings.hookpoint, scores=kind)}
     asked = params.score
     own: dict[str, dict[str, Any]] = {
         "hard": {"hard": asked.hard, "by": asked.hard_by, "rivals": asked.rivals}

@@ -4,6 +4,7 @@ In: a site's sentences and its first calibrate windows. Out: ratings of each way
 they compare. Off unless ``studies.simulators`` names some; a later way costs only itself.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -178,5 +179,5 @@ def ways_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -
     return ratings_cost("05_way", name, what, params, settings, asked, windows) if asked else None
 
 
-WAYS_COST = Declared(name="05_way", make=make_way, read=Path, cost=ways_cost)
+WAYS_COST = dataclasses.replace(way_declared(PLAIN), name="05_way", cost=ways_cost)
 """All ways in one line of the plan."""
