@@ -1,8 +1,8 @@
 """Next-token losses with one position replaced at a time, many positions and arms in one pass.
 
-In: rows, positions, the sources of what is put there. Out: loss and KL of each (position, arm). The clean
-row is run once; each patched token then passes the layers above the splice only, reading the clean
-keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
+In: rows, positions, the sources of what is put there. Out: loss and KL of each (position, arm). The
+clean row is run once; each patched token then passes the layers above the splice only, reading the
+clean keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
 """
 
 import functools
