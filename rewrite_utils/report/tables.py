@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
-from rewrite_utils.calibrate import screened
+from rewrite_utils.calibrate.screened import filled
 from rewrite_utils.report.show import stacked
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.runs.run import Run, Stage
@@ -82,8 +82,8 @@ def centred_ranks(expected: Float[ndarray, "window latent"]) -> Float[ndarray, "
     sent = expected >= 0
     if sent.all():
         return calibrate.center(expected)
-    moved = screened.centred(np.where(sent, expected, np.nan), float(expected[sent].mean()))
-    return np.where(sent, moved, np.nanmin(moved) - 1)
+    moved = calibrate.center(filled(np.where(sent, expected, np.nan)))
+    return np.where(sent, moved, moved[sent].min() - 1)
 
 
 def latent_aurocs(

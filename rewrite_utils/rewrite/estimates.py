@@ -38,7 +38,7 @@ class Evidence:
     def method(self, name: str) -> Calibrator:
         """The calibrator of that name; "+topk" concerns only the splice."""
         name = name.removesuffix(TOPK)
-        return Screened(name) if self.screened else calibrator(name)
+        return Screened(calibrator(name)) if self.screened else calibrator(name)
 
     def fit(self, name: str) -> Transform:
         """The calibrator of that name, fitted."""
