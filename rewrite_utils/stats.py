@@ -107,17 +107,16 @@ def ratio(
     undefined, none where every unit has the same ratio; ``method`` says which it is. ValueError for
     fewer than two units, and for a number that is not finite.
     """
-    sums = _summed(np.stack([top, bottom], axis=1), unit, units)
+    sums = _summed(np.stack([top, bottom], axis=1), _members(top + bottom, unit, units))
     n, (above, below) = len(sums), sums.T
     draws = resampled_means(sums, seed=seed, resamples=resamples)
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be nothing below the line
         value = float(above.sum() / below.sum())
         found = draws[:, 0] / draws[:, 1]
         left_out = (above.sum() - above) / (below.sum() - below)
-    rest = above - value * below
     if not np.isfinite(value):
         return Estimate(value, NAN, NAN, n, unit, "undefined")
-    if np.abs(rest).max() <= 1e-12 * max(np.abs(above).max(), 1e-300):
+    if np.abs(above - value * below).max() <= 1e-12 * max(np.abs(above).max(), 1e-300):
         return Estimate(value, NAN, NAN, n, unit, "constant")
     low, high, method = _bca(found, value, left_out)
     half = stats.t.ppf(0.975, n - 1) * _error(above, below)
@@ -126,28 +125,223 @@ def ratio(
     return Estimate(value, float(low), float(high), n, unit, method)
 
 
-def median(
-    sample: Float[ndarray, " number"],
+def detectable(sample: Float[ndarray, " number"], *, units: Units = None) -> float:
+    """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
+    two-sided)."""
+    pairs = np.stack([sample, np.ones(len(sample))], axis=1)
+    return float(2.8 * _error(*_summed(pairs, _members(sample, "number", units)).T))
+
+
+def resampled(
+    statistic: Callable[[Int[ndarray, " number"]], float],
+    n: int,
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = 500,
+    units: Units = None,
+) -> Estimate:
+    """Percentile interval of any statistic; it is given the places of the numbers drawn, of n.
+
+    Resamples on which the statistic is NaN (none active, say) are left out. Raises ValueError for
+    fewer than two units; NaN with NaN ends where it is undefined on the sample itself.
+    """
+    member = _members(np.zeros(n), unit, units)
+    order, sizes = np.argsort(member, kind="stable"), np.bincount(member)
+    places = np.split(order, sizes.cumsum()[:-1])
+    draws = (which for part in _drawn(len(sizes), seed, resamples) for which in part)
+    if len(sizes) == n:
+        draws = (order[which] for which in draws)
+    else:
+        draws = (np.concatenate([places[one] for one in which]) for which in draws)
+    value, found = float(statistic(np.arange(n))), np.array([statistic(which) for which in draws])
+    return _percentile(found, value, n=len(sizes), unit=unit)
+
+
+def rank_correlation(
+    x: Float[ndarray, " unit"],
+    y: Float[ndarray, " unit"],
     *,
     unit: str,
     seed: int,
     resamples: int = 2000,
+) -> Estimate:
+    """Spearman's ρ of pairs, resampled together; NaN where one of them is constant."""
+    found, n = [], len(x)
+    for drawn in _drawn(n, seed, resamples):
+        a, b = (stats.rankdata(values[drawn], axis=1) - (n + 1) / 2 for values in (x, y))
+        scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+        found.append(np.divide((a * b).sum(1), scale, where=scale > 0, out=np.full(len(a), NAN)))
+    value = float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else NAN
+    return _percentile(np.concatenate(found), value, n=n, unit=unit)
+
+
+def crossing(
+    x: Float[ndarray, " level"],
+    difference: Float[ndarray, "level window"],
+    *,
+    seed: int,
+    unit: str = "window",
+    resamples: int = 2000,
     units: Units = None,
 ) -> Estimate:
-    """The median of all numbers and its percentile interval (a jackknife of it says nothing)."""
-    member = _summed(sample, unit, units, member=True)
-    order, found = np.argsort(sample), []
-    for drawn in _drawn(member.max() + 1, seed, resamples):
-        below = _counts(drawn)[:, member[order]].cumsum(axis=1)
-        middles = ((below[:, -1:] - 1) // 2, below[:, -1:] // 2)
-        places = [(below > middle).argmax(axis=1) for middle in middles]
-        found.append(sample[order][places].mean(axis=0))
-    value = float(np.median(sample))
-    return _percentile(np.concatenate(found), value, n=int(member.max()) + 1, unit=unit)
+    """Where the mean difference, made rising in ``x``, crosses zero; linear between the levels.
+
+    −inf or inf where it is above or below zero at every level, so an end of the interval says so.
+    """
+    sums = _summed(difference.T, _members(difference.sum(0), unit, units))
+    draws = resampled_means(sums, seed=seed, resamples=resamples)
+    found = np.array([_crossing(x, mean) for mean in draws])
+    return _choice(found, _crossing(x, sums.sum(0)), n=len(sums), unit=unit)
 
 
-def detectable(sample: Float[ndarray, " number"], *, units: Units = None) -> float:
-    """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
-    two-sided)."""
-    sums = _summed(np.stack([sample, np.ones(len(sample))], axis=1), "number", units)
-    return float(2.8 * _error(*sums.T))
+def best_of(
+    x: Float[ndarray, " level"],
+    loss: Float[ndarray, "level window"],
+    *,
+    seed: int,
+    unit: str = "window",
+    resamples: int = 2000,
+    units: Units = None,
+) -> Estimate:
+    """The level of ``x`` with the least mean loss, and the percentile interval of that choice."""
+    sums = _summed(loss.T, _members(loss.sum(0), unit, units))
+    draws = resampled_means(sums, seed=seed, resamples=resamples)
+    return _choice(x[draws.argmin(1)], float(x[sums.sum(0).argmin()]), n=len(sums), unit=unit)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with its 95 % Wilson interval; NaN where nothing was counted."""
+    if n == 0:
+        return NAN, NAN, NAN
+    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    return hits / n, float(interval.low), float(interval.high)
+
+
+def wins(
+    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
+) -> Float[ndarray, "firing silent"]:
+    """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
+    above = np.subtract.outer(score[active], score[~active])
+    return (above > 0) + 0.5 * (above == 0)
+
+
+def auroc_value(active: Bool[ndarray, "*pair"], score: Float[ndarray, "*pair"]) -> float:
+    """P(an active one scores above a silent one), ties half; NaN without both kinds."""
+    if active.all() or not active.any():
+        return NAN
+    return float(roc_auc_score(active.ravel(), score.ravel()))
+
+
+def auroc(
+    active: Bool[ndarray, " window"],
+    score: Float[ndarray, " window"],
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
+
+    NaN where all windows fire or none does. With very few firing windows the interval is too
+    narrow: it cannot know the windows that were not drawn.
+    """
+    if active.all() or not active.any():
+        return NAN, NAN, NAN
+    table = wins(active, score)
+    generator = np.random.default_rng(seed)
+    weights = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in table.shape]
+    drawn = np.einsum("ra,ab,rb->r", weights[0], table, weights[1], optimize=True)
+    return float(table.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))
+
+
+def resampled_means(
+    values: Float[ndarray, "unit column"], *, seed: int, resamples: int
+) -> Float[ndarray, "draw column"]:
+    """Means over units drawn with replacement, the same ones for all columns."""
+    parts = _drawn(len(values), seed, resamples)
+    return np.concatenate([_counts(drawn) @ values / len(values) for drawn in parts])
+
+
+def _drawn(n: int, seed: int, resamples: int) -> Iterator[Int[ndarray, "draw unit"]]:
+    """The units of every resample, some resamples at a time."""
+    generator, part = np.random.default_rng(seed), max(1, AT_ONCE // n)
+    for start in range(0, resamples, part):
+        yield generator.integers(0, n, size=(min(part, resamples - start), n))
+
+
+def _counts(drawn: Int[ndarray, "draw unit"]) -> Float[ndarray, "draw unit"]:
+    """How often each unit was drawn."""
+    places = drawn + drawn.shape[1] * np.arange(len(drawn))[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+
+
+def _members(sample: Float[ndarray, " number"], unit: str, units: Units) -> Int[ndarray, " number"]:
+    """The unit of each number, 0 …; ValueError for numbers that no interval can be made of."""
+    units = np.arange(len(sample)) if units is None else units
+    if len(units) != len(sample):
+        raise ValueError(f"{len(sample)} numbers do not fit {len(units)} {unit}s")
+    if not np.isfinite(sample).all():
+        place = int(np.argmin(np.isfinite(sample)))
+        raise ValueError(f"{unit} {units[place]} is {sample[place]}: no interval of that")
+    names, member = np.unique(units, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval needs two or more {unit}s, got {len(names)}")
+    return member
+
+
+def _summed(
+    values: Float[ndarray, "number column"], member: Int[ndarray, " number"]
+) -> Float[ndarray, "unit column"]:
+    """Sums over the numbers of each unit: ratios of their means are those of all numbers."""
+    sums = np.zeros((member.max() + 1, values.shape[1]))
+    np.add.at(sums, member, values)
+    return sums
+
+
+def _error(top: Float[ndarray, " unit"], bottom: Float[ndarray, " unit"]) -> float:
+    """Standard error of mean(top) / mean(bottom), to first order; exact for a plain mean."""
+    rest = top - top.sum() / bottom.sum() * bottom
+    n = len(top)
+    return float(np.sqrt(n / (n - 1) * np.square(rest).sum()) / abs(bottom.sum()))
+
+
+def _bca(
+    draws: Float[ndarray, " draw"], value: float, left_out: Float[ndarray, " unit"]
+) -> tuple[float, float, str]:
+    """BCa ends (Efron 1987) from resamples and the values without one unit; percentile if none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tied = np.abs(draws - value) <= 1e-12 * np.abs(draws).max()
+        bias = stats.norm.ppf(((draws < value) & ~tied).mean() + tied.mean() / 2)
+        lean = left_out.mean() - left_out
+        skew = (lean**3).sum() / (6 * np.square(lean).sum() ** 1.5)
+        moved = bias + stats.norm.ppf([0.025, 0.975])
+        shares = stats.norm.cdf(bias + moved / (1 - skew * moved))
+    method = "BCa" if np.isfinite(shares).all() else "percentile"
+    low, high = np.quantile(draws, shares if method == "BCa" else [0.025, 0.975])
+    return low, high, method
+
+
+def _percentile(found: Float[ndarray, " draw"], value: float, *, n: int, unit: str) -> Estimate:
+    """The percentile interval over the resamples where there is a value."""
+    kept = found[~np.isnan(found)]
+    if np.isnan(value) or len(kept) < len(found) / 2:
+        return Estimate(value, NAN, NAN, n, unit, "undefined")
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n, unit, "percentile")
+
+
+def _choice(found: Float[ndarray, " draw"], value: float, *, n: int, unit: str) -> Estimate:
+    """The percentile interval whose ends are among the values found, infinite ones too."""
+    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    return Estimate(value, float(low), float(high), n, unit, "percentile")
+
+
+def _crossing(x: Float[ndarray, " level"], mean: Float[ndarray, " level"]) -> float:
+    rising = isotonic_regression(mean).x
+    if rising[0] > 0:
+        return float("-inf")
+    if rising[-1] <= 0:
+        return float("inf")
+    after = int(np.argmax(rising > 0))
+    low, high = rising[after - 1], rising[after]
+    return float(x[after - 1] - low / (high - low) * (x[after] - x[after - 1]))
