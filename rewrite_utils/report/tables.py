@@ -147,8 +147,8 @@ def paper_statistics(final: pd.DataFrame) -> pd.DataFrame:
 
 def intervals(table: pd.DataFrame, name: str) -> list[str]:
     """A column with its ``_low`` and ``_high`` as text."""
-    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in ends]
+    columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    return [f"{value:+.3f} {stats.ends(low, high)}" for value, low, high in columns]
 
 
 def panel_title(site: SiteStages, order: str) -> str:
@@ -239,7 +239,7 @@ def mean_of_latents(values: Float[ndarray, " latent"], *, seed: int) -> str:
     if len(values) < 2:
         return f"{values[0]:.2f}" if len(values) else ""
     found = stats.bootstrap(values, unit="latent", seed=seed)
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f} {stats.ends(found.low, found.high, '.2f')}"
 
 
 def stage_table(run: Run) -> pd.DataFrame:

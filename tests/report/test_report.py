@@ -43,7 +43,7 @@ def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     assert len(shown) == len(final) and set(shown["windows"]) == {5}
     heads = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE recovered": "recovered"}
     heads |= {"KL": "kl", "FVU of the output": "fvu", "CE − zero ablation": "minus_zero"}
-    assert set(shown["interval"]) <= {"BCa", "percentile", "constant"}
+    assert set(shown["interval"]) <= {"BCa", "percentile", "constant", "Student's t"}
     for head, name in heads.items():
         ends = [name, f"{name}_low", f"{name}_high"]
         for text, row, room in zip(
