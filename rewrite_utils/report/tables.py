@@ -82,7 +82,8 @@ def centred_ranks(expected: Float[ndarray, "window latent"]) -> Float[ndarray, "
     sent = expected >= 0
     if sent.all():
         return calibrate.center(expected)
-    moved = calibrate.center(filled(np.where(sent, expected, np.nan)))
+    rated = filled(np.where(sent, expected, np.nan))
+    moved = calibrate.center(rated, level=float(expected[sent].mean()))
     return np.where(sent, moved, moved[sent].min() - 1)
 
 
