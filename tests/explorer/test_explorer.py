@@ -27,9 +27,8 @@ from rewrite_utils.explorer import (
 )
 from rewrite_utils.explorer.browser import Controls
 from rewrite_utils.explorer.card import card
-from rewrite_utils.explorer.edit import Cancelled, NoSimulator, turn
+from rewrite_utils.explorer.edit import Cancelled, NoSimulator, calibrator_alone, turn
 from rewrite_utils.explorer.records import Reading
-from rewrite_utils.explorer.shelf import calibrator_alone
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.windows import firing_windows
