@@ -2,10 +2,7 @@
 
 import pytest
 
-from rewrite_utils.explorer import (
-    LatentExplorer,
-    Shelf,
-)
+from rewrite_utils.explorer import LatentExplorer, Shelf
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,7 @@ import pytest
 from shown import Shown
 
 from rewrite_utils.explain import curated
-from rewrite_utils.explorer import (
-    LatentExplorer,
-    Shelf,
-)
+from rewrite_utils.explorer import LatentExplorer, Shelf
 from rewrite_utils.explorer.edit import Cancelled, NoSimulator, calibrator_alone
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError

@@ -8,15 +8,7 @@ import pytest
 from shown import FORBIDDEN, Shown
 
 from rewrite_utils.explain import logits
-from rewrite_utils.explorer import (
-    LatentExplorer,
-    Shelf,
-    browser,
-    curve,
-    marks,
-    table,
-    windows,
-)
+from rewrite_utils.explorer import LatentExplorer, Shelf, browser, curve, marks, table, windows
 from rewrite_utils.explorer.card import card
 from rewrite_utils.explorer.records import Reading
 from rewrite_utils.explorer.windows import Shown as Window

@@ -6,11 +6,7 @@ import torch
 from splice_cases import HOOKPOINTS, coder_for
 
 from rewrite_utils.explain import logits
-from rewrite_utils.explorer import (
-    Shelf,
-    alone,
-    windows,
-)
+from rewrite_utils.explorer import Shelf, alone, windows
 from rewrite_utils.latents import neighbours
 from rewrite_utils.stages import SiteStages
 from rewrite_utils.stats import auroc, auroc_value

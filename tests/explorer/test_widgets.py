@@ -5,10 +5,7 @@ import threading
 import ipywidgets as widgets
 import pytest
 
-from rewrite_utils.explorer import (
-    Session,
-    Shelf,
-)
+from rewrite_utils.explorer import Session, Shelf
 from rewrite_utils.explorer.browser import Controls
 from rewrite_utils.explorer.edit import turn
 from rewrite_utils.report.display import Html
