@@ -111,7 +111,7 @@ plt.show()
 # equal to 1e-4.
 
 # %%
-from rewrite_utils.coder.sparse import fvu
+from rewrite_utils.coder.fvu import fvu
 
 assert torch.allclose(z, coder.dense(coder.encode(x)), rtol=1e-4, atol=1e-4)
 assert torch.allclose(y_hat, coder(x), rtol=1e-4, atol=1e-4)
