@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rewrite_utils.llm.batches import write_whole
 from rewrite_utils.params import ParameterError, placed
+from rewrite_utils.runs.whole import whole
 
 FILE = "curated.parquet"
 COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
@@ -26,9 +26,10 @@ def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, repla
     table = _table(file) if file.exists() else pd.DataFrame(columns=list(COLUMNS))
     same = (table["site"] == site) & (table["latent"] == latent)
     row = pd.DataFrame([(site, coder, latent, sentence.strip(), replaced)], columns=list(COLUMNS))
-    whole = row if table[~same].empty else pd.concat([table[~same], row])
-    whole = whole.sort_values(["site", "latent"]).reset_index(drop=True)
-    write_whole(file, whole.to_parquet)
+    table = row if table[~same].empty else pd.concat([table[~same], row])
+    table = table.sort_values(["site", "latent"]).reset_index(drop=True)
+    with whole(file) as part:
+        table.to_parquet(part)
 
 
 def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
