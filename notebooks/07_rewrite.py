@@ -43,9 +43,9 @@ plots.use_style()
 # %% [markdown]
 # ## By hand
 #
-# One window, spliced in plain TransformerLens: the whole experiment is a hook function of three
-# lines. The window is the first evaluate window in which the latent of the notebooks before this
-# one fires; the loss is that of the token behind the marked one.
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
+# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
+# how well the model still expects the token that follows the marked one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -63,8 +63,8 @@ texts = site.texts(tokens[0].cpu().numpy())
 print("".join(texts[max(1, end - 31) : end]) + f"«{texts[end]}» → {texts[end + 1]!r}")
 
 # %% [markdown]
-# **First the model as it is.** One pass with a cache gives what the layer reads and writes at the
-# marked token, and what the model expects behind it.
+# **First the model as it is.** One pass with a cache gives what the layer reads (x) and writes (y)
+# at the marked token, and what the model expects next.
 
 # %%
 logits, cache = model.run_with_cache(tokens, names_filter=[at.input_hook, at.output_hook])
@@ -79,9 +79,9 @@ def loss(logits):
 print(f"the model itself: {loss(logits):.4f} nat")
 
 # %% [markdown]
-# **The splice.** A hook gets the layer's output, writes another vector at one position, and hands
-# it on; the layers above never know. *Prediction: written back, the layer's own output changes
-# nothing.*
+# **The splice.** The hook is handed the layer's output, writes another vector at one position and
+# passes it on; the layers above never learn of it. *Prediction: the layer's own output, written
+# back, changes nothing.*
 
 
 # %%
@@ -98,13 +98,15 @@ def spliced(vector):
 print(f"its own output written back: {spliced(y):.4f} nat")
 
 # %% [markdown]
-# **The coder turns the vector into latents and back.** In: ReLU and top k. Out: a constant, one
-# direction a latent, and the skip, if there is one, which reads the true input in every arm.
+# **The coder stands between the vector and the sentences.** x becomes latents (ReLU, top k), and
+# latents become a vector again: a constant, one direction a latent and, if there is one, the skip,
+# which reads the true x whatever the latents are.
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
-top = torch.relu(coder.W_enc @ read + coder.b_enc).topk(coder.config.k)
-truth = coder.W_enc.new_zeros(coder.config.num_latents).scatter(0, top.indices, top.values)
+said = coder.W_enc @ read + coder.b_enc  # [latent]
+bar = coder.threshold if coder.k is None else said.topk(coder.k).values[-1]
+truth = torch.relu(said) * (said >= bar)
 
 
 def decoded(z):
@@ -114,9 +116,9 @@ def decoded(z):
 
 
 # %% [markdown]
-# **Four answers to one question: how strongly does each latent fire here?** The truth; what the
-# sentences let a reader guess, calibrated as in 06; each latent's mean, whatever the text; nothing
-# at all. Only the described latents are overwritten.
+# **Four answers to one question: how strongly does each latent fire here?** The truth, from the
+# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
+# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
 
 # %%
 sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
@@ -124,16 +126,16 @@ answers = {"the truth": truth}
 for name, source in sources.items():
     z = truth.clone()
     z[described] = torch.from_numpy(site.estimates[source].values[window]).to(z)
-    if source.endswith("+topk"):  # the paper's last step: keep the k largest
-        kept = z.topk(coder.config.k)
+    if source.endswith("+topk") and coder.k:  # the paper's last step: keep the k largest
+        kept = z.topk(coder.k)
         z = torch.zeros_like(z).scatter(0, kept.indices, kept.values)
     answers[name] = z
 print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")
 
 # %% [markdown]
-# **The experiment.** *Prediction: the truth costs least and nothing costs most; where the sentences
-# fall between them is the paper's question.* One window may say otherwise, and says nothing about
-# the next: the verdict below takes all of them.
+# **The experiment.** *Prediction: the truth is best and nothing is worst; where the sentences come
+# in is the paper's question.* One window may well say otherwise; the verdict below is over all of
+# them.
 
 # %%
 losses = {name: spliced(decoded(z)) for name, z in answers.items()}
@@ -145,10 +147,11 @@ axis.axvline(loss(logits), color="#222222", linestyle="--", linewidth=0.8)
 axis.invert_yaxis()
 axis.set(xlabel="loss of the next token (nat; left is better; dashed: the model itself)")
 plt.show()
+print("best first:", ", ".join(sorted(losses, key=losses.get)))
 
 # %% [markdown]
-# **These are the stored losses of that window**, to 1e-4 nat. The package gets them on a shorter
-# way (the row is run once, then only the patched token, through the layers above, with the keys and
+# **These are the stored losses of this window**, to 1e-4 nat. The package takes a shorter way (the
+# row once, then for each arm the patched token alone, through the layers above, with the keys and
 # values of its past), so the last digits of float32 differ.
 
 # %%
