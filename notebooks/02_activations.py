@@ -40,9 +40,9 @@ plots.use_style()
 # ## By hand
 #
 # One latent along one row of text. k latents fire on every token, so on average a latent fires on k
-# / width of the tokens; the one to look at is the described latent nearest to that, a typical one,
-# and the notebooks up to 07 stay with it. `site.collector` is the subject in the precision that
-# activations are collected in.
+# / width of the tokens; of the latents that will get a sentence, look at the one nearest to that
+# average. The notebooks up to 07 stay with this typical latent. (`site.collector` is the subject in
+# the precision that activations are collected in.)
 
 # %%
 import matplotlib.pyplot as plt
@@ -73,9 +73,9 @@ print(f"{len(values)} firings in {cache.n_tokens:,} tokens; the strongest is in 
 _, seen = model.run_with_cache(tokens, names_filter=[at.input_hook])
 x = seen[at.input_hook][0].float()
 read = x - coder.b_dec if coder.config.shifts_input else x
-answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
-kth = answers.topk(coder.config.k).values[:, -1]  # the weakest answer that is kept
-along = torch.where(answers[:, latent] >= kth, answers[:, latent], 0).cpu().numpy()
+answers = read @ coder.W_enc.T + coder.b_enc  # [pos latent]
+bar = coder.threshold if coder.k is None else answers.topk(coder.k).values[:, -1:]
+along = (torch.relu(answers) * (answers >= bar))[:, latent].cpu().numpy()
 along[0] = 0  # the BOS is left out of everything
 print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.max():.1f}")
 

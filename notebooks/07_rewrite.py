@@ -43,9 +43,9 @@ plots.use_style()
 # %% [markdown]
 # ## By hand
 #
-# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
-# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
-# how well the model still expects the token that follows the marked one.
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. It
+# is the window of notebook 05, the first in which the same typical latent fires; what is measured
+# is how well the model still expects the token that follows the marked one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -104,8 +104,9 @@ print(f"its own output written back: {spliced(y):.4f} nat")
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
-top = torch.relu(coder.W_enc @ read + coder.b_enc).topk(coder.config.k)
-truth = coder.W_enc.new_zeros(coder.config.num_latents).scatter(0, top.indices, top.values)
+said = coder.W_enc @ read + coder.b_enc  # [latent]
+bar = coder.threshold if coder.k is None else said.topk(coder.k).values[-1]
+truth = torch.relu(said) * (said >= bar)
 
 
 def decoded(z):
@@ -116,8 +117,9 @@ def decoded(z):
 
 # %% [markdown]
 # **Four answers to one question: how strongly does each latent fire here?** The truth, from the
-# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
-# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
+# encoder; what a reader of the sentences says, calibrated as in 06, without the encoder; the mean,
+# whatever the text, which is the ablation that the sentences have to beat; and nothing, zero. Only
+# latents that have a sentence are overwritten.
 
 # %%
 sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
@@ -125,8 +127,8 @@ answers = {"the truth": truth}
 for name, source in sources.items():
     z = truth.clone()
     z[described] = torch.from_numpy(site.estimates[source].values[window]).to(z)
-    if source.endswith("+topk"):  # the paper's last step: keep the k largest
-        kept = z.topk(coder.config.k)
+    if source.endswith("+topk") and coder.k:  # the paper's last step: keep the k largest
+        kept = z.topk(coder.k)
         z = torch.zeros_like(z).scatter(0, kept.indices, kept.values)
     answers[name] = z
 print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")
