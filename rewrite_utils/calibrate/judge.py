@@ -19,9 +19,9 @@ class Losses(NamedTuple):
     """Squared errors of each window over its latents; the unit is mean ablation's average."""
 
     estimate: Float[np.ndarray, " window"]
-    """Σ_j (a_j − â_j)² of the estimate."""
+    """‖(a − â) W_dec‖² of the estimate; without a decoder Σ_j (a_j − â_j)²."""
     mean: Float[np.ndarray, " window"]
-    """Σ_j (a_j − m_j)² of mean ablation; averages to 1 over these windows."""
+    """The same of mean ablation, â = m; averages to 1 over these windows."""
 
     @property
     def difference(self) -> Float[np.ndarray, " window"]:
@@ -37,18 +37,18 @@ class Losses(NamedTuple):
 def losses(
     true: Num[np.ndarray, "window latent"],
     estimate: Float[np.ndarray, "window latent"],
-    mean: Float[np.ndarray, " latent"],
+    mean: Float[np.ndarray, "... latent"],
     *,
-    weights: Float[np.ndarray, " latent"] | None = None,
+    decoder: Float[np.ndarray, "latent d_out"] | None = None,
 ) -> Losses:
-    """Loss in latent space; ``mean`` comes from the calibration windows.
+    """Squared error of each window; ``mean`` comes from the calibration windows.
 
-    ``weights``: a factor for each latent's squared error, such as its decoder row's squared norm.
+    ``decoder``: the latents' rows of W_dec. The error is then that of the hooked output, in which
+    errors of latents that write in like directions add up and opposite ones cancel; a sum of
+    squares weighted by the rows' norms leaves these cross terms out.
     """
     _same(true, estimate)
-    weight = np.ones(true.shape[1]) if weights is None else weights.astype(np.float64)
-    of_estimate = np.square(true - estimate, dtype=np.float64) @ weight
-    of_mean = np.square(true - mean, dtype=np.float64) @ weight
+    of_estimate, of_mean = (_squared(true - other, decoder) for other in (estimate, mean))
     unit = of_mean.mean()
     if unit == 0:
         raise CalibrationError(
@@ -168,6 +168,15 @@ def _folds(
             f"{folds} folds of {len(names)} windows or groups; need 2 … {len(names)}"
         )
     return (generator.permutation(len(names)) % folds)[member]
+
+
+def _squared(
+    error: Float[np.ndarray, "window latent"], decoder: Float[np.ndarray, "latent d_out"] | None
+) -> Float[np.ndarray, " window"]:
+    """‖error · decoder‖² of every window, in float64."""
+    wide = error.astype(np.float64)
+    written = wide if decoder is None else wide @ decoder
+    return np.square(written).sum(axis=1)
 
 
 def _same(true: np.ndarray, estimate: np.ndarray) -> None:

@@ -11,8 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from rewrite_utils.assets import model_folder, store
 from rewrite_utils.assets.catalogue import PYTHIA
-from rewrite_utils.assets.pretrain import PYTHIA_MINI, Pretraining, _Run, pretrain, text
-from rewrite_utils.subject import corpus
+from rewrite_utils.assets.pretrain import (
+    PYTHIA_MINI,
+    Pretraining,
+    _Run,
+    pretrain,
+    training_rows,
+)
+from rewrite_utils.assets.splits import assign
 from rewrite_utils.subject.model import load_subject, token_texts
 from rewrite_utils.subject.splice import Untouched, hooked, spliced
 
@@ -23,13 +29,15 @@ RATE = _Run._rate
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "rain", "fall"]
 
 
+DRAW = torch.Generator().manual_seed(0)
+ORDERS = [torch.randint(len(WORDS), (40,), generator=DRAW).tolist() for _ in range(30)]
+TEXTS = [" ".join(WORDS[i] for i in order) for order in ORDERS]
+
+
 @pytest.fixture(autouse=True)
 def documents(monkeypatch) -> None:
     """Thirty short documents in the place of the embedded text."""
-    draw = torch.Generator().manual_seed(0)
-    orders = [torch.randint(len(WORDS), (40,), generator=draw).tolist() for _ in range(30)]
-    texts = [" ".join(WORDS[i] for i in order) for order in orders]
-    monkeypatch.setattr(corpus, "documents", lambda name: texts)
+    monkeypatch.setattr(store, "documents", lambda name: TEXTS)
 
 
 @pytest.fixture
@@ -42,7 +50,7 @@ def cached(tmp_path, monkeypatch) -> Path:
 
 def train(plan: Pretraining, place: Path) -> dict[str, torch.Tensor]:
     (place / "made").mkdir(parents=True, exist_ok=True)
-    pretrain(plan, place / "made", state=place / "training.pt")
+    pretrain(plan, [TEXTS], place / "made", state=place / "training.pt")
     return weights(place / "made")
 
 
@@ -162,12 +170,18 @@ def test_the_bridge_computes_what_transformers_does(cached):
     _same_as_transformers(PYTHIA.name)
 
 
-def test_documents_of_the_other_splits_are_not_seen(monkeypatch):
+def test_a_damaged_state_is_not_believed(tmp_path):
+    whole = train(PLAN, tmp_path)
+    state = tmp_path / "training.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert equal(train(PLAN, tmp_path), whole)
+
+
+def test_documents_of_the_other_splits_are_not_seen():
     numbered = [f"document {index:03d} and nothing else" for index in range(60)]
-    monkeypatch.setattr(corpus, "documents", lambda name: numbered)
-    tokenizer, rows = text(PLAN)
+    tokenizer, rows = training_rows(PLAN, [numbered])
     shares = {"train": PLAN.train, "evaluate": 1 - PLAN.train}
-    seen = corpus.assign([numbered], shares, seed=PLAN.seed)["train"]
+    seen = assign([numbered], shares, seed=PLAN.seed)["train"]
     found = set(re.findall(r"\d{3}", tokenizer.decode(rows[:, 1:].flatten().tolist())))
     assert 30 < len(found) < 60
     assert found <= {f"{place.index:03d}" for place in seen}

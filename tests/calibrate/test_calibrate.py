@@ -324,10 +324,28 @@ def test_losses_are_paired_and_in_units_of_mean_ablation():
     assert found.difference.mean() == pytest.approx(-found.r2)
     expected = 1 - np.square(true).sum() / np.square(true - mean).sum()
     assert found.r2 == pytest.approx(expected, rel=1e-5)
-    doubled = cal.losses(true, np.zeros_like(true), mean, weights=np.full(5, 2.0))
+    doubled = cal.losses(true, np.zeros_like(true), mean, decoder=2 * np.eye(5))
     np.testing.assert_allclose(doubled.estimate, found.estimate)
     perfect = cal.losses(true, true, mean)
     assert perfect.r2 == 1
+
+
+def test_what_an_error_costs_in_the_output_has_the_decoders_cross_terms():
+    """Two latents that write alike: errors of one sign count fourfold, opposite ones not at all. By
+    the norms of their rows both cost 2 (audit: 1 − loss of raw was −11.8 for −45.1)."""
+    true, mean = np.array([[1.0, 1.0], [3.0, 3.0]]), np.zeros(2)
+    alike = np.array([[3.0, 4.0], [3.0, 4.0]])
+    same, opposite = np.array([[1.0, 1.0]]), np.array([[1.0, -1.0]])
+    unit = np.square(true @ alike).sum(1).mean()
+    costs = [cal.losses(true, true - error, mean, decoder=alike) for error in (same, opposite)]
+    np.testing.assert_allclose(costs[0].estimate, 4 * 25 / unit)
+    np.testing.assert_allclose(costs[1].estimate, 0)
+    own, truth = draw()
+    rows = np.random.default_rng(0).normal(size=(5, 7))
+    found = cal.losses(truth, own.astype(float), truth.mean(axis=0), decoder=rows)
+    written = (truth - own.astype(float)) @ rows, (truth - truth.mean(axis=0)) @ rows
+    error, ablated = (np.square(part).sum() for part in written)
+    assert found.r2 == pytest.approx(1 - error / ablated, rel=1e-6)
 
 
 def test_correlations_of_constant_estimates_are_undefined_not_zero():

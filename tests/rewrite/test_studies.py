@@ -247,11 +247,11 @@ def test_latent_losses_are_those_of_the_estimates(studied):
     assert set(found["where"]) == {
         "evaluate", "evaluate, top k", "calibrate, held out", "calibrate, in-sample",
     }  # fmt: skip
-    weights = here.coder.W_dec.detach().square().sum(-1).numpy()[here.simulated]
+    decoder = here.coder.W_dec.detach().double().numpy()[here.simulated]
     true, mean = here.true("evaluate"), here.cache("calibrate").mean[here.simulated]
     raw_estimate = here.evidence.calibrated("raw", here.ratings("evaluate"))
     error, ablated = (
-        (np.square(true - e, dtype=float) @ weights).mean() for e in (raw_estimate, mean)
+        np.square((true - e).astype(float) @ decoder).sum(1).mean() for e in (raw_estimate, mean)
     )
     row = found[(found["source"] == "raw") & (found["where"] == "evaluate")].iloc[0]
     assert row["difference"] == pytest.approx(error / ablated - 1, rel=1e-4)

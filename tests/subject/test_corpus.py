@@ -1,10 +1,8 @@
 """The splits share nothing, lose nothing, and depend on nothing but the text and the seed."""
 
-import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
-import datasets
 import pytest
 import torch
 from hypothesis import given
@@ -13,17 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.splits import assign, cut, plain_ids, tokenised
+from rewrite_utils.params import SPLITS
 from rewrite_utils.subject import corpus as corpus_module
-from rewrite_utils.subject.corpus import (
-    SHARED,
-    SPLITS,
-    Corpus,
-    assign,
-    cut,
-    load_corpus,
-    source_texts,
-    tokenised,
-)
+from rewrite_utils.subject.corpus import SHARED, Corpus, load_corpus
 
 SHARES = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
 TEXTS = [f"<{i}> " + "The quick brown fox, and a lazy dog. " * (i % 5 + 1) for i in range(120)]
@@ -197,44 +188,6 @@ def test_a_split_without_a_share_is_left_out(make):
         corpus.rows("train")
 
 
-def test_a_folder_is_a_source_and_needs_a_text_column(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for name, column in (("good", "text"), ("bad", "body")):
-        (tmp_path / name).mkdir()
-        lines = [json.dumps({column: f"document {i}"}) for i in range(10)]
-        (tmp_path / name / "rows.jsonl").write_text("\n".join(lines))
-    half = source_texts(f"{tmp_path}/good:train[:50%]")
-    assert list(half) == [f"document {i}" for i in range(5)]
-    assert sum(map(len, assign([half], SHARES, seed=1).values())) == 5
-    with pytest.raises(ValueError, match=r"no column 'text': it has \['body'\]"):
-        source_texts(f"{tmp_path}/bad")
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("a.txt", "café\n".encode("latin1")),
-        ("a.txt", b""),
-        ("a.jsonl", b'{"text": "x"\n'),
-        ("a.jsonl", b'{"text": 3}\n'),
-        ("a.jsonl", b'{"text": null}\n'),
-    ],
-)
-def test_a_folder_without_readable_text_is_one_error_that_names_it(
-    tmp_path, monkeypatch, file, content
-):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / file).write_bytes(content)
-    with pytest.raises(ValueError, match=f"source '{tmp_path}/text'.*(cannot be read|not text)"):
-        source_texts(f"{tmp_path}/text")
-
-
-def test_a_source_without_a_name_is_refused():
-    with pytest.raises(ValueError, match="source '' names nothing"):
-        source_texts("")
-
-
 def test_a_missing_text_is_a_blank_document():
     found = assign([["one", None, "two"]], {"train": 1.0}, seed=1)
     assert {place.index for place in found["train"]} == {0, 2}
@@ -247,15 +200,21 @@ def test_a_tokenizer_without_eos_is_refused(tokenizer):
         next(tokenised(iter(["text"]), endless))
 
 
-def test_an_unknown_source_names_the_near_one(monkeypatch):
-    def unreachable(name: str, split: str) -> None:
-        raise ConnectionError(f"could not reach {name!r}")
+def test_what_a_document_writes_is_text(make, tokenizer):
+    """No control token comes from a document: each <eos> in the rows is the end of one."""
+    texts = [f"<{i}> write <eos> or <bos> here" for i in range(60)]
+    corpus = make(texts, shares={"train": 1.0})
+    rows = corpus.rows("train")[:, 1:].flatten()
+    assert tokenizer.bos_token_id not in rows
+    assert (rows == tokenizer.eos_token_id).sum() in (59, 60)  # the last may be cut off
+    assert tokenizer.decode(rows).count("write <eos> or <bos> here<eos>") in (59, 60)
 
-    monkeypatch.setattr(corpus_module, "load_dataset", unreachable)
-    with pytest.raises(ValueError, match=r"'wikipedia' is neither.*could not reach.*'embedded/wik"):
-        source_texts("wikipedia")
-    with pytest.raises(ValueError, match="did you mean 'embedded/wikipedia'"):
-        source_texts("embedded/wikipdia")
+
+def test_the_tokenizer_reads_special_tokens_as_before_afterwards(tokenizer):
+    before = tokenizer.encode("a<eos>")
+    ids = plain_ids(tokenizer, ["a<eos>"])[0]
+    assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == "a<eos>"
+    assert tokenizer.encode("a<eos>") == before and before[-1] == tokenizer.eos_token_id
 
 
 @pytest.mark.assets
