@@ -67,7 +67,7 @@ test: env ## ruff, pytest and nbval: what continuous integration runs
 	echo "test: embedded models and text"
 	$(BIN)/python -m rewrite_utils.assets
 	echo "test: pytest"
-	$(BIN)/python -m pytest -m "" --jaxtyping-packages=rewrite_utils,beartype.beartype tests
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "" --jaxtyping-packages=rewrite_utils,beartype.beartype tests
 	if [ -n "$(strip $(NOTEBOOKS))" ]; then
 	  echo "test: nbval, $(words $(NOTEBOOKS)) notebooks"
 	  $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 $(NOTEBOOKS)

@@ -25,6 +25,7 @@ from traitlets.config import Config
 
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
+from rewrite_utils.runs.machine import this_machine
 from rewrite_utils.runs.plan import plan, require_calibrators
 from rewrite_utils.runs.run import Run, open_run
 
@@ -174,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(plan(load(file, overrides)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
+        _say(this_machine().said())
         done = []
         for number, notebook in enumerate(chosen, 1):
             _say(f"[{number}/{len(chosen)}] {notebook.stem} …")

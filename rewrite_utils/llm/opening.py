@@ -4,10 +4,16 @@ In: a model's name and how to hold it. Out: an open `Engine`. What only one engi
 when that engine is opened.
 """
 
+import math
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.runs.machine import precision, this_machine
 
 Settings = dict[str, Any]
 """dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
@@ -20,7 +26,7 @@ def open_engine(
     model: str,
     *,
     engine: str = "auto",
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     max_tokens: int = 2048,
     threads: int | None = None,
     memory_gb: float = 2.0,
@@ -30,10 +36,11 @@ def open_engine(
 ) -> Engine:
     """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
 
-    ``max_tokens``: the longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``:
-    for keys and values. ``engine``: "auto" is vLLM where it is installed; "server" a running one at
-    ``address``; "ray" ``workers`` actors, each with a ``worker_engine``. Raises ValueError on
-    another name or a missing package, EngineDied if loading fails.
+    ``dtype``: "auto" is what `runs.machine` measures to be faster. ``max_tokens``: the
+    longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and values.
+    ``engine``: see `chosen`; "server" is a running one at ``address``, "ray" ``workers`` actors,
+    each with a ``worker_engine``. Raises ValueError on another name or a missing package,
+    EngineDied if loading fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 
@@ -44,7 +51,7 @@ def open_engine(
 
         return ServerEngine.connect(folder, address=address, name=model, max_tokens=max_tokens)
     settings: Settings = {
-        "dtype": dtype,
+        "dtype": precision(dtype, device=device(), weights=weights(folder), what=model),
         "max_tokens": max_tokens,
         "threads": threads or None,
         "memory_gb": memory_gb,
@@ -77,11 +84,30 @@ def require_installed(package: str, what: str) -> None:
 
 
 def chosen(engine: str) -> str:
-    """The engine that "auto" means here; ValueError on an unknown name or a missing package."""
+    """The engine that "auto" means here; ValueError on an unknown name or a missing package.
+
+    vLLM where it is installed, but on a CPU without fast bfloat16, where the transformers engine
+    was measured to be three times faster (EXPERIMENTS.md, 27 November 2026).
+    """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
     if engine == "auto":
-        return "vllm" if find_spec("vllm") else "transformers"
+        slow = device() == "cpu" and this_machine().faster == "float32"
+        return "vllm" if find_spec("vllm") and not slow else "transformers"
     if engine in EXTRAS:
         require_installed(engine, f"engine {engine!r}")
     return engine
+
+
+def device() -> str:
+    """Where a language model computes: a GPU if torch sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weights(folder: str) -> int:
+    """Parameters of the model in a folder, from its files; 0 where there are none."""
+    count = 0
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return count

@@ -14,10 +14,11 @@ import torch
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.fetch import AssetError
 from rewrite_utils.llm.base import MOST_OPTIONS
-from rewrite_utils.llm.opening import require_installed
+from rewrite_utils.llm.opening import device, require_installed, weights
 from rewrite_utils.llm.protocol import BLOCK
 from rewrite_utils.llm.vllm import child_environment
 from rewrite_utils.params import LLM, load
+from rewrite_utils.runs.machine import precision
 
 HOST = "127.0.0.1"
 SERVING = {
@@ -28,14 +29,14 @@ SERVING = {
 scheduler (half of two cores) and overrules the number of threads."""
 
 
-def command(llm: LLM, *, folder: str, port: int, cuda: bool) -> list[str]:
+def command(llm: LLM, *, folder: str, port: int, dtype: str, cuda: bool) -> list[str]:
     """The server's command line; the same settings as the engine in process."""
     options = {
         "--model": folder,
         "--served-model-name": llm.model,
         "--host": HOST,
         "--port": str(port),
-        "--dtype": llm.dtype,
+        "--dtype": dtype,
         "--max-model-len": str(llm.context),
         "--block-size": str(BLOCK),
         "--kv-cache-memory-bytes": str(int(llm.memory_gb * 2**30)),
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     cuda = torch.cuda.is_available()
     environment = child_environment(folder, threads=llm.threads or None, cuda=cuda)
-    started = command(llm, folder=folder, port=asked.port, cuda=cuda)
+    dtype = precision(llm.dtype, device=device(), weights=weights(folder), what=llm.model)
+    started = command(llm, folder=folder, port=asked.port, dtype=dtype, cuda=cuda)
     sys.stderr.write(
         f"serving {llm.model}: use simulator.engine: server, "
         f"simulator.address: http://{HOST}:{asked.port}/v1\n"

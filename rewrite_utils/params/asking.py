@@ -15,12 +15,14 @@ class LLM(Section):
     )
     model: str = "embedded/qwen2.5-coder-1.5b-instruct"
     """Hub name, folder, or embedded/…"""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the weights and of the key-value cache."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the weights and of the key-value cache; auto: the one that a product timed at
+    the start shows to be faster on this machine, if the model fits into memory in it."""
     context: int = Field(2048, ge=256)
     """Longest prompt with its answer, in tokens."""
     engine: Literal["auto", "vllm", "transformers", "server", "ray"] = "auto"
-    """auto: vLLM where it can be imported, transformers elsewhere; server: a vLLM server at
+    """auto: vLLM where it can be imported (not on a CPU without fast bfloat16), transformers
+    elsewhere; server: a vLLM server at
     ``address``; ray: the chunks of work spread over ``workers``."""
     address: str = ""
     """server: its OpenAI-compatible address (make serve starts one at 127.0.0.1:8000/v1); ray: the

@@ -201,7 +201,7 @@ def make_checkpoints(site: "SiteStages", folder: Path) -> dict[str, Any]:
         file = folder / f"{name}.npy"
         if not file.exists():
             checkpoint = load_subject(
-                asked.model, dtype=asked.dtype, device=asked.device, revision=name
+                asked.model, dtype=asked.measured_in, device=asked.device, revision=name
             )
             np.save(folder / "part.npy", next_token_losses(checkpoint, tokens, windows))
             (folder / "part.npy").replace(file)

@@ -18,6 +18,7 @@ from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents import cache as activations
 from rewrite_utils.latents.cache import LatentCache, OutputMoments
 from rewrite_utils.params import ParameterError, Params, Site
+from rewrite_utils.runs.machine import precision
 from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.stages import builders, coders
 from rewrite_utils.subject.corpus import Corpus
@@ -56,13 +57,14 @@ class CodedSite:
     def subject(self) -> Subject:
         """The language model under study."""
         asked = self.params.subject
-        return subject(asked.model, asked.dtype, asked.device, asked.revision)
+        return subject(asked.model, asked.measured_in, asked.device, asked.revision)
 
     @functools.cached_property
     def collector(self) -> Subject:
         """The same model in the precision that activations are collected in."""
         asked = self.params.subject
-        return subject(asked.model, asked.collected_in, asked.device, asked.revision)
+        dtype = precision(asked.collected_in, device=asked.device)
+        return subject(asked.model, dtype, asked.device, asked.revision)
 
     @functools.cached_property
     def hookpoint(self) -> Hookpoint:

@@ -279,14 +279,16 @@ def test_a_server_that_dies_midway_loses_nothing(server: Server, tmp_path: Any) 
 
 def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
     llm = LLM(model="some/model", context=512, memory_gb=1.5)
-    said = serving.command(llm, folder="/weights", port=8123, cuda=False)
+    said = serving.command(llm, folder="/weights", port=8123, dtype="float32", cuda=False)
     pairs = dict(itertools.pairwise(said))
     assert pairs["--host"] == "127.0.0.1" and pairs["--port"] == "8123"
     assert pairs["--model"] == "/weights" and pairs["--served-model-name"] == "some/model"
     assert pairs["--max-model-len"] == "512" and pairs["--block-size"] == "32"
     assert pairs["--kv-cache-memory-bytes"] == str(3 * 2**29)
     assert "--enforce-eager" in said
-    assert "--enforce-eager" not in serving.command(llm, folder="/weights", port=1, cuda=True)
+    assert pairs["--dtype"] == "float32"
+    on_gpu = serving.command(llm, folder="/weights", port=1, dtype="bfloat16", cuda=True)
+    assert "--enforce-eager" not in on_gpu
 
 
 def test_serving_uses_every_core_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

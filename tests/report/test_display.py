@@ -1,6 +1,7 @@
 """HTML that an untrusted notebook keeps, with everything from models and data escaped."""
 
 import html
+import re
 
 import pytest
 from shown import FORBIDDEN, Shown

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from rewrite_utils.explain import delphi
-from rewrite_utils.coder import formats
-from rewrite_utils.runs import run as runs
 from rewrite_utils.assets import model_folder
+from rewrite_utils.coder import formats
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
+from rewrite_utils.explain import delphi
 from rewrite_utils.params import section
+from rewrite_utils.runs import run as runs
 
 RUN = "name: tiny\nsites:\n  early: {hookpoint: layers.0.mlp, latents: 8, k: 2}\n"
 COMMANDS = {
     "series": [],
     "simulate.__main__": [],
-    "training.__main__": ["early", "coder"],
-    "export": ["out"],
-    "publish": [],
-    "engines.serving": [],
+    "coder.training.__main__": ["early", "coder"],
+    "explain.export": ["out"],
+    "runs.publish": [],
+    "llm.serving": [],
 }
-WITH_RUN = sorted(set(COMMANDS) - {"engines.serving"})
+WITH_RUN = sorted(set(COMMANDS) - {"llm.serving"})
 
 
 def said(command: str, params: Path | str, capsys) -> str:

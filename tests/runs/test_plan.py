@@ -9,28 +9,26 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from rewrite_utils.llm import prompts
-from rewrite_utils.latents.cache import Windows
 from rewrite_utils.assets import model_folder
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.explorer.alone import ARMS
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import Choices, Engine, Usage
-from rewrite_utils.subject.model import Subject, load_subject
 from rewrite_utils.params import ROOT, Simulate, load, parse
+from rewrite_utils.rewrite.arms import Estimate, measure
 from rewrite_utils.runs.plan import Machine, PlanError, count, in_hours, plan, size
+from rewrite_utils.runs.plan.cost import EFFICIENCY, hours
 from rewrite_utils.runs.plan.costs import Cost, costs, split_rows
 from rewrite_utils.runs.plan.extras import options
 from rewrite_utils.runs.plan.lengths import FRAME
-from rewrite_utils.runs.plan.machine import EFFICIENCY, product_rate
 from rewrite_utils.runs.plan.ratings import rated
 from rewrite_utils.runs.plan.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.runs.plan.splicing import n_arms
-from rewrite_utils.rewrite.arms import Estimate, measure
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
+from rewrite_utils.subject.model import Subject, load_subject
 
-QUIET = Machine(
-    rates={"float32": 1e11, "bfloat16": 1e12}, cores=2, memory=24 * 10**9, disk=50 * 10**9
-)
+QUIET = Machine(rates={"float32": 1e11, "bfloat16": 1e12}, memory=24e9, disk=50e9, name="2 threads")
 SITE = {"hookpoint": "layers.24.mlp", "latents": 64, "k": 4}
 RAW = {"name": "test", "sites": {"late": SITE}}
 """On the embedded models: their published shapes do not need the download."""
@@ -100,7 +98,7 @@ def test_simulation_counts_every_pair_of_window_and_sentence():
     cost = planned(RAW | {"sites": {"late": site}})["05_simulation"]
     assert cost.predictions == 1500 * 7
     assert cost.flops == cost.tokens * shape("Qwen/Qwen2.5-1.5B").flops()
-    assert cost.dtype == "bfloat16"
+    assert cost.dtype == "auto"
 
 
 def test_v1_asks_for_twice_the_papers_327_million_predictions():
@@ -364,13 +362,8 @@ def test_a_coder_on_this_disk_must_be_the_one_asked_for(tmp_path, has, says):
 
 def test_hours_are_work_over_speed():
     cost = Cost("x", "", "", flops=3600 * 1e12, dtype="bfloat16")
-    assert QUIET.hours(cost) == pytest.approx(1 / EFFICIENCY)
-    assert QUIET.hours(cost._replace(dtype="float32")) == pytest.approx(10 / EFFICIENCY)
-
-
-def test_this_machines_rate_is_measured():
-    """Between a very slow core and a very fast accelerator."""
-    assert 1e8 < product_rate("float32", seconds=0.05) < 1e15
+    assert hours(cost, QUIET) == pytest.approx(1 / EFFICIENCY)
+    assert hours(cost._replace(dtype="float32"), QUIET) == pytest.approx(10 / EFFICIENCY)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import pytest
 from stage_cases import World, finish
 
 from rewrite_utils import report
-from rewrite_utils.runs import packed
-from rewrite_utils.runs import publish
 from rewrite_utils.explorer import Shelf
-from rewrite_utils.runs.publish import PublishError
 from rewrite_utils.report.claimed import claimed
+from rewrite_utils.runs import packed, publish
+from rewrite_utils.runs.publish import PublishError
 from rewrite_utils.runs.run import DamagedStageWarning, Run
 from rewrite_utils.stages import open_sites, studies
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rewrite_utils.runs import run as runs
 from rewrite_utils.params import parse
+from rewrite_utils.runs import run as runs
 from rewrite_utils.runs.run import DamagedStageWarning, Run, damage, require_space, write_json
 
 NAME = "02_latents.early"

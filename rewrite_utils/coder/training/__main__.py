@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from rewrite_utils.coder.training import TrainingResult, train
+from rewrite_utils.runs.machine import precision
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.stages import SiteStages, coders, open_sites
 from rewrite_utils.subject.model import load_subject
@@ -51,9 +52,9 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
     several = dist.is_initialized()
     share = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     asked = site.params.subject
-    subject = load_subject(
-        asked.model, dtype=asked.collected_in, device=_device(), revision=asked.revision or None
-    )
+    device = _device()
+    dtype = precision(asked.collected_in, device=device)
+    subject = load_subject(asked.model, dtype=dtype, device=device, revision=asked.revision or None)
     batches = coders.streamed(site, subject, share=share)
     how = coders.settings(site, len(batches))
     return train(coders.configuration(site), batches, settings=how, folder=folder)

@@ -11,7 +11,8 @@ from rewrite_utils.params import ROOT, Params
 from rewrite_utils.runs.plan.checks import remarks, require_calibrators, require_consistent
 from rewrite_utils.runs.plan.costs import Cost, costs
 from rewrite_utils.runs.plan.extras import options
-from rewrite_utils.runs.plan.machine import EFFICIENCY, Machine, this_machine
+from rewrite_utils.runs.plan.cost import EFFICIENCY, hours as hours_of
+from rewrite_utils.runs.machine import Machine, this_machine
 from rewrite_utils.runs.plan.shapes import ModelShape, PlanError, shape
 
 __all__ = ["Cost", "Machine", "ModelShape", "PlanError", "plan", "require_calibrators"]
@@ -24,7 +25,7 @@ def plan(params: Params, *, machine: Machine | None = None) -> str:
     """
     model = shape(params.subject.model)
     require_consistent(params, model)
-    machine = machine or this_machine(ROOT)
+    machine = machine or this_machine(folder=ROOT)
     planned = [*costs(params, model), *options(params, model)]
     parts = [
         f"plan of run {params.name!r}: nothing is run\n",
@@ -40,7 +41,7 @@ def plan(params: Params, *, machine: Machine | None = None) -> str:
 
 def table(planned: Sequence[Cost], machine: Machine) -> str:
     """One row a stage and site, and the totals."""
-    hours = [machine.hours(cost) for cost in planned]
+    hours = [hours_of(cost, machine) for cost in planned]
     rows = [
         (
             c.stage,
@@ -114,7 +115,7 @@ def _model(role: str, name: str, dtype: str) -> str:
 def _machine(machine: Machine) -> str:
     speeds = ", ".join(f"{dtype} {rate / 1e9:,.0f}" for dtype, rate in machine.rates.items())
     return (
-        f"machine    {machine.cores} threads, {machine.memory / 1e9:.0f} GB of memory, "
+        f"machine    {machine.name}, {machine.memory / 1e9:.0f} GB of memory, "
         f"{machine.disk / 1e9:,.0f} GB of disk free; GFLOP/s measured now: {speeds}; "
-        f"hours at {EFFICIENCY:.0%} of that"
+        f"hours at {EFFICIENCY:.0%} of that; auto is {machine.faster}"
     )

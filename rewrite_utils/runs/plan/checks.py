@@ -21,13 +21,12 @@ from rewrite_utils.runs.plan.lengths import (
     explain_wording,
     prompt_tokens,
 )
-from rewrite_utils.runs.plan.machine import Machine
+from rewrite_utils.runs.machine import BYTES, Machine
 from rewrite_utils.runs.plan.ratings import SLOTTED
 from rewrite_utils.runs.plan.shapes import ModelShape, PlanError, shape
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.simulate import wording
 
-BYTES = {"float32": 4, "bfloat16": 2}
 SORTING_BYTES = 52
 """Bytes of memory an activation needs while one split's cache is sorted by latent: batches 16,
 joined 16, order 8, sorted 12."""
@@ -183,9 +182,9 @@ def _site_remarks(params: Params) -> list[str]:
 
 
 def _memory_remarks(params: Params, model: ModelShape, machine: Machine) -> list[str]:
-    subject = model.parameters * BYTES[params.subject.dtype]
-    needs = {"subject": subject, "explainer": _llm_bytes(params.explainer)}
-    needs["simulator"] = _llm_bytes(params.simulator)
+    subject = model.parameters * BYTES[params.subject.measured_in]
+    needs = {"subject": subject, "explainer": _llm_bytes(params.explainer, machine)}
+    needs["simulator"] = _llm_bytes(params.simulator, machine)
     rows = max(split_rows(params)[split] for split in CACHED)
     for name, site in params.sites.items():
         entries = rows * params.corpus.row_tokens * site.k
@@ -198,8 +197,10 @@ def _memory_remarks(params: Params, model: ModelShape, machine: Machine) -> list
     ]
 
 
-def _llm_bytes(llm: LLM) -> int:
-    return int(shape(llm.model).parameters * BYTES[llm.dtype] + llm.memory_gb * 2**30)
+def _llm_bytes(llm: LLM, machine: Machine) -> int:
+    weights = shape(llm.model).parameters
+    dtype = machine.precision(llm.dtype, weights=weights)
+    return int(weights * BYTES[dtype] + llm.memory_gb * 2**30)
 
 
 def _disk_remarks(costs: list[Cost], machine: Machine) -> list[str]:

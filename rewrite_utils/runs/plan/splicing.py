@@ -43,7 +43,7 @@ def rewrite(params: Params, name: str, model: ModelShape) -> Cost:
         tokens=whole + losses,
         storage=60 * losses,
         flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
+        dtype=params.subject.measured_in,
     )
 
 
@@ -66,7 +66,7 @@ def checkpoints(params: Params, name: str, model: ModelShape) -> Cost:
         tokens=tokens,
         storage=8 * count * windows,
         flops=tokens * model.flops() + count * windows * 2 * model.vocab * model.d_model,
-        dtype=asked.dtype,
+        dtype=asked.measured_in,
     )
 
 
@@ -86,7 +86,7 @@ def studies(params: Params, name: str, model: ModelShape) -> Cost:
         tokens=whole + losses,
         storage=60 * losses,
         flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
+        dtype=params.subject.measured_in,
     )
 
 
@@ -115,7 +115,7 @@ def _one_by_one(
         tokens=whole + losses,
         storage=50 * windows * latents * (arms + 1),
         flops=_spliced(model, site, whole=whole, losses=losses),
-        dtype=params.subject.dtype,
+        dtype=params.subject.measured_in,
     )
 
 
@@ -133,7 +133,7 @@ def at_once(params: Params, model: ModelShape) -> Cost:
         tokens=whole + losses,
         storage=60 * losses,
         flops=_spliced(model, sites[0], whole=whole, losses=losses) + coders,
-        dtype=params.subject.dtype,
+        dtype=params.subject.measured_in,
     )
 
 
