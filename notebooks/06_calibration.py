@@ -50,6 +50,7 @@ from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 from rewrite_utils.stages import studies as stages
 
+# %%
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 names = run.params.rewrite.calibrators
