@@ -48,7 +48,8 @@ figures.use_style()
 # ### The experiment, drawn (the paper's figure 2)
 
 # %%
-stages = pd.DataFrame(run.journal).drop_duplicates("stage")[["stage", "hash"]]
+verdict = {name: one.verdict for name, one in sites.items()}
+stages = pd.DataFrame(run.opened.items(), columns=["stage", "hash"])
 figures.keep(made, "00_pipeline", figures.pipeline(), stages, unit="stage", n=len(stages))
 
 # %% [markdown]
@@ -73,7 +74,6 @@ LatentExplorer(site)
 # ### What the rewrite does to the model
 
 # %%
-verdict = {name: one.verdict for name, one in sites.items()}
 said = verdicts.headline(verdict, run.params.rewrite.headline)
 run.headline("00_tour", {"text": said})
 display.said(said, head=True)

@@ -229,7 +229,8 @@ def drawn_map(estimator: str, count: int, latent: int) -> display.Html:
     return levers.quantile_map(told.first(count), estimator, place, **there)
 
 
-levers.Levers(drawn_map, choices)
+start = {"estimator": "quantile:type7", "windows": choices["windows"][-1]}
+levers.Levers(drawn_map, choices, start | {"latent": choices["latent"][0]})
 
 # %% [markdown]
 # ### What that does to the model's loss

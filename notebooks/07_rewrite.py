@@ -129,7 +129,8 @@ def drawn_cost(source: str, order: str, fraction: str) -> display.Html:
     return levers.cost(shown, source, order, n_latents, described=described[first])
 
 
-levers.Levers(drawn_cost, choices)
+start = {"source": headline, "order": orders[0], "fraction": choices["fraction"][-1]}
+levers.Levers(drawn_cost, choices, start)
 
 # %% [markdown]
 # ### Which latents are worth predicting?

@@ -53,7 +53,7 @@ class Measured:
 
     evidence: Evidence
     """Ratings beside the truth at the calibrate windows."""
-    rows: Int[ndarray, " window"]
+    rows: Int[ndarray, " fitted"]
     """The row of text of each calibrate window: a row is in one fold."""
     ratings: Ratings
     """Of the evaluate windows."""

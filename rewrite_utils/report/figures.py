@@ -81,7 +81,7 @@ STYLE = {
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
 }
-PAGE_DPI, PAGE_COLOURS = 80, 48
+PAGE_DPI, PAGE_COLOURS = 100, 128
 """Of the picture in the notebook, which stays small; the files keep the style's dpi."""
 T = TypeVar("T")
 
@@ -175,7 +175,9 @@ def band(
     axes.fill_between(x, *ends, color=style["color"], alpha=alpha, lw=0)
 
 
-def whisker(axes: Axes, at: float, row: pd.Series, value: str, style: Mapping[str, object]) -> None:
+def whisker(
+    axes: Axes, at: float | int, row: pd.Series, value: str, style: Mapping[str, object]
+) -> None:
     """A mark at height ``at`` for ``value``, and a line from its ``…_low`` to its ``…_high``."""
     line = {"lw": 1.6} | {key: style[key] for key in ("color", "alpha", "lw") if key in style}
     axes.plot([row[f"{value}_low"], row[f"{value}_high"]], [at, at], **line)
@@ -221,7 +223,8 @@ def page(figure: Figure) -> bytes:
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, dpi=PAGE_DPI)
     flat = Picture.open(drawn).convert("RGB")
-    flat.quantize(PAGE_COLOURS, dither=Picture.Dither.NONE).save(small, "png", optimize=True)
+    told = flat.quantize(PAGE_COLOURS, Picture.Quantize.MAXCOVERAGE, dither=Picture.Dither.NONE)
+    told.save(small, "png", optimize=True)
     return small.getvalue()
 
 

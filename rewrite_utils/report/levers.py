@@ -30,11 +30,22 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 class Levers:
     """A drawing and the settings it depends on."""
 
-    def __init__(self, draw: Callable[..., Html], choices: Mapping[str, Sequence[object]]) -> None:
-        """``draw(one value of each choice, in order)``; each slider starts at its last value."""
+    def __init__(
+        self,
+        draw: Callable[..., Html],
+        choices: Mapping[str, Sequence[object]],
+        start: Mapping[str, object],
+    ) -> None:
+        """``draw(one value of each choice, in their order)``; ``start``: where the sliders begin.
+
+        Raises ValueError for a start that is none of the choices.
+        """
+        for name, value in start.items():
+            if value not in choices[name]:
+                raise ValueError(f"{name} cannot start at {value!r}: it is one of {choices[name]}")
         self._draw = draw
         self.sliders = [
-            widgets.SelectionSlider(options=list(values), value=values[-1], description=name)
+            widgets.SelectionSlider(options=list(values), value=start[name], description=name)
             for name, values in choices.items()
         ]
         self.shown = widgets.HTML(self.drawn.markup)

@@ -14,8 +14,8 @@ from rewrite_utils.params import ROOT
 from rewrite_utils.report.figures import Provenance
 
 FIGURES = ROOT / "figures"
-SCORE_FILES = {"detection F1": "08_sensitivity_specificity", "fuzzing F1": "08_fuzzing"}
-"""Where figure 4 is kept for a score."""
+SCORE_FILES = {"detection": "08_sensitivity_specificity", "fuzzing": "08_fuzzing"}
+"""Where figure 4 is kept, by the kind of score."""
 
 
 class Drawn(NamedTuple):

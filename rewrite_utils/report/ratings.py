@@ -22,7 +22,7 @@ from rewrite_utils.stats import auroc_value
 
 def spread(
     expected: Float[ndarray, "window latent"], true: Float[ndarray, "window latent"]
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """The range of ratings, and where their variance comes from.
 
     Of the pairs that were rated; screened ratings have gaps, and then no two-way layout (NaN).
@@ -45,7 +45,7 @@ def spread(
 
 def quality(
     expected: Float[ndarray, "window latent"], true: Float[ndarray, "window latent"]
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """How ratings tell active from silent; a pair that was not sent is rated below 0."""
     active, aurocs = true > 0, latent_aurocs(true, expected)
     return {

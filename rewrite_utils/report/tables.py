@@ -14,7 +14,7 @@ from rewrite_utils import stats
 from rewrite_utils.stats import Estimate
 
 
-def interval(found: Sequence[float], spec: str = "+.3f") -> str:
+def interval(found: Estimate | Sequence[float], spec: str = "+.3f") -> str:
     """``value [low, high]`` of an estimate, or of any three numbers."""
     value, low, high = (f"{number:{spec}}" for number in found[:3])
     return f"{value} [{low}, {high}]"
