@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Engine, Prompt, digit_tokens, text_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt
+from rewrite_utils.llm.tokens import digit_tokens, text_tokens
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.simulate import Window, expected_rating
-from rewrite_utils.simulate.everywhere import LINE, NAME
 from rewrite_utils.simulate.judging import precision_at_rate
+from rewrite_utils.simulate.simulators import LINE, NAME
 from rewrite_utils.stages import SiteStages, builders
 from rewrite_utils.stages.simulators import true_everywhere
 from rewrite_utils.stats import auroc_value, bootstrap

@@ -41,6 +41,86 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One row of text, in plain TransformerLens and torch; any cell can be copied into your own work.
+# `model` is a TransformerLens `TransformerBridge`. `coder` is four tensors, `W_enc`, `b_enc`,
+# `W_dec` and `b_dec`, and a fifth, `W_skip`, if it has a skip.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+site = next(iter(sites.values()))
+model, coder, at = site.subject.bridge, site.coder.requires_grad_(False), site.hookpoint
+tokens = site.corpus.rows("evaluate")[:1].to(site.subject.device)  # [batch pos], the BOS first
+texts = site.texts(tokens[0].cpu().numpy())
+print("".join(texts))
+
+# %% [markdown]
+# **A layer is what it reads and what it writes.** Both are hooks, so one pass with a cache gives
+# everything a coder is trained on: pairs of vectors, one a token. (For a residual stream the two
+# hooks are the same one.)
+
+# %%
+_, cache = model.run_with_cache(tokens, names_filter=[at.input_hook, at.output_hook])
+x = cache[at.input_hook][0, 1:].float()  # [pos d_model], the BOS left out
+y = cache[at.output_hook][0, 1:].float()
+print(f"{at.input_hook} → {at.output_hook}: {len(x)} tokens, {x.shape[1]} numbers each")
+
+# %% [markdown]
+# **The encoder asks every latent and keeps the k loudest.** Each row of `W_enc` is one question
+# put to x; the ReLU drops the noes, `topk` all but the k strongest answers. (An SAE first takes
+# `b_dec` off x.)
+
+# %%
+read = x - coder.b_dec if coder.config.shifts_input else x
+answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
+top = answers.topk(coder.config.k)
+z = torch.zeros_like(answers).scatter(1, top.indices, top.values)
+said, kept = ((part > 0).sum(1).float().mean() for part in (answers, z))
+print(f"a token: {said:.1f} of {z.shape[1]} latents say yes, {kept:.1f} are kept")
+
+# %% [markdown]
+# **The decoder adds up directions.** What stands in place of the layer is a constant, plus one row
+# of `W_dec` for each latent kept, as long as that latent is strong. A skip adds a linear map of x,
+# which no sentence will have to explain.
+
+# %%
+y_hat = z @ coder.W_dec + coder.b_dec
+if coder.W_skip is not None:
+    y_hat = y_hat + x @ coder.W_skip.T
+
+# %% [markdown]
+# **What is lost is a squared distance.** Divided by what the constant alone would lose, it is the
+# fraction of variance unexplained: 0 is the layer itself, 1 is its mean, here that of this one row.
+
+# %%
+lost = (y - y_hat).square().sum(1)  # [pos]
+mean_lost = (y - y.mean(0)).square().sum(1)
+unexplained = lost.sum() / mean_lost.sum()
+
+shown = range(min(24, len(lost)))
+figure, axis = plt.subplots(figsize=(7.2, 2.4))
+axis.bar(shown, mean_lost[: len(shown)].cpu(), color="#dddddd", label="lost by the mean")
+axis.bar(shown, lost[: len(shown)].cpu(), color="#222222", width=0.5, label="lost by the coder")
+axis.set(title=f"FVU of this row: {unexplained:.2f}", ylabel="|y − ŷ|²", xticks=shown)
+axis.set_xticklabels([repr(t)[1:-1] for t in texts[1 : len(shown) + 1]], rotation=60, ha="right")
+axis.legend()
+plt.show()
+
+# %% [markdown]
+# **The package does the same.** It never writes the zeros of z down, so it adds in another order:
+# equal to 1e-4.
+
+# %%
+from rewrite_utils.coder.sparse import fvu
+
+assert torch.allclose(z, coder.dense(coder.encode(x)), rtol=1e-4, atol=1e-4)
+assert torch.allclose(y_hat, coder(x), rtol=1e-4, atol=1e-4)
+assert torch.allclose(unexplained, fvu(y, y_hat))
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

@@ -40,6 +40,81 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One latent along one row of text. k latents fire on every token, so on average a latent fires on
+# k / width of the tokens; the one to look at is the described latent nearest to that, a typical
+# one. The notebooks up to 07 stay with it.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+site = next(iter(sites.values()))
+model, coder, at = site.collector.bridge, site.coder.requires_grad_(False), site.hookpoint
+cache = site.cache("explain")
+latent = min(site.described.tolist(), key=lambda one: abs(cache.rate[one] - cache.rate.mean()))
+print(f"latent {latent} fires on {cache.rate[latent]:.1%}; the mean is {cache.rate.mean():.1%}")
+
+# %% [markdown]
+# **The cache keeps only what is not zero, sorted by latent.** So everything about one latent is
+# one slice: rows, positions and activations of its firings. The row to look at is where the
+# largest of them is.
+
+# %%
+rows, positions, values = cache.of(latent)
+row = rows[values.argmax()]
+tokens = torch.from_numpy(cache.tokens[[row]]).to(site.subject.device)  # [batch pos]
+print(f"{len(values)} firings in {cache.n_tokens:,} tokens; the strongest is in row {row}")
+
+# %% [markdown]
+# **One latent cannot be computed alone.** Its own answer is a dot product, but whether the answer
+# counts depends on the others: it has to be among the k largest of its token.
+
+# %%
+_, seen = model.run_with_cache(tokens, names_filter=[at.input_hook])
+x = seen[at.input_hook][0].float()
+read = x - coder.b_dec if coder.config.shifts_input else x
+answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
+kth = answers.topk(coder.config.k).values[:, -1]  # the weakest that is kept
+along = torch.where(answers[:, latent] >= kth, answers[:, latent], 0).cpu().numpy()
+along[0] = 0  # the BOS is in none of the numbers
+
+# %% [markdown]
+# **A window is a stretch of text around a peak.** The strongest one is found with a sort, and its
+# peak stands two thirds into it, so that a reader sees what came before.
+
+# %%
+length = 24
+peak = int(np.argsort(along)[-1])
+end = min(max(peak + length // 3, length), len(along) - 1)  # the window's last token
+window = slice(end - length + 1, end + 1)
+texts = site.texts(cache.tokens[row, window])
+
+figure, axis = plt.subplots(figsize=(7.2, 2.2))
+axis.bar(range(length), along[window], color="#e69f00")
+axis.set(title=f"latent {latent}", ylabel="activation", xticks=range(length))
+axis.set_xticklabels([repr(text)[1:-1] for text in texts], rotation=60, ha="right")
+plt.show()
+
+# %% [markdown]
+# **The cache says the same.** It is collected in bfloat16 where `subject.collect_dtype` says so,
+# perhaps on another processor: then numbers agree to 1 %, and where two latents tie for the last
+# of the k places, the other one may have got it. So one token in twenty may differ.
+
+# %%
+from rewrite_utils.latents.windows import firing_windows
+
+stored = np.zeros(len(along), np.float32)
+stored[positions[rows == row]] = values[rows == row]
+assert np.mean(abs(along - stored) <= 0.01 * along.max()) >= 0.95
+found, peaks = firing_windows(cache, latent, window_tokens=length)
+strongest = peaks.argmax()
+assert (found.rows[strongest], found.ends[strongest]) == (row, end)
+assert np.isclose(along[peak], cache.maximum[latent], rtol=0.01)
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

@@ -39,6 +39,90 @@ run = open_run(params_file, overrides)
 sites = open_sites(run)
 
 # %% [markdown]
+# ## By hand
+#
+# One latent, from its numbers to its sentence. Everything the explainer learns about it has to
+# become text first.
+
+# %%
+import numpy as np
+
+from rewrite_utils.explain.asking import wording
+from rewrite_utils.llm.prompts import turns
+
+site = next(iter(sites.values()))
+asked, cache, source = run.params.explain, site.cache("explain"), site.evidence_source
+rate = site.cache("explain").rate
+latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+rows, ends = source.chosen(latent).firing  # its windows, drawn from the deciles of their peaks
+print(f"latent {latent}: {len(rows)} windows of {asked.window_tokens} tokens")
+
+# %% [markdown]
+# **Where a latent fires is shown with marks, how strongly with digits.** A token is marked if it
+# has more than a set share of its window's peak; its strength is in tenths of the latent's maximum.
+
+# %%
+fired = cache.of(latent)
+here = fired.rows == rows[0]
+along = np.zeros(cache.tokens.shape[1])
+along[fired.positions[here]] = fired.values[here]
+window = slice(ends[0] - asked.window_tokens + 1, ends[0] + 1)
+pairs = list(zip(site.quoted(cache.tokens[rows[0], window]), along[window], strict=True))
+cut, tenth = asked.threshold * along[window].max(), cache.maximum[latent] / 10
+shown = "".join(f"«{text}»" if value > cut else text for text, value in pairs)
+marks = [f"{t.strip() or repr(t)}: {round(v / tenth)}" for t, v in pairs if v > cut]
+print(shown.replace("\n", "⏎").strip(), "; ".join(marks), sep="\n")
+
+# %% [markdown]
+# **All windows under one another are the evidence.** On top stand the tokens that it answers most
+# on average, found by counting: a small explainer needs them.
+
+# %%
+question = source.questions([latent])[latent]
+print(question.text)
+
+# %% [markdown]
+# **The prompt is a conversation whose answer has already begun.** Instructions, worked examples,
+# then the evidence; the last turn is the beginning of the answer, so that the reply has a form
+# that can be cut.
+
+# %%
+conversation = [
+    (turn.role, turn.text.replace("{windows}", question.text))
+    for turn in turns(wording(asked), asked.options)
+]
+for role, text in (conversation[0], *conversation[-4:]):
+    print(f"── {role}\n{text}")
+
+# %% [markdown]
+# **The reply is kept as it came**, read here from the stage's table: no LLM is asked.
+
+# %%
+said = site.explanations.set_index("latent").loc[latent]
+print(conversation[-1][1] + said["reply"])
+
+# %% [markdown]
+# **The sentence is what stands behind the marker.** A reply without it is asked for again, and
+# after that the latent has no sentence: nothing is made up. What the simulator will read also has
+# the evidence in brackets, if `explain.evidence` says so.
+
+# %%
+first_line, _, rest = said["reply"].partition("\n")
+explanation = rest.partition("EXPLANATION:")[2].strip().split("\n")[0].strip().rstrip(".")
+brackets = {"none": "", "pieces": first_line.strip(), "tokens": question.tokens}[asked.evidence]
+sentence = f"{explanation} ({brackets})" if brackets else explanation
+sentence
+
+# %% [markdown]
+# **The stored sentence is this one**, and the package's evidence has the lines written above. (A
+# curated sentence or one read from delphi was not cut from a reply, and is left out.)
+
+# %%
+assert all(part in question.text for part in (shown.replace("\n", "⏎").strip(), "; ".join(marks)))
+assert question.tokens == said["tokens"] or asked.delphi
+assert sentence == said["sentence"] or asked.delphi or latent in site.curated
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

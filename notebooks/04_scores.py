@@ -40,6 +40,83 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One latent's sentence, tried on windows of text that its explainer never saw. The judge's answers
+# are read from the stage's table: no LLM is asked.
+
+# %%
+import numpy as np
+
+from rewrite_utils.llm.prompts import filled, turns
+from rewrite_utils.score.detection import wording
+
+site = next(iter(sites.values()))
+asked, cache = run.params.score, site.cache("score")
+rate = site.cache("explain").rate
+latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+judged = site.judgements[site.judgements["latent"] == latent]
+print(f"latent {latent}: {site.sentences[latent]!r}, {len(judged)} windows")
+
+# %% [markdown]
+# **A window is all that the judge sees of the text**, without marks: it has to find for itself what
+# the sentence speaks of.
+
+# %%
+excerpts = []
+for row, end in zip(judged["row"], judged["end"], strict=True):
+    texts = site.quoted(cache.tokens[row, end - asked.window_tokens + 1 : end + 1])
+    excerpts.append("".join(texts).replace("\n", "⏎").strip())
+
+# %% [markdown]
+# **The question is a conversation that ends in front of one digit**, 1 for yes and 0 for no.
+
+# %%
+first = excerpts[: asked.per_prompt]
+listed = "\n".join(f"{n}. {text}" for n, text in enumerate(first, 1))
+values = {"pad": "", "explanation": site.sentences[latent]}
+values["windows"] = first[0] if asked.per_prompt == 1 else listed
+system, *examples, question, answer = turns(wording("detect", asked.per_prompt))
+for turn in (system, *examples[:2], question, answer):
+    print(f"── {turn.role}\n{filled(turn.text, **values)}")
+
+# %% [markdown]
+# **Its answer is a probability.** One forward pass gives p(1) and p(0) at that place; p(yes) is
+# p(1) / (p(0) + p(1)), and nothing is sampled. The truth stands beside it: does the latent fire in
+# the window?
+
+# %%
+yes, active = judged["probability"].to_numpy(), judged["active"].to_numpy(bool)
+for p, fires, text in list(zip(yes, active, excerpts, strict=True))[:6]:
+    print(f"p(yes) = {p:.2f}  {'fires ' if fires else 'silent'}  {text}")
+
+# %% [markdown]
+# **AUROC counts pairs.** Take a window where it fires and one where it is silent: how often does
+# the first get the higher p(yes)? Half a point for a tie; ½ is what guessing gets. First on ten
+# windows, then on all.
+
+
+# %%
+def counted(active, yes):
+    pairs = [(p, q) for p in yes[active] for q in yes[~active]]
+    return sum((p > q) + (p == q) / 2 for p, q in pairs) / max(len(pairs), 1)
+
+
+ten, auroc = counted(active[:10], yes[:10]), counted(active, yes)
+print(f"ten windows: {ten:.2f}; all {len(yes)}: {auroc:.2f}")
+
+# %% [markdown]
+# **The stored truth and score are these.** A latent without windows of both kinds has no score.
+
+# %%
+fired = cache.of(latent)
+ends = [end - fired.positions[fired.rows == row] for row, end in judged[["row", "end"]].to_numpy()]
+inside = [((back >= 0) & (back < asked.window_tokens)).any() for back in ends]
+assert np.array_equal(inside, active)
+stored = site.scores.set_index("latent").loc[latent, "auroc"]
+assert np.isnan(stored) or np.isclose(auroc, stored)
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

@@ -43,6 +43,73 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One latent and one window: the first evaluate window in which it fires, so that there is something
+# to find. The digits' probabilities are read from the stage's arrays: no LLM is asked.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from rewrite_utils.llm.prompts import filled, turns
+from rewrite_utils.simulate import Window, wording
+
+site = next(iter(sites.values()))
+asked, ratings = run.params.simulate, site.ratings("evaluate")
+rate = site.cache("explain").rate
+latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+column = site.simulated.index(latent)
+true = site.true("evaluate")[:, column]
+window = int((true > 0).argmax())
+row, end = (int(part[window]) for part in site.simulated_windows("evaluate"))
+
+# %% [markdown]
+# **The simulator sees the text up to one token, and that token marked.** It does not see the model,
+# the coder or any activation: the sentence is all that is left of the latent.
+
+# %%
+ids = site.cache("evaluate").tokens[row, end - asked.window_tokens + 1 : end + 1]
+*before, last = site.quoted(ids)
+marked = "".join(before) + f"«{last}»"
+token = last.strip() or repr(last)
+
+# %% [markdown]
+# **The prompt ends where a digit has to follow.** So one forward pass answers it: the logits at the
+# last place, softmax over the ten digits, `p = logits[digit_ids].softmax(-1)`.
+
+# %%
+values = {"pad": "", "window": marked, "token": token, "explanation": site.descriptions[latent]}
+system, *examples, question, answer = turns(wording(asked))
+for turn in (system, *examples[:2], question, answer):
+    print(f"── {turn.role}\n{filled(turn.text, **values)}")
+
+# %% [markdown]
+# **The rating is an average, not an answer.** E = Σ p(d)·d / Σ p(d) keeps what a single digit would
+# throw away: how sure the simulator is. As in the paper, E / 9 of the latent's maximum is the
+# activation that it predicts.
+
+# %%
+p = ratings.digits[window, column].astype(float)
+E = (p * np.arange(10)).sum() / p.sum()
+predicted = E / 9 * site.cache("calibrate").maximum[latent]
+
+figure, axis = plt.subplots(figsize=(4.2, 2.2))
+axis.bar(range(10), p, color="#6a3d9a")
+axis.axvline(E, color="#222222", linestyle="--")
+axis.set(title=f"E = {E:.2f}: {predicted:.1f} predicted, {true[window]:.1f} true")
+axis.set(xlabel="digit", ylabel="probability", xticks=range(10))
+plt.show()
+
+# %% [markdown]
+# **The stored rating is this E.** Digits and E are both stored as float16, with 11 binary digits:
+# they agree to 0.01. (A simulator that gives E alone has no digits to compare.)
+
+# %%
+assert marked == Window.of(site.quoted(ids)).text
+assert np.isnan(p).all() or abs(E - ratings.expected[window, column]) < 0.01
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

@@ -58,6 +58,93 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One latent: the paper's equation in five lines of NumPy, and what could replace it in three. Both
+# see the same pairs, what the simulator said (E) and what was so (a), at the calibrate windows.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+site = next(iter(sites.values()))
+rate = site.cache("explain").rate
+latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+column = site.simulated.index(latent)
+E = site.ratings("calibrate").expected[:, column].astype(float)
+a = site.true("calibrate")[:, column].astype(float)
+E, a = E[~np.isnan(E)], a[~np.isnan(E)]  # NaN: screened out, never rated
+print(f"latent {latent}: E from {E.min():.1f} to {E.max():.1f}; a > 0 in {(a > 0).mean():.0%}")
+
+# %% [markdown]
+# **F_true knows far more than the windows.** The truth costs one forward pass of the subject, so
+# its distribution is taken from every token of the calibrate rows; almost all of it is exact zeros.
+
+# %%
+cache = site.cache("calibrate")
+everywhere = np.zeros(cache.n_tokens)
+everywhere[: len(cache.of(latent).values)] = cache.of(latent).values
+
+# %% [markdown]
+# **T = F_true⁻¹ ∘ F_pred: the rating's rank, looked up among true activations.** F_pred is a
+# plotting position, (rank − α) / (n + 1 − 2α), with tied ratings at the middle of their ranks.
+# F_true⁻¹ is `numpy.quantile`. α = ⅓ and `median_unbiased` are two names of one estimator, type 8.
+
+# %%
+said, ties = np.unique(E, return_counts=True)
+ranks = ties.cumsum() - (ties - 1) / 2
+F_pred = (ranks - 1 / 3) / (len(E) + 1 / 3)
+
+
+def T(rating):
+    return np.quantile(everywhere, np.interp(rating, said, F_pred), method="median_unbiased")
+
+
+# %% [markdown]
+# **E[a | E]: what the latent did, on average, when it was rated so.** The only assumption is that a
+# higher rating never means less; the least-squares fit that rises is isotonic regression.
+
+# %%
+rising = IsotonicRegression(out_of_bounds="clip")
+conditional_mean = rising.fit(E, a).predict
+
+# %% [markdown]
+# **Matching has to be bold.** T gives the highest ratings the highest activations, right or wrong;
+# E[a | E] gives them what they earned on the calibrate windows. In expectation it cannot lose to
+# the plain mean; fitted on a few firings it can, and that is why the calibrations further down
+# share one curve between latents. Squared errors at the evaluate windows, which none has seen:
+
+# %%
+new, truth = site.ratings("evaluate").expected[:, column], site.true("evaluate")[:, column]
+new, truth = new[~np.isnan(new)].astype(float), truth[~np.isnan(new)]
+arms = {"T": T(new), "E[a | E]": conditional_mean(new), "the mean": a.mean()}
+print({name: round(np.mean((truth - told) ** 2).item(), 3) for name, told in arms.items()})
+
+# %%
+grid = np.linspace(E.min(), E.max(), 200)
+figure, axis = plt.subplots(figsize=(5.2, 2.8))
+axis.plot(E, a, "o", color="#bbbbbb", markersize=3, label="calibrate windows")
+axis.plot(grid, T(grid), label="T, type 8")
+axis.plot(grid, conditional_mean(grid), label="E[a | E]")
+axis.axhline(a.mean(), color="#666666", linestyle="--", linewidth=0.8, label="the mean")
+axis.set(title=f"latent {latent}", xlabel="rating E", ylabel="activation a")
+axis.legend()
+plt.show()
+
+# %% [markdown]
+# **The package's calibrators are these two curves.** It keeps activations as float32: equal to
+# 1e-4 of the largest.
+
+# %%
+from rewrite_utils.calibrate import Target, calibrator
+
+target = Target.from_true(everywhere[:, None])
+for name, by_hand in {"quantile:type8": T, "isotonic": conditional_mean}.items():
+    fitted = calibrator(name).fit(E[:, None], a[:, None], target=target)
+    assert np.allclose(fitted(new[:, None])[:, 0], by_hand(new), atol=1e-4 * everywhere.max())
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

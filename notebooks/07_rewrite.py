@@ -41,6 +41,124 @@ made = figures.Provenance.of(run.params, run.opened)
 figures.use_style()
 
 # %% [markdown]
+# ## By hand
+#
+# One window, spliced in plain TransformerLens: the whole experiment is a hook function of three
+# lines. The window is the first evaluate window in which the latent of the notebooks before this
+# one fires; the loss is that of the token behind the marked one.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+site = next(iter(sites.values()))
+model, coder, at = site.subject.bridge, site.coder.requires_grad_(False), site.hookpoint
+described = site.simulated  # the latents that have a sentence
+rate = site.cache("explain").rate
+latent = min(described, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+window = int((site.true("evaluate")[:, described.index(latent)] > 0).argmax())
+row, end = (int(part[window]) for part in site.simulated_windows("evaluate"))
+tokens = torch.from_numpy(site.cache("evaluate").tokens[[row]]).to(site.subject.device)
+texts = site.texts(tokens[0].cpu().numpy())
+print("".join(texts[max(1, end - 31) : end]) + f"«{texts[end]}» → {texts[end + 1]!r}")
+
+# %% [markdown]
+# **First the model as it is.** One pass with a cache gives what the layer reads and writes at the
+# marked token, and what the model expects behind it.
+
+# %%
+logits, cache = model.run_with_cache(tokens, names_filter=[at.input_hook, at.output_hook])
+x, y = cache[at.input_hook][0, end].float(), cache[at.output_hook][0, end].float()
+
+
+def loss(logits):
+    """−log p(next token), in nats."""
+    return -logits[0, end].float().log_softmax(-1)[tokens[0, end + 1]].item()
+
+
+print(f"the model itself: {loss(logits):.4f} nat")
+
+# %% [markdown]
+# **The splice.** A hook gets the layer's output, writes another vector at one position, and hands
+# it on; the layers above never know. *Prediction: written back, the layer's own output changes
+# nothing.*
+
+
+# %%
+def spliced(vector):
+    """The same loss with ``vector`` in place of the layer's output at the marked token."""
+
+    def splice(output, hook):
+        output[0, end] = vector
+        return output
+
+    return loss(model.run_with_hooks(tokens, fwd_hooks=[(at.output_hook, splice)]))
+
+
+print(f"its own output written back: {spliced(y):.4f} nat")
+
+# %% [markdown]
+# **The coder turns the vector into latents and back.** In: ReLU and top k. Out: a constant, one
+# direction a latent, and the skip, if there is one, which reads the true input in every arm.
+
+# %%
+read = x - coder.b_dec if coder.config.shifts_input else x
+top = torch.relu(coder.W_enc @ read + coder.b_enc).topk(coder.config.k)
+truth = coder.W_enc.new_zeros(coder.config.num_latents).scatter(0, top.indices, top.values)
+
+
+def decoded(z):
+    """What stands in place of the layer's output if its latents were z."""
+    vector = z @ coder.W_dec + coder.b_dec
+    return vector if coder.W_skip is None else vector + coder.W_skip @ x
+
+
+# %% [markdown]
+# **Four answers to one question: how strongly does each latent fire here?** The truth; what the
+# sentences let a reader guess, calibrated as in 06; each latent's mean, whatever the text; nothing
+# at all. Only the described latents are overwritten.
+
+# %%
+sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
+answers = {"the truth": truth}
+for name, source in sources.items():
+    z = truth.clone()
+    z[described] = torch.from_numpy(site.estimates[source].values[window]).to(z)
+    if source.endswith("+topk"):  # the paper's last step: keep the k largest
+        kept = z.topk(coder.config.k)
+        z = torch.zeros_like(z).scatter(0, kept.indices, kept.values)
+    answers[name] = z
+print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")
+
+# %% [markdown]
+# **The experiment.** *Prediction: the truth costs least and nothing costs most; where the sentences
+# fall between them is the paper's question.* One window may say otherwise, and says nothing about
+# the next: the verdict below takes all of them.
+
+# %%
+losses = {name: spliced(decoded(z)) for name, z in answers.items()}
+
+figure, axis = plt.subplots(figsize=(5.6, 1.9))
+bars = axis.barh(list(losses), losses.values(), color=["#222222", "#6a3d9a", "#666666", "#bbbbbb"])
+axis.bar_label(bars, fmt="%.2f", padding=3)
+axis.axvline(loss(logits), color="#222222", linestyle="--", linewidth=0.8)
+axis.invert_yaxis()
+axis.set(xlabel="loss of the next token (nat; left is better; dashed: the model itself)")
+plt.show()
+
+# %% [markdown]
+# **These are the stored losses of that window**, to 1e-4 nat. The package gets them on a shorter
+# way (the row is run once, then only the patched token, through the layers above, with the keys and
+# values of its past), so the last digits of float32 differ.
+
+# %%
+here = site.losses.query("window == @window and order == 'all'").set_index("source")
+stored = {"the truth": "coder"} | sources
+assert all(abs(losses[name] - here.loc[source, "loss"]) < 1e-4 for name, source in stored.items())
+assert abs(loss(logits) - here["base_loss"].iloc[0]) < 1e-4
+assert abs(spliced(y) - loss(logits)) < 1e-4
+
+# %% [markdown]
 # ## At scale
 
 # %% [markdown]

@@ -171,12 +171,15 @@ def detectable(sample: Float[ndarray, " unit"]) -> float:
     return float(2.8 * np.std(sample, ddof=1) / np.sqrt(len(sample)))
 
 
-def wilson(hits: int, n: int) -> tuple[float, float, float]:
-    """A share with its 95 % Wilson interval; NaN where nothing was counted."""
+def wilson(hits: float, n: int) -> tuple[float, float, float]:
+    """A share p with its 95 % Wilson interval, (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n);
+    NaN where nothing was counted. ``hits`` need not be whole: ties count in part."""
     if n == 0:
         return float("nan"), float("nan"), float("nan")
-    interval = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    return hits / n, float(interval.low), float(interval.high)
+    p, z = hits / n, float(stats.norm.ppf(0.975))
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return p, max(0.0, float(low)), min(1.0, float(high))
 
 
 def wins(

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rewrite_utils.latents.cache import LatentCache, Windows
-from rewrite_utils.llm.protocol import Choices, Generation, Prompt, Usage, digit_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Choices, Generation, Prompt, Usage
+from rewrite_utils.llm.tokens import digit_tokens
 from rewrite_utils.subject.model import token_texts
 
 TEMPLATE = (
@@ -73,7 +75,7 @@ def all_windows(tokens: np.ndarray) -> Windows:
     return Windows(rows, ends + 1)
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """An Engine that answers by functions of the prompt's text, and remembers what it was asked.
 
     ``rate``: text → probability of each digit, asked once an answer with the answer's number;
@@ -81,7 +83,7 @@ class FakeEngine:
     kill does.
     """
 
-    workers = 1
+    _choices = _generate = None  # what is asked of it is answered below
     context_tokens = 4096
 
     def __init__(
@@ -90,8 +92,9 @@ class FakeEngine:
         rate: Callable[[str, int], Sequence[float]] | None = None,
         reply: Callable[[str, int], str] | None = None,
         dies_after: int | None = None,
+        label: str = "fake",
     ) -> None:
-        self.tokenizer = chatting_tokenizer()
+        super().__init__(chatting_tokenizer(), vocab_size=4096, max_tokens=4096, label=label)
         self.asked: list[str] = []
         self.prompts: list[Prompt] = []
         self.calls = 0
@@ -135,12 +138,6 @@ class FakeEngine:
 
     def close(self) -> None:
         pass
-
-    def __enter__(self) -> "FakeEngine":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _called(self, prompts: Sequence[Prompt]) -> list[str]:
         if self.calls == self._dies_after:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewrite_utils.llm.base import BaseEngine
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Generation, Prompt, Usage
 from rewrite_utils.params import parse
 from rewrite_utils.runs.run import Run
@@ -36,7 +36,7 @@ REFUSED = " I cannot see what these have in common."
 """What the fake LLM says instead of a sentence to the first question it is ever asked."""
 
 
-class FakeLLM(BaseEngine):
+class FakeLLM(Engine):
     """Answers that depend on the prompt alone."""
 
     def __init__(self, tokenizer) -> None:

@@ -1,28 +1,37 @@
 """Asking an LLM for one sentence a latent, from windows of the explain rows in which it fires.
 
-In: a Source of evidence, an engine. Out: one Explanation a latent; a reply without a sentence is a
-failure with the raw reply kept, never stored as a sentence. Paper §3 (40 windows of 32 tokens,
+In: a Source of evidence, an engine. Out: one Explanation a latent; a reply without a whole sentence
+is a failure with the raw reply kept, never stored as a sentence. Paper §3 (40 windows of 32 tokens,
 quantile sampling).
 """
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.explain.evidence import Question, Source
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Engine, Prompt
+from rewrite_utils.llm.batches import in_batches
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Generation, Prompt
+from rewrite_utils.llm.tokens import text_tokens
 from rewrite_utils.params import Explain
-from rewrite_utils.runs.run import write_json
 
-REPLY = re.compile(r"^(?P<pieces>[^\n]*)\n\s*EXPLANATION:[ \t]*(?P<explanation>\S[^\n]*)")
+EXPLANATIONS = "explanations.parquet"
+REPLY = re.compile(
+    r"^(?P<pieces>[^\n]*)\n[\s*_#>`-]*explanation[*_`]*[ \t]*:[*_`]*[ \t]*(?P<said>\S[^\n]*)",
+    re.IGNORECASE,
+)
+"""The pieces, and the sentence behind its marker: EXPLANATION:, **Explanation:**, …"""
+BOLD = re.compile(r"^\*\*\s*|\s*\*\*$")
 EMPTY = re.compile(r"^[\W_]*$")
+RETRIED_AT = 0.7
+"""The temperature at which a reply without a sentence is asked for again where the first one had
+none (the paper's): at 0 the same reply would come again."""
 
 
 class Explanation(NamedTuple):
@@ -56,13 +65,14 @@ def sentence(record: Explanation, kind: str) -> str | None:
     return f"{record.explanation} ({listed})"
 
 
-def parse_reply(reply: str) -> tuple[str, str] | None:
+def parse_reply(reply: str, *, finished: bool = True) -> tuple[str, str] | None:
     """(explanation, pieces) of a reply that continues ``PIECES:``; None if there is no sentence in
-    it."""
+    it, or one that the limit of tokens cut off (not ``finished``, and nothing behind it)."""
     found = REPLY.match(reply)
-    if found is None or EMPTY.match(found["explanation"]):
+    if found is None or (not finished and found.end() == len(reply)):
         return None
-    return found["explanation"].strip().rstrip("."), found["pieces"].strip()
+    said = BOLD.sub("", found["said"].strip()).rstrip(".")
+    return None if EMPTY.match(said) else (said, found["pieces"].strip())
 
 
 def explain(
@@ -73,44 +83,17 @@ def explain(
     folder: Path,
     batch: int = 16,
 ) -> pd.DataFrame:
-    """One Explanation a latent, in batches that a killed run does not repeat."""
+    """One Explanation a latent, and its sentence, in ``folder``; a kill loses little."""
     settings = source.settings
+    frame = framed(engine.tokenizer, settings)
 
-    def ask_about(part: Sequence[int]) -> Iterable[Explanation]:
-        questions = source.questions(part)
-        return ask(engine, questions, settings, framed(engine.tokenizer, settings), source.seed)
+    def ask_about(part: Sequence[int]) -> pd.DataFrame:
+        records = ask(engine, source.questions(part), settings, frame, source.seed)
+        table = pd.DataFrame(records, columns=list(Explanation._fields))
+        return table.assign(sentence=[sentence(record, settings.evidence) for record in records])
 
-    records = [
-        Explanation(**record)
-        for record in in_batches(latents, ask_about, folder=folder, batch=batch)
-    ]
-    table = pd.DataFrame(records, columns=list(Explanation._fields))
-    return table.assign(sentence=[sentence(record, settings.evidence) for record in records])
-
-
-def in_batches(
-    latents: Sequence[int],
-    ask_about: Callable[[Sequence[int]], Iterable[NamedTuple]],
-    *,
-    folder: Path,
-    batch: int,
-    name: str = "explanations",
-) -> list[dict]:
-    """The records that ``ask_about`` gives for every batch; finished ones wait in ``folder``."""
-    records: list[dict] = []
-    bar = tqdm(total=len(latents), desc=name, unit="latent")
-    for start in range(0, len(latents), batch):
-        part = latents[start : start + batch]
-        file = folder / f"batch-{start:06d}.json"
-        if not file.exists():
-            write_json(file, [record._asdict() for record in ask_about(part)])
-        records += json.loads(file.read_text(encoding="utf-8"))
-        bar.update(len(part))
-        bar.set_postfix(failures=sum(record["explanation"] is None for record in records))
-    bar.close()
-    for file in folder.glob("batch-*.json"):
-        file.unlink()
-    return records
+    file = folder / EXPLANATIONS
+    return in_batches(latents, ask_about, file=file, name="explanations", batch=batch)
 
 
 def prompt(
@@ -123,10 +106,7 @@ def prompt(
     """The explainer's prompt; everything before the evidence is shared by all latents."""
     before, _, after = prompts.rendered(tokenizer, name, options).partition("{windows}")
     own = prompts.harmless(tokenizer, evidence) + after
-    return Prompt(
-        tuple(tokenizer.encode(before, add_special_tokens=False)),
-        tuple(tokenizer.encode(own, add_special_tokens=False)),
-    )
+    return Prompt(text_tokens(tokenizer, before), text_tokens(tokenizer, own))
 
 
 def wording(settings: Explain) -> str:
@@ -147,7 +127,7 @@ def ask(
     frame: Frame,
     seed: int,
 ) -> list[Explanation]:
-    """Ask about every latent, and again with a new seed where the reply has no sentence."""
+    """Ask about every latent, and again with a new seed where the reply has no whole sentence."""
     done: dict[int, Explanation] = {}
     for attempt in range(settings.retries + 1):
         failed = [n for n in questions if n not in done or not done[n].explanation]
@@ -157,12 +137,17 @@ def ask(
         replies = engine.generate(
             asked,
             max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
+            temperature=settings.temperature or (RETRIED_AT if attempt else 0.0),
             seed=seed + attempt,
         )
         for latent, given, reply in zip(failed, asked, replies, strict=True):
-            found, pieces = parse_reply(reply.text) or (None, "")
-            size = len(given.shared) + len(given.own)
-            tokens = questions[latent].tokens
-            done[latent] = Explanation(latent, found, pieces, tokens, reply.text, attempt + 1, size)
+            done[latent] = _record(latent, questions[latent], given, reply, attempt + 1)
     return [done[latent] for latent in questions]
+
+
+def _record(
+    latent: int, question: Question, asked: Prompt, reply: Generation, attempts: int
+) -> Explanation:
+    said, pieces = parse_reply(reply.text, finished=reply.finished) or (None, "")
+    size = len(asked.shared) + len(asked.own)
+    return Explanation(latent, said, pieces, question.tokens, reply.text, attempts, size)

@@ -1,17 +1,18 @@
-"""Hard negatives: windows that look like a latent's own but leave it silent.
+"""Hard negatives: windows that look like a latent's own but leave it silent, and silent tokens.
 
 In: a LatentCache and a way to say what looks alike: sentence embeddings of windows, or the latents
 with the nearest decoder rows, or those that fire on the same tokens. Out: silent Windows, for every
-decile of the latent's firing. The paper leaves contrastive explanations open; beyond it.
+decile of the latent's firing; silent tokens beside its firings. The paper leaves contrastive
+explanations open; beyond it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from rewrite_utils.latents import neighbours
@@ -20,10 +21,15 @@ from rewrite_utils.latents.windows import (
     by_deciles,
     firing_windows,
     grid_windows,
+    one_after_another,
     silent_in,
+    some,
     window_tokens,
 )
 from rewrite_utils.llm.embedding import Embed
+
+BESIDE = 3
+"""Tokens on either side of a firing that count as beside it."""
 
 
 class Counterexamples(NamedTuple):
@@ -87,16 +93,15 @@ class Contrast:
         silent = np.flatnonzero(silent_in(self.cache, latent, self.grid, self.window_tokens))
         n = len(firing.rows)
         if not n or not len(silent):
-            return Windows(self.grid.rows[:0], self.grid.ends[:0])
+            return some(self.grid, silent[:0])
         asked = np.linspace(0, n - 1, min(count, n)).round().astype(int)
-        like = self._embedded(Windows(firing.rows[asked], firing.ends[asked]))
-        cosine = like @ self._vectors[silent].T
+        cosine = self._embedded(some(firing, asked)) @ self._vectors[silent].T
         chosen: list[int] = []
         while len(chosen) < min(count, len(silent)):
             best = int(cosine[len(chosen) % len(asked)].argmax())
             cosine[:, best] = -np.inf
             chosen.append(int(silent[best]))
-        return Windows(self.grid.rows[chosen], self.grid.ends[chosen])
+        return some(self.grid, np.array(chosen))
 
     def similar(self, latent: int) -> list[int]:
         """The most similar latents, nearest first; none that has nothing in common with it."""
@@ -111,15 +116,15 @@ class Contrast:
         near = self.similar(latent)
         each = -(-count // max(len(near), 1))
         parts = [self._of_rival(latent, rival, each, generator) for rival in near]
-        rows = np.concatenate([part.rows for part in parts] or [self.grid.rows[:0]])
-        ends = np.concatenate([part.ends for part in parts] or [self.grid.ends[:0]])
-        whose = np.repeat(
-            np.array(near, np.int64), np.array([len(p.rows) for p in parts], np.int64)
+        sizes = [len(part.rows) for part in parts]
+        windows = one_after_another(some(self.grid, np.array([], int)), *parts)
+        whose, turn = (
+            np.repeat(near, sizes).astype(int),
+            np.concatenate([[], *map(np.arange, sizes)]),
         )
-        turn = np.concatenate([np.arange(len(part.rows)) for part in parts] or [rows])
         order = np.argsort(turn, kind="stable")
-        order = order[_apart(rows[order], ends[order], self.window_tokens)][:count]
-        return Counterexamples(Windows(rows[order], ends[order]), whose[order])
+        order = order[_apart(some(windows, order), self.window_tokens)][:count]
+        return Counterexamples(some(windows, order), whose[order])
 
     def _of_rival(
         self, latent: int, rival: int, count: int, generator: np.random.Generator
@@ -127,12 +132,43 @@ class Contrast:
         """Windows of all deciles of ``rival`` in which ``latent`` is silent."""
         windows, peaks = firing_windows(self.cache, rival, window_tokens=self.window_tokens)
         silent = silent_in(self.cache, latent, windows, self.window_tokens)
-        windows = Windows(windows.rows[silent], windows.ends[silent])
         chosen = by_deciles(peaks[silent], count, generator, spread=True)
-        return Windows(windows.rows[chosen], windows.ends[chosen])
+        return some(some(windows, silent), chosen)
 
 
-def _apart(rows: ndarray, ends: ndarray, length: int) -> Bool[ndarray, " window"]:
+def contrast_tokens(cache: LatentCache, latent: int, *, count: int) -> Int[ndarray, " token"]:
+    """The commonest tokens beside the latent's firings at which it never fires in these rows: what
+    tells a simulator that rates the text instead of the token what the difference is."""
+    firings = cache.of(latent)
+    fires = np.zeros(cache.tokens.shape, bool)
+    fires[firings.rows, firings.positions] = True
+    beside = np.zeros_like(fires)
+    for shift in range(1, BESIDE + 1):
+        beside[:, shift:] |= fires[:, :-shift]
+        beside[:, :-shift] |= fires[:, shift:]
+    beside[:, 0] = False  # the BOS is no text
+    found, times = np.unique(cache.tokens[beside & ~fires], return_counts=True)
+    silent = ~np.isin(found, np.unique(cache.tokens[fires]))
+    order = np.argsort(-times[silent], kind="stable")
+    return found[silent][order][:count]
+
+
+def contrast_texts(
+    cache: LatentCache,
+    latent: int,
+    *,
+    count: int,
+    token_texts: Callable[[ndarray], Sequence[str]],
+) -> list[str]:
+    """Their texts, blanks and repetitions left out."""
+    if not count:
+        return []
+    texts = (text.strip() for text in token_texts(contrast_tokens(cache, latent, count=2 * count)))
+    return list(dict.fromkeys(text for text in texts if text))[:count]
+
+
+def _apart(windows: Windows, length: int) -> Bool[ndarray, " window"]:
     """Which windows share no token with an earlier one."""
+    rows, ends = windows
     near = (rows[:, None] == rows) & (abs(ends[:, None] - ends) < length)
     return ~np.tril(near, -1).any(1)

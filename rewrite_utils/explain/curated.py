@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rewrite_utils.llm.batches import write_whole
 from rewrite_utils.params import ParameterError, placed
 
 FILE = "curated.parquet"
@@ -26,9 +27,8 @@ def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, repla
     same = (table["site"] == site) & (table["latent"] == latent)
     row = pd.DataFrame([(site, coder, latent, sentence.strip(), replaced)], columns=list(COLUMNS))
     whole = row if table[~same].empty else pd.concat([table[~same], row])
-    temporary = file.with_suffix(".tmp")
-    whole.sort_values(["site", "latent"]).reset_index(drop=True).to_parquet(temporary)
-    temporary.replace(file)
+    whole = whole.sort_values(["site", "latent"]).reset_index(drop=True)
+    write_whole(file, whole.to_parquet)
 
 
 def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:

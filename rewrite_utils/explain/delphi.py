@@ -124,10 +124,10 @@ def write_scores(
     window: int,
     texts: Callable[[ndarray], list[str]],
     kind: str = "detection",
-    threshold: float = 0.5,
 ) -> None:
     """One file a latent in delphi's field names; ``cache`` is of the rows that were judged.
 
+    ``judgements``: latent, row, end, active, probability, and ``said``, whether that is a yes.
     ``distance`` is the rank decile of an activating window's maximum (1: strongest), −1 for others.
     """
     target = folder / "scores" / SCORES[kind]
@@ -143,12 +143,18 @@ def write_scores(
                 "activations": [round(float(v), 4) for v in strength],
                 "distance": rank,
                 "activating": bool(active),
-                "prediction": bool(probability > threshold),
+                "prediction": bool(said),
                 "probability": float(probability),
-                "correct": bool(active) == bool(probability > threshold),
+                "correct": bool(active) == bool(said),
             }
-            for row, strength, rank, active, probability in zip(
-                ids, values, decile, table["active"], table["probability"], strict=True
+            for row, strength, rank, active, said, probability in zip(
+                ids,
+                values,
+                decile,
+                table["active"],
+                table["said"],
+                table["probability"],
+                strict=True,
             )
         ]
         _write(target / f"{_safe(hookpoint)}_latent{latent}.txt", found)

@@ -17,7 +17,14 @@ from rewrite_utils.explain.contrast import Contrast, Counterexamples
 from rewrite_utils.explain.logits import Promoted
 from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.controls import strongest_tokens
-from rewrite_utils.latents.windows import by_deciles, firing_windows, window_tokens, window_values
+from rewrite_utils.latents.windows import (
+    by_deciles,
+    firing_windows,
+    some,
+    window_tokens,
+    window_values,
+)
+from rewrite_utils.llm import prompts
 from rewrite_utils.params import Explain
 
 Activations = Float[ndarray, " pos"] | Sequence[float]
@@ -97,7 +104,8 @@ class Source:
         lines = []
         for number, (row, strength) in enumerate(zip(ids, values, strict=True), 1):
             texts = self.texts(row)
-            lines.append(f"{number}. {line(marked(texts, strength, threshold=asked.threshold))}")
+            shown = marked(texts, strength, threshold=asked.threshold)
+            lines.append(f"{number}. {prompts.on_one_line(shown)}")
             if strengths_too:
                 below = strengths(texts, strength, threshold=asked.threshold, maximum=maximum)
                 lines.append(f" {below}")
@@ -106,19 +114,21 @@ class Source:
     def plain_lines(self, windows: Windows) -> list[str]:
         """Numbered windows without marks."""
         ids = window_tokens(self.cache, windows, self.settings.window_tokens)
-        return [f"{n}. {line(''.join(self.texts(row)))}" for n, row in enumerate(ids, 1)]
+        shown = (prompts.quotable("".join(self.texts(row))) for row in ids)
+        return [f"{n}. {prompts.on_one_line(text)}" for n, text in enumerate(shown, 1)]
 
     def _counter_lines(self, counter: Counterexamples) -> list[str]:
         """Silent windows; where a similar latent fires, its tokens with strength 0."""
         lines, length = [], self.settings.window_tokens
         for place, text in enumerate(self.plain_lines(counter.windows)):
             lines.append(text)
-            rival = int(counter.rivals[place])
+            rival, one = int(counter.rivals[place]), some(counter.windows, np.array([place]))
             if rival >= 0:
-                one = Windows(*(part[place : place + 1] for part in counter.windows))
                 values = window_values(self.cache, rival, one, length)[0]
                 names = self.texts(window_tokens(self.cache, one, length)[0])
-                lines.append(f" {_at_zero(names, values, threshold=self.settings.threshold)}")
+                strong = values > self.settings.threshold * values.max()
+                fired = [_name(name) for name, fires in zip(names, strong, strict=True) if fires]
+                lines.append(f" {'; '.join(f'{name}: 0' for name in dict.fromkeys(fired))}")
         return lines
 
 
@@ -129,23 +139,17 @@ def choose_windows(
     windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
     if settings.strategy == "quantiles":
         spread = settings.deciles == "spread"
-        chosen = by_deciles(peaks, settings.windows, generator, spread=spread)
-    elif settings.strategy == "top":
-        chosen = np.argsort(-peaks, kind="stable")[: settings.windows]
-    else:
-        chosen = generator.permutation(len(peaks))[: settings.windows]
-    return Windows(windows.rows[chosen], windows.ends[chosen])
-
-
-def line(text: str) -> str:
-    """A window on one line of a prompt: newlines drawn, ends stripped."""
-    return text.replace("\n", "⏎").strip()
+        return some(windows, by_deciles(peaks, settings.windows, generator, spread=spread))
+    top = settings.strategy == "top"
+    order = np.argsort(-peaks, kind="stable") if top else generator.permutation(len(peaks))
+    return some(windows, order[: settings.windows])
 
 
 def marked(texts: Sequence[str], values: Activations, *, threshold: float) -> str:
-    """The window as text, tokens above ``threshold`` × its maximum between « and »."""
-    limit = threshold * max(values)
-    return "".join(f"«{t}»" if v > limit else t for t, v in zip(texts, values, strict=True))
+    """The window as text, tokens above ``threshold`` × its maximum between « and »; those that the
+    text has itself are ‹ and ›."""
+    limit, quoted = threshold * max(values), map(prompts.quotable, texts)
+    return "".join(f"«{t}»" if v > limit else t for t, v in zip(quoted, values, strict=True))
 
 
 def strengths(
@@ -153,11 +157,8 @@ def strengths(
 ) -> str:
     """The marked tokens with their strengths, 0–10 of the latent's ``maximum``: ``sea: 10; lake:
     4``."""
-    limit = threshold * max(values)
-    pairs = zip(texts, values, strict=True)
-    return "; ".join(
-        f"{t.strip() or repr(t)}: {round(10 * v / maximum)}" for t, v in pairs if v > limit
-    )
+    limit, pairs = threshold * max(values), zip(texts, values, strict=True)
+    return "; ".join(f"{_name(t)}: {round(10 * v / maximum)}" for t, v in pairs if v > limit)
 
 
 def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]) -> list[str]:
@@ -172,14 +173,12 @@ def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]
 
 def named(text: str) -> str:
     """A token in a list of tokens: without letters or digits it stands in quotes."""
-    text = text.strip() or repr(text)[1:-1]
+    text = prompts.sentence(text) or repr(text)[1:-1]
     return text if any(map(str.isalnum, text)) else f'"{text}"'
 
 
-def _at_zero(texts: Sequence[str], values: Activations, *, threshold: float) -> str:
-    limit = threshold * max(values)
-    names = [t.strip() or repr(t) for t, v in zip(texts, values, strict=True) if v > limit]
-    return "; ".join(f"{name}: 0" for name in dict.fromkeys(names))
+def _name(text: str) -> str:
+    return prompts.on_one_line(prompts.quotable(text.strip())) or repr(text)
 
 
 def _named_all(tokens: Sequence[tuple[str, float]]) -> str:

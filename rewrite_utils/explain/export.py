@@ -29,15 +29,16 @@ def export(site: SiteStages, folder: Path) -> list[str]:
     kinds = [kind for kind in site.score_kinds if kind in delphi.SCORES]
     for kind in kinds:
         judgements = site.judgements_of(kind)
+        where = cut(judgements, asked.score.threshold)
+        probability = judgements["probability"].to_numpy()
         delphi.write_scores(
             folder,
             site.hookpoint.name,
-            judgements,
+            judgements.assign(said=where.yes(probability) > 0.5),
             cache=site.cache("score"),
             window=asked.score.window_tokens,
             texts=site.texts,
             kind=kind,
-            threshold=cut(judgements, asked.score.threshold),
         )
     return kinds
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import simulate as simulating
-from rewrite_utils.llm.protocol import Engine, EngineError
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.simulate import Ratings, Window
 from rewrite_utils.stages import SiteStages, builders

@@ -7,7 +7,7 @@ floors are what a sentence that says nothing gets: chance, or the other latents'
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils.explorer.shelf import Rated, Reading, Shelf
@@ -54,14 +54,14 @@ def detection(shelf: Shelf, latent: int) -> list[Scored]:
     table = table[table["latent"] == latent]
     active, said = table["active"].to_numpy(bool), table["probability"].to_numpy(np.float64)
     found = auroc(active, said, seed=shelf.site.params.seed)
-    limit = cut(shelf.site.judgements, shelf.site.params.score.threshold)
+    where = cut(shelf.site.judgements, shelf.site.params.score.threshold)
     size = f"{active.sum()} + {(~active).sum()}", int(active.sum())
     share = active.mean() if len(active) else float("nan")
-    interval = _f1_interval(active, said > limit, shelf.site.params.seed)
+    interval = _f1_interval(active, where.yes(said), shelf.site.params.seed)
     f1 = shelf.scores["f1"].get(latent, float("nan"))
     return [
         Scored("detection AUROC", *found, 0.5, "chance", *size),
-        Scored(f"detection F1 at {limit:.2f}", f1, *interval,
+        Scored(f"detection F1 at {where.limit:.2f}", f1, *interval,
                2 * share / (1 + share), "always yes", *size),
     ]  # fmt: skip
 
@@ -84,7 +84,7 @@ def _others(shelf: Shelf, latent: int, active: Bool[ndarray, " window"]) -> floa
 
 
 def _f1_interval(
-    active: Bool[ndarray, " window"], said: Bool[ndarray, " window"], seed: int
+    active: Bool[ndarray, " window"], said: Float[ndarray, " window"], seed: int
 ) -> tuple[float, float]:
     """Percentile interval, windows redrawn within firing and silent ones as for the AUROC."""
     if not active.any():
@@ -96,6 +96,6 @@ def _f1_interval(
     parts = [generator.choice(kind, (RESAMPLES, len(kind))) for kind in kinds if len(kind)]
     drawn = np.concatenate(parts, axis=1)
     truth, yes = active[drawn], said[drawn]
-    f1 = 2 * (truth & yes).sum(1) / np.maximum(truth.sum(1) + yes.sum(1), 1)
+    f1 = 2 * (truth * yes).sum(1) / np.maximum(truth.sum(1) + yes.sum(1), 1)
     low, high = np.percentile(f1, [2.5, 97.5])
     return float(low), float(high)

@@ -164,3 +164,13 @@ def apart_from(windows: Windows, others: Windows, length: int) -> Bool[ndarray, 
     """Which windows share no token with any of ``others``; both have ``length`` tokens."""
     same = windows.rows[:, None] == others.rows[None]
     return ~(same & (abs(windows.ends[:, None] - others.ends[None]) < length)).any(1)
+
+
+def some(windows: Windows, which: Int[ndarray, " chosen"] | Bool[ndarray, " window"]) -> Windows:
+    """Those of the windows at these places, in their order."""
+    return Windows(windows.rows[which], windows.ends[which])
+
+
+def one_after_another(*parts: Windows) -> Windows:
+    """All windows of the parts."""
+    return Windows(*(np.concatenate(both) for both in zip(*parts, strict=True)))

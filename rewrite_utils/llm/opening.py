@@ -4,6 +4,7 @@ In: a model's name and how to hold it. Out: an open `Engine`. What only one engi
 when that engine is opened.
 """
 
+import functools
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.runs.machine import precision, this_machine
 
-Settings = dict[str, Any]
-"""dtype, max_tokens, threads and memory_gb: what every engine that holds a model is told."""
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
 EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
 """What installs the packages that not everyone needs."""
@@ -50,7 +49,7 @@ def open_engine(
         from rewrite_utils.llm.server import ServerEngine  # noqa: PLC0415
 
         return ServerEngine.connect(folder, address=address, name=model, max_tokens=max_tokens)
-    settings: Settings = {
+    settings: dict[str, Any] = {
         "dtype": precision(dtype, device=device(), weights=weights(folder), what=model),
         "max_tokens": max_tokens,
         "threads": threads or None,
@@ -59,14 +58,9 @@ def open_engine(
     if engine == "ray":
         from rewrite_utils.llm.ray import RayEngine  # noqa: PLC0415
 
-        return RayEngine.load(
-            folder, settings, workers=workers, engine=worker_engine, address=address
-        )
-    return _loaded(folder, engine, settings)
-
-
-def _loaded(folder: str, engine: str, settings: Settings) -> Engine:
-    """An engine that holds the model itself."""
+        # Handed down, so that a worker chooses its engine on its own machine.
+        worker = functools.partial(open_engine, folder, engine=worker_engine, **settings)
+        return RayEngine.load(folder, worker, workers=workers, address=address)
     if engine == "vllm":
         from rewrite_utils.llm.vllm import VLLMEngine as Chosen  # noqa: PLC0415
     else:

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rewrite_utils.llm import prefix
-from rewrite_utils.llm.base import Sampling
-from rewrite_utils.llm.protocol import EngineError
+from rewrite_utils.llm.protocol import EngineError, Sampling
 
 Model = Any
 """A PreTrainedModel with an output head; the library's types call each of its parts optional."""

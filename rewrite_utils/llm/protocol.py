@@ -1,20 +1,22 @@
-"""What the experiment asks of a language model: text, and the probabilities of forced answers.
+"""The words between the experiment and a language model: prompts, replies, answers, counts, errors.
 
-In: prompts as token ids, each split into a part that many prompts share and a part of its own.
-Out: `Generation`s, and `Choices` read from one forward pass at a forced answer position (paper §5);
-nothing is sampled or parsed there. Knows nothing of latents; the engines are in ``engines/``.
+A prompt is token ids, split into a part that many prompts share and a part of its own. An answer is
+read from one forward pass at a forced position (paper §5); nothing is sampled or parsed there. What
+takes and gives these is in ``engine``.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from transformers import PreTrainedTokenizerBase
 
 BLOCK = 32
 """Tokens in a block of vLLM's prefix cache; a shared prefix is kept in whole blocks only."""
+MOST_OPTIONS = 128
+"""vLLM reads the log-probabilities of at most this many chosen tokens."""
+Logprobs = Float[ndarray, "prompt answer option"]
+"""Log-probabilities of the options over the whole vocabulary."""
 
 
 class Prompt(NamedTuple):
@@ -35,6 +37,17 @@ class Generation(NamedTuple):
     """The tokens as generated, with the end token or the stop string if there was one."""
     finished: bool
     """True if it ended by an end token or a stop string, False if it ran into ``max_tokens``."""
+
+
+class Sampling(NamedTuple):
+    """How replies are drawn."""
+
+    max_tokens: int
+    """Longest reply in tokens."""
+    temperature: float
+    """0: always the most likely token."""
+    stop: tuple[str, ...]
+    """Texts that end a reply."""
 
 
 class Choices(NamedTuple):
@@ -80,13 +93,7 @@ class Usage(NamedTuple):
 
     def plus(self, other: "Usage") -> "Usage":
         """Both together."""
-        return Usage(
-            self.prompts + other.prompts,
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.generated_tokens + other.generated_tokens,
-            self.seconds + other.seconds,
-        )
+        return Usage(*(one + more for one, more in zip(self, other, strict=True)))
 
     def since(self, before: "Usage") -> "Usage":
         """What was done after ``before`` was read."""
@@ -109,82 +116,7 @@ class EngineDied(EngineError):
     """The engine's process ended while it was needed."""
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """A language model that answers prompts; close it when done, or use it in ``with``."""
-
-    tokenizer: PreTrainedTokenizerBase
-    workers: int
-    """Calls that it can answer at a time, each from a thread of its own; usually 1."""
-
-    @property
-    def context(self) -> int:
-        """Tokens of the longest prompt with its answer."""
-        ...
-
-    @property
-    def usage(self) -> Usage:
-        """What was done since the engine was opened."""
-        ...
-
-    def choices(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        options: Sequence[int],
-        answers: int = 1,
-        progress: str | None = None,
-    ) -> Choices:
-        """Probabilities of the ``options`` (token ids) as the next token of each prompt.
-
-        With ``answers`` > 1 the most likely option is appended and the next answer read behind it.
-        Raises ValueError on a prompt that does not fit, EngineError on NaN, EngineDied if the
-        engine dies.
-        """
-        ...
-
-    def choices_inside(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        at: Sequence[Sequence[int]],
-        options: Sequence[int],
-        progress: str | None = None,
-    ) -> Choices:
-        """Probabilities of the ``options`` behind tokens ``at`` of each prompt's own part.
-
-        As many answers a prompt, all from one pass. Raises EngineError from an engine that only
-        reads behind a prompt's end.
-        """
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        progress: str | None = None,
-    ) -> list[Generation]:
-        """Up to ``max_tokens`` tokens for each prompt, in order; each has its own random stream."""
-        ...
-
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache, so that the next call cannot depend on earlier ones."""
-        ...
-
-    def close(self) -> None:
-        """Release the model; may be called twice."""
-        ...
-
-    def __enter__(self) -> "Engine": ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
-def renormalised(logprobs: Float[ndarray, "prompt answer option"]) -> Choices:
+def renormalised(logprobs: Logprobs) -> Choices:
     """p(o) = exp l(o) / Σ exp l and mass = Σ exp l, from log-probabilities l (whole vocabulary).
 
     Raises EngineError on NaN and where no option has any probability.
@@ -203,68 +135,3 @@ def renormalised(logprobs: Float[ndarray, "prompt answer option"]) -> Choices:
     probabilities = np.exp(wide - top) / total
     mass = (np.exp(top) * total)[..., 0]
     return Choices(probabilities.astype(np.float32), mass.astype(np.float32))
-
-
-def option_tokens(
-    tokenizer: PreTrainedTokenizerBase, options: Sequence[str], *, after: str = ":"
-) -> list[int]:
-    """The one token that each option is when it stands behind the text ``after``.
-
-    Raises ValueError, naming the tokenizer, if an option is not exactly one token there.
-    """
-    before = text_tokens(tokenizer, after)
-    ids: list[int] = []
-    for option in options:
-        tokens = text_tokens(tokenizer, after + option)
-        if len(tokens) != len(before) + 1 or tokens[:-1] != before or tokens[-1] in ids:
-            pieces = tokenizer.convert_ids_to_tokens(list(tokens[-6:]))
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path!r} does not write {option!r} behind "
-                f"{after[-20:]!r} as one token of its own (the end is {pieces}), so its "
-                "probability cannot be read from one position; choose another model or another "
-                "beginning of the answer"
-            )
-        ids.append(tokens[-1])
-    return ids
-
-
-def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens of the digits 0…9; raises ValueError if they are not single tokens."""
-    return option_tokens(tokenizer, "0123456789")
-
-
-def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """The text as it stands: nothing is added in front or behind."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
-
-
-def chat_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Sequence[Mapping[str, str]],
-    *,
-    answer: str = "",
-    options: Sequence[str] = (),
-) -> tuple[int, ...]:
-    """The conversation up to the forced beginning ``answer`` of the assistant's reply.
-
-    ``turns`` are {"role": …, "content": …}. Raises ValueError if one of ``options`` would not be
-    exactly one token at this place (behind "Rating:" some tokenizers write " 7", others " ", "7").
-    """
-    opened = tokenizer.apply_chat_template(
-        [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True
-    )
-    text = f"{opened}{answer}"
-    option_tokens(tokenizer, options, after=text)
-    return text_tokens(tokenizer, text)
-
-
-def align(tokens: Sequence[int], *, at: int, filler: int, multiple: int = BLOCK) -> tuple[int, ...]:
-    """Copies of ``filler`` put in at index ``at`` until the length is a multiple of ``multiple``.
-
-    A shared prefix that ends inside a block is computed again for every prompt, up to
-    ``multiple`` - 1 tokens. Raises ValueError if ``at`` is not in the sequence.
-    """
-    if not 0 <= at <= len(tokens):
-        raise ValueError(f"at = {at} is outside the {len(tokens)} tokens; use 0 … {len(tokens)}")
-    missing = -len(tokens) % multiple
-    return (*tokens[:at], *(filler,) * missing, *tokens[at:])

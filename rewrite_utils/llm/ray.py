@@ -5,19 +5,26 @@ computed together does not depend on who computes it. A worker that dies is repl
 asked again: nothing is lost. Needs the extra ``ray``.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from jaxtyping import Float
-from numpy import ndarray
 from ray.exceptions import RayActorError, RayTaskError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rewrite_utils.llm.base import BaseEngine, Sampling
-from rewrite_utils.llm.protocol import EngineDied, EngineError, Generation, Prompt, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import (
+    EngineDied,
+    EngineError,
+    Generation,
+    Logprobs,
+    Prompt,
+    Sampling,
+    Usage,
+)
 
 ATTEMPTS = 3
 """How often a call is asked before its deaths are taken for its own fault."""
@@ -26,10 +33,12 @@ ATTEMPTS = 3
 class Worker:
     """What an actor holds: one engine, opened where the actor lives."""
 
-    def __init__(self, engine: str, folder: str, settings: dict[str, Any]) -> None:
-        from rewrite_utils.llm.opening import open_engine  # noqa: PLC0415 (on its machine)
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._engine = load()
 
-        self._engine: Any = open_engine(folder, engine=engine, **settings)
+    def label(self) -> str:
+        """What computes there."""
+        return self._engine.label
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, Usage]:
         """One of the engine's own methods for a slice of prompts."""
@@ -40,7 +49,7 @@ class Worker:
         self._engine.forget_prefixes()
 
 
-class RayEngine(BaseEngine):
+class RayEngine(Engine):
     """As many engines as workers; safe to call from as many threads."""
 
     def __init__(
@@ -64,22 +73,29 @@ class RayEngine(BaseEngine):
 
     @classmethod
     def load(
-        cls, folder: str, settings: dict[str, Any], *, workers: int, engine: str, address: str
+        cls, folder: str, worker: functools.partial[Engine], *, workers: int, address: str
     ) -> "RayEngine":
-        """Join the cluster at ``address``, or start one on this machine, and start the workers."""
+        """Join the cluster at ``address``, or start one on this machine, and start the workers.
+
+        ``worker`` opens the engine of one, with its share of the threads.
+        """
         if not ray.is_initialized():
             ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
         machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-        threads, gpus = placed(machines, workers=workers, threads=settings["threads"])
+        threads, gpus = placed(machines, workers=workers, threads=worker.keywords["threads"])
         remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(Worker)
-        told = settings | {"threads": threads}
         return cls(
             AutoTokenizer.from_pretrained(folder),
             vocab_size=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
-            max_tokens=settings["max_tokens"],
-            start=lambda: remote.remote(engine, folder, told),
+            max_tokens=worker.keywords["max_tokens"],
+            start=lambda: remote.remote(functools.partial(worker, threads=threads)),
             workers=workers,
         )
+
+    @functools.cached_property
+    def label(self) -> str:
+        """A worker's: who hands the prompts on changes no number."""
+        return ray.get(self._actors[0].label.remote())
 
     def forget_prefixes(self) -> None:
         """Empty every worker's prefix cache."""
@@ -93,12 +109,12 @@ class RayEngine(BaseEngine):
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         return self._call("_choices", prompts, options, answers)
 
     def _choices_inside(
         self, prompts: list[Prompt], places: list[list[int]], options: list[int]
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         return self._call("_choices_inside", prompts, places, options)
 
     def _generate(

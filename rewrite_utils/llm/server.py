@@ -16,8 +16,16 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rewrite_utils.llm.base import BaseEngine, Sampling
-from rewrite_utils.llm.protocol import EngineDied, EngineError, Generation, Prompt, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import (
+    EngineDied,
+    EngineError,
+    Generation,
+    Logprobs,
+    Prompt,
+    Sampling,
+    Usage,
+)
 
 IN_FLIGHT = 64
 """Requests on their way at a time."""
@@ -31,7 +39,7 @@ FLOOR = -9999.0
 """What a vLLM server writes for a log-probability of minus infinity."""
 
 
-class ServerEngine(BaseEngine):
+class ServerEngine(Engine):
     """A running vLLM server; this side holds the tokenizer only."""
 
     def __init__(
@@ -53,7 +61,12 @@ class ServerEngine(BaseEngine):
         self._client = httpx.Client(timeout=patience, limits=limits, trust_env=False)
         self._pool = ThreadPoolExecutor(IN_FLIGHT)
         longest = self._longest()
-        super().__init__(tokenizer, vocab_size=vocab_size, max_tokens=min(max_tokens, longest))
+        super().__init__(
+            tokenizer,
+            vocab_size=vocab_size,
+            max_tokens=min(max_tokens, longest),
+            label="vllm server",
+        )
 
     @classmethod
     def connect(cls, folder: str, *, address: str, name: str, max_tokens: int) -> "ServerEngine":
@@ -82,7 +95,7 @@ class ServerEngine(BaseEngine):
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         asked = {
             "max_tokens": answers,
             "temperature": 0.0,

@@ -13,10 +13,9 @@ import torch
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.fetch import AssetError
-from rewrite_utils.llm.base import MOST_OPTIONS
 from rewrite_utils.llm.opening import device, require_installed, weights
-from rewrite_utils.llm.protocol import BLOCK
-from rewrite_utils.llm.vllm import child_environment
+from rewrite_utils.llm.protocol import MOST_OPTIONS
+from rewrite_utils.llm.vllm import child_environment, settings
 from rewrite_utils.params import LLM, load
 from rewrite_utils.runs.machine import precision
 
@@ -31,24 +30,17 @@ scheduler (half of two cores) and overrules the number of threads."""
 
 def command(llm: LLM, *, folder: str, port: int, dtype: str, cuda: bool) -> list[str]:
     """The server's command line; the same settings as the engine in process."""
-    options = {
-        "--model": folder,
-        "--served-model-name": llm.model,
-        "--host": HOST,
-        "--port": str(port),
-        "--dtype": dtype,
-        "--max-model-len": str(llm.context),
-        "--block-size": str(BLOCK),
-        "--kv-cache-memory-bytes": str(int(llm.memory_gb * 2**30)),
-        "--max-num-batched-tokens": "8192" if cuda else "2048",
-        "--max-num-seqs": "256" if cuda else "128",
-        "--max-logprobs": str(MOST_OPTIONS),
-        "--logprobs-mode": "raw_logprobs",
-    }
-    flags = ["--enable-prefix-caching", "--no-enable-chunked-prefill"]
-    flags += ["--enable-prompt-tokens-details", *([] if cuda else ["--enforce-eager"])]
-    pairs = [part for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags]
+    own = {"served_model_name": llm.model, "host": HOST, "port": port}
+    own |= {"max_logprobs": MOST_OPTIONS, "enable_prompt_tokens_details": True}
+    same = settings(folder, dtype=dtype, max_tokens=llm.context, memory_gb=llm.memory_gb, cuda=cuda)
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    for name, value in (same | own).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

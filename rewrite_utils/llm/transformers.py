@@ -11,8 +11,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rewrite_utils.llm.base import BaseEngine, Sampling
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.passes import Model, Run, draw, option_logprobs
-from rewrite_utils.llm.protocol import EngineError, Generation, Prompt, Usage
+from rewrite_utils.llm.protocol import EngineError, Generation, Logprobs, Prompt, Sampling, Usage
 
 STEP_TOKENS = 2048
 """Most tokens of a forward pass; more gain nothing on a CPU."""
@@ -37,7 +35,7 @@ class Batch(NamedTuple):
     """All with the same shared part, of similar length."""
 
 
-class TransformersEngine(BaseEngine):
+class TransformersEngine(Engine):
     """A transformers model with an explicit key-value cache for shared prefixes."""
 
     def __init__(
@@ -49,7 +47,12 @@ class TransformersEngine(BaseEngine):
         threads: int | None = None,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(tokenizer, vocab_size=model.config.vocab_size, max_tokens=max_tokens)
+        super().__init__(
+            tokenizer,
+            vocab_size=model.config.vocab_size,
+            max_tokens=max_tokens,
+            label=f"transformers {str(model.dtype).removeprefix('torch.')}",
+        )
         self._model: Model = model.eval()
         self._threads = threads
         self._memory = memory_gb * 2**30
@@ -85,7 +88,7 @@ class TransformersEngine(BaseEngine):
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         found = torch.empty(len(prompts), answers, len(options))
         computed = 0
         choice = torch.tensor(options)
@@ -101,7 +104,7 @@ class TransformersEngine(BaseEngine):
 
     def _choices_inside(
         self, prompts: list[Prompt], places: list[list[int]], options: list[int]
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         found = torch.empty(len(prompts), len(places[0]), len(options))
         computed = 0
         with self._computing():

@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rewrite_utils.llm.base import BaseEngine, Sampling
-from rewrite_utils.llm.protocol import BLOCK, EngineDied, Generation, Prompt, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import (
+    BLOCK,
+    EngineDied,
+    Generation,
+    Logprobs,
+    Prompt,
+    Sampling,
+    Usage,
+)
 
 LOG_LINES = 20
 """Lines of the child's log shown when it dies."""
@@ -30,7 +36,7 @@ PATIENCE = 2.0
 """Seconds a child is given to leave by itself."""
 
 
-class VLLMEngine(BaseEngine):
+class VLLMEngine(Engine):
     """vLLM in a child process: its CPU build here, its CUDA build where there is a GPU."""
 
     def __init__(
@@ -41,7 +47,12 @@ class VLLMEngine(BaseEngine):
         settings: dict[str, Any],
         environment: dict[str, str],
     ) -> None:
-        super().__init__(tokenizer, vocab_size=vocab_size, max_tokens=settings["max_tokens"])
+        super().__init__(
+            tokenizer,
+            vocab_size=vocab_size,
+            max_tokens=settings["max_model_len"],
+            label=f"vllm {settings['dtype']}",
+        )
         self._ticket = 0
         self._process, self._connection, self._log = start(settings, environment)
         # Runs at close(), at garbage collection and at interpreter exit, whichever comes first.
@@ -60,18 +71,12 @@ class VLLMEngine(BaseEngine):
     ) -> "VLLMEngine":
         """Start the child and wait until it holds the model."""
         cuda = torch.cuda.is_available()
-        settings = {
-            "model": model,
-            "dtype": dtype,
-            "max_tokens": max_tokens,
-            "memory_bytes": int(memory_gb * 2**30),
-            "block": BLOCK,
-            "cuda": cuda,
-        }
         return cls(
             AutoTokenizer.from_pretrained(model),
             vocab_size=AutoConfig.from_pretrained(model).get_text_config().vocab_size,
-            settings=settings,
+            settings=settings(
+                model, dtype=dtype, max_tokens=max_tokens, memory_gb=memory_gb, cuda=cuda
+            ),
             environment=child_environment(model, threads=threads, cuda=cuda),
         )
 
@@ -90,7 +95,7 @@ class VLLMEngine(BaseEngine):
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
+    ) -> tuple[Logprobs, Usage]:
         logprobs, counts = self._ask(
             "choices", prompts=joined(prompts), options=options, answers=answers
         )
@@ -149,6 +154,26 @@ class VLLMEngine(BaseEngine):
             f"the vLLM process {self._process.pid} died (exit code {code}) in request "
             f"{self._ticket}; nothing of that request was kept. The end of its log:\n{tail}"
         )
+
+
+def settings(
+    model: str, *, dtype: str, max_tokens: int, memory_gb: float, cuda: bool
+) -> dict[str, Any]:
+    """vLLM's own settings, in process and as a server: a prefix cache of small blocks, and nothing
+    compiled on a CPU."""
+    return {
+        "model": model,
+        "dtype": dtype,
+        "max_model_len": max_tokens,
+        "block_size": BLOCK,
+        "kv_cache_memory_bytes": int(memory_gb * 2**30),  # given, vLLM skips its profiling run
+        "enable_prefix_caching": True,
+        "enable_chunked_prefill": False,  # a prompt in parts breaks seeded sampling on the CPU
+        "enforce_eager": not cuda,
+        "max_num_batched_tokens": 8192 if cuda else 2048,
+        "max_num_seqs": 256 if cuda else 128,
+        "logprobs_mode": "raw_logprobs",
+    }
 
 
 def child_environment(model: str, *, threads: int | None, cuda: bool) -> dict[str, str]:

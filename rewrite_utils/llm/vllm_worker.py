@@ -1,4 +1,4 @@
-"""The child process that holds vLLM; started by `engines.vllm`, never by hand.
+"""The child process that holds vLLM; started by `llm.vllm`, never by hand.
 
 In: settings, then requests, over an inherited socket (``python -m … FD``). Out: arrays and token
 lists. A failing request ends the process with its traceback in the log: a scheduler that has
@@ -31,7 +31,7 @@ def main(descriptor: int) -> None:
     log = Path(settings.pop("log"))
     family = settings.pop("parent"), log
     threading.Thread(target=_leave_with, args=family, daemon=True).start()
-    llm = load(**settings)
+    llm = load(settings)
     connection.send((0, None))
     while (request := _next(connection)) is not None:
         ticket, name, arguments = request
@@ -41,32 +41,18 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
-def load(
-    model: str, *, dtype: Any, max_tokens: int, memory_bytes: int, block: int, cuda: bool
-) -> "LLM":
-    """vLLM in this process, with the prefix cache in small blocks and nothing compiled on a CPU.
+def load(settings: dict[str, Any]) -> "LLM":
+    """vLLM in this process.
 
-    A given cache size lets vLLM skip its profiling run. Collecting garbage and importing Ray, which
-    one process does not use, would cost a quarter of the time until ready.
+    Collecting garbage and importing Ray, which one process does not use, would cost a quarter of
+    the time until ready.
     """
     gc.disable()
     sys.modules["ray"] = None  # type: ignore[assignment]
-    _read_ahead(Path(model))
+    _read_ahead(Path(settings["model"]))
     from vllm import LLM  # noqa: PLC0415
 
-    llm = LLM(
-        model=model,
-        dtype=dtype,
-        max_model_len=max_tokens,
-        block_size=block,
-        kv_cache_memory_bytes=memory_bytes,
-        enable_prefix_caching=True,
-        enable_chunked_prefill=False,  # a prompt in parts breaks seeded sampling on the CPU
-        enforce_eager=not cuda,
-        max_num_batched_tokens=8192 if cuda else 2048,
-        max_num_seqs=256 if cuda else 128,
-        logprobs_mode="raw_logprobs",
-    )
+    llm = LLM(**settings)
     gc.enable()
     return llm
 

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils.explain.evidence import line
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import BLOCK, Engine, Prompt, digit_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import BLOCK, Prompt
+from rewrite_utils.llm.tokens import digit_tokens, padded, text_tokens
 
 
 class Asked(NamedTuple):
@@ -61,14 +62,12 @@ def detection_prompts(
     """``per_prompt`` windows a prompt; instructions and few-shots are shared by all of them."""
     before, _, rest = prompts.rendered(tokenizer, task).partition(" {explanation}")
     between, _, after = rest.partition("{windows}")
-    shared = tuple(tokenizer.encode(before, add_special_tokens=False))
-    asked = []
+    shared, asked = text_tokens(tokenizer, before), []
     for start in range(0, len(texts), per_prompt):
-        lines = [line(text) for text in texts[start : start + per_prompt]]
+        lines = [prompts.on_one_line(text) for text in texts[start : start + per_prompt]]
         numbered = "\n".join(f"{n}. {text}" for n, text in enumerate(lines, 1))
-        quoted = prompts.harmless(tokenizer, f" {sentence}{between}{numbered}")
-        own = tokenizer.encode(quoted + after, add_special_tokens=False)
-        asked.append(Prompt(shared, tuple(own)))
+        quoted = prompts.harmless(tokenizer, f" {prompts.sentence(sentence)}{between}{numbered}")
+        asked.append(Prompt(shared, text_tokens(tokenizer, quoted + after)))
     return asked
 
 
@@ -80,19 +79,14 @@ def single_prompts(
     per_prompt: int = 1,
     task: str = "detect",
 ) -> list[Prompt]:
-    """One window a prompt; the description is shared too, so a window costs its own tokens.
-
-    The shared part is filled with newlines to a whole number of the prefix cache's blocks.
-    """
+    """One window a prompt; the description is shared too, so a window costs its own tokens."""
     whole = prompts.rendered(tokenizer, wording(task, per_prompt))
     head, _, rest = whole.partition("{pad}")
     described, _, after = rest.partition(" {windows}")
-    quoted = prompts.harmless(tokenizer, sentence)
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))
-
-    begun, asked = ids(head), ids(prompts.filled(described, explanation=quoted))
-    shared = (*begun, *ids("\n") * (-(len(begun) + len(asked)) % BLOCK), *asked)
-    windows = [prompts.harmless(tokenizer, line(text)) for text in texts]
-    return [Prompt(shared, ids(f" {window}{after}")) for window in windows]
+    said = prompts.filled(
+        described, explanation=prompts.harmless(tokenizer, prompts.sentence(sentence))
+    )
+    head, said, filler = (text_tokens(tokenizer, text) for text in (head, said, "\n"))
+    shared = padded(head, said, filler=filler, multiple=BLOCK)
+    windows = [prompts.harmless(tokenizer, prompts.on_one_line(text)) for text in texts]
+    return [Prompt(shared, text_tokens(tokenizer, f" {window}{after}")) for window in windows]

@@ -6,7 +6,7 @@ sentences in it. The windows are explain rows, none of them shown before; the sc
 touched. Beyond the paper.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from rewrite_utils.explain.asking import Explanation, ask, in_batches, prompt, sentence
+from rewrite_utils.explain.asking import EXPLANATIONS, Explanation, ask, prompt, sentence
 from rewrite_utils.explain.evidence import Question, Source
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import (
@@ -23,10 +23,13 @@ from rewrite_utils.latents.windows import (
     by_deciles,
     firing_windows,
     grid_windows,
+    one_after_another,
     silent_in,
+    some,
     window_tokens,
 )
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.batches import in_batches
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.score.detection import Asked, judged
 
 MOST = 4
@@ -36,20 +39,9 @@ MOST = 4
 class Refined(NamedTuple):
     """An explanation after the round, and what it went through."""
 
-    latent: int
-    """Index in the coder."""
-    explanation: str | None
-    """The new sentence; the old one where there was no mistake or no new sentence came."""
-    pieces: str
-    """The tokens named before the sentence."""
-    tokens: str
-    """The latent's strongest tokens."""
-    reply: str
-    """The whole last reply."""
-    attempts: int
-    """Replies asked for in this round; 0: none was needed."""
-    prompt_tokens: int
-    """Length of this round's prompt; 0: none."""
+    now: Explanation
+    """With the new sentence, or the old one where there was no mistake or no new sentence came;
+    reply, attempts and prompt_tokens are this round's, 0 attempts where none was needed."""
     before: str | None
     """The sentence before the round."""
     misses: int
@@ -84,16 +76,17 @@ def refine(
     folder: Path,
     batch: int = 16,
 ) -> pd.DataFrame:
-    """Every explanation after one round; a latent without one stays without one."""
-    old = {record.latent: record for record in _records(explanations)}
+    """Every explanation after one round, beside what it was; a latent without one stays without."""
+    old, kind = _records(explanations), source.settings.evidence
 
-    def again(part: Sequence[int]) -> Iterable[Refined]:
-        return refined(source, {latent: old[latent] for latent in part}, engine)
+    def again(part: Sequence[int]) -> pd.DataFrame:
+        found = refined(source, {latent: old[latent] for latent in part}, engine)
+        rows = [
+            one.now._asdict() | {f: getattr(one, f) for f in Refined._fields[1:]} for one in found
+        ]
+        return pd.DataFrame(rows).assign(sentence=[sentence(one.now, kind) for one in found])
 
-    records = in_batches(list(old), again, folder=folder, batch=batch, name="refinement")
-    table = pd.DataFrame(records, columns=list(Refined._fields))
-    kind = source.settings.evidence
-    return table.assign(sentence=[sentence(record, kind) for record in _records(table)])
+    return in_batches(list(old), again, file=folder / EXPLANATIONS, name="refinement", batch=batch)
 
 
 def refined(source: Source, old: Mapping[int, Explanation], engine: Engine) -> list[Refined]:
@@ -113,16 +106,12 @@ def refined(source: Source, old: Mapping[int, Explanation], engine: Engine) -> l
         for latent, found in wrong.items()
         if found.misses or found.alarms
     }
-    new = {
-        record.latent: record
-        for record in ask(
-            engine,
-            questions,
-            source.settings,
-            lambda evidence: prompt(engine.tokenizer, evidence, name="refine"),
-            source.seed + 1,
-        )
-    }
+
+    def frame(evidence: str) -> Prompt:
+        return prompt(engine.tokenizer, evidence, name="refine")
+
+    answers = ask(engine, questions, source.settings, frame, source.seed + 1)
+    new = {record.latent: record for record in answers}
     return [_after(one, new.get(latent), wrong.get(latent)) for latent, one in old.items()]
 
 
@@ -130,21 +119,15 @@ def held_out(source: Source, latent: int) -> Tried:
     """Firing and silent windows of the explain rows that share no token with those shown."""
     cache, settings = source.cache, source.settings
     length, shown = settings.window_tokens, source.chosen(latent)
+    seen = one_after_another(shown.firing, shown.counter.windows)
     generator = np.random.default_rng([source.seed, latent, 1])
     firing, peaks = firing_windows(cache, latent, window_tokens=length)
-    new = apart_from(firing, shown.firing, length) & apart_from(
-        firing, shown.counter.windows, length
-    )
-    ranked = by_deciles(peaks[new], settings.refine, generator, spread=True)
-    chosen = np.flatnonzero(new)[ranked]
+    new = np.flatnonzero(apart_from(firing, seen, length))
+    chosen = new[by_deciles(peaks[new], settings.refine, generator, spread=True)]
     grid = grid_windows(cache, length)
-    free = silent_in(cache, latent, grid, length)
-    free &= apart_from(grid, shown.firing, length) & apart_from(grid, shown.counter.windows, length)
+    free = silent_in(cache, latent, grid, length) & apart_from(grid, seen, length)
     silent = generator.permutation(np.flatnonzero(free))[: settings.refine]
-    windows = Windows(
-        np.concatenate([firing.rows[chosen], grid.rows[silent]]),
-        np.concatenate([firing.ends[chosen], grid.ends[silent]]),
-    )
+    windows = one_after_another(some(firing, chosen), some(grid, silent))
     return Tried(windows, np.arange(len(windows.rows)) < len(chosen))
 
 
@@ -166,24 +149,20 @@ def text(source: Source, old: Explanation, tried: Tried, found: Mistakes) -> str
     """The evidence of the round as it stands in the prompt."""
     lines = [f"Most on average: {old.tokens}", f"Old explanation: {old.explanation}"]
     for heading, places in (("Missed:", found.misses), ("False alarms:", found.alarms)):
-        some = list(places[:MOST])
-        windows = Windows(tried.windows.rows[some], tried.windows.ends[some])
+        windows = some(tried.windows, np.array(places[:MOST], int))
         shown = (
             source.window_lines(old.latent, windows, strengths_too=False)
             if heading == "Missed:"
             else source.plain_lines(windows)
         )
-        lines += [heading, *shown] if some else []
+        lines += [heading, *shown] if places else []
     return "\n".join(lines)
 
 
-def _records(table: pd.DataFrame) -> list[Explanation]:
-    """The rows as records; a missing sentence is None, not NaN."""
-    rows = table[list(Explanation._fields)].itertuples(index=False)
-    found = [Explanation(*row) for row in rows]
-    return [
-        one if isinstance(one.explanation, str) else one._replace(explanation=None) for one in found
-    ]
+def _records(table: pd.DataFrame) -> dict[int, Explanation]:
+    """The rows as records by latent; a missing sentence is None, not NaN."""
+    rows = table[list(Explanation._fields)].astype(object).where(table.notna(), None)
+    return {row.latent: Explanation(*row) for row in rows.itertuples(index=False)}
 
 
 def _texts(source: Source, windows: Windows) -> list[str]:
@@ -195,9 +174,9 @@ def _after(old: Explanation, new: Explanation | None, found: Mistakes | None) ->
     """The new sentence if there is one, beside the old one."""
     counts = (len(found.misses), len(found.alarms)) if found else (0, 0)
     if new is None:
-        kept = old._replace(attempts=0, prompt_tokens=0)
+        now = old._replace(attempts=0, prompt_tokens=0)
     elif new.explanation is None:
-        kept = new._replace(explanation=old.explanation, pieces=old.pieces)
+        now = new._replace(explanation=old.explanation, pieces=old.pieces)
     else:
-        kept = new
-    return Refined(*kept, old.explanation, *counts)
+        now = new
+    return Refined(now, old.explanation, *counts)

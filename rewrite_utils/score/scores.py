@@ -11,15 +11,31 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 from sklearn.metrics import average_precision_score
-from tqdm.auto import tqdm
 
 from rewrite_utils import stats
-from rewrite_utils.llm.protocol import Engine
+from rewrite_utils.llm.batches import in_batches
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.score.detection import Asked, judged
 from rewrite_utils.score.trials import Draw, Trial
 
+JUDGEMENTS = "judgements.parquet"
 MISSING = float("nan")
+
+
+class Cut(NamedTuple):
+    """Where a judge's probabilities part into yes and no."""
+
+    limit: float
+    """Probability above which it said yes."""
+    tied: float = 0.0
+    """How far each probability exactly at the limit counts as a yes, 0 … 1."""
+
+    def yes(self, probability: Float[ndarray, " window"]) -> Float[ndarray, " window"]:
+        """How far the judge said yes to each window: 1, 0, or what a tie counts."""
+        return (probability > self.limit) + self.tied * (probability == self.limit)
 
 
 class DetectionScore(NamedTuple):
@@ -27,14 +43,15 @@ class DetectionScore(NamedTuple):
 
     latent: int
     """Index in the coder."""
-    f1: float
-    """F1 at the threshold (the paper's text ranks by it); NaN without an activating window."""
-    balanced_accuracy: float
-    """Mean of sensitivity and specificity at the threshold (the authors' code ranks by it)."""
     auroc: float
-    """Area under the ROC curve of the probability."""
+    """Area under the ROC curve of the probability; chance is ½, also for always yes."""
     auprc: float
     """Average precision of the probability; chance is the share of activating windows."""
+    f1: float
+    """F1 at the cut (the paper's text ranks by it); NaN without an activating window. Always yes
+    has .67 where half of the windows are active."""
+    balanced_accuracy: float
+    """Mean of sensitivity and specificity at the cut (the authors' code ranks by it)."""
     n_active: int
     """Activating windows."""
     n_random: int
@@ -46,6 +63,10 @@ class WindowIntervals(NamedTuple):
 
     latent: int
     """Index in the coder."""
+    auroc_low: float
+    """Bootstrap within activating and within other windows, lower end."""
+    auroc_high: float
+    """Upper end."""
     sensitivity: float
     """Share of activating windows judged yes."""
     sensitivity_low: float
@@ -57,10 +78,6 @@ class WindowIntervals(NamedTuple):
     specificity_low: float
     """Wilson interval, lower end."""
     specificity_high: float
-    """Upper end."""
-    auroc_low: float
-    """Bootstrap within activating and within other windows, lower end."""
-    auroc_high: float
     """Upper end."""
 
 
@@ -76,52 +93,45 @@ def judge(
     name: str = "detection scores",
     batch: int = 16,
 ) -> pd.DataFrame:
-    """One row a (latent, window): the probability of "yes"; finished batches survive a kill."""
-    latents, tables = list(sentences), []
-    bar = tqdm(total=len(latents), desc=name, unit="latent")
-    for start in range(0, len(latents), batch):
-        part = latents[start : start + batch]
-        file = folder / f"batch-{start:06d}.parquet"
-        if not file.exists():
-            trials = [_drawn(draw, latent, seed) for latent in part]
-            asked = [
-                Asked(sentences[n], trial.texts) for n, trial in zip(part, trials, strict=True)
-            ]
-            said = judged(engine, asked, task=task, per_prompt=per_prompt)
-            temporary = file.with_suffix(".tmp")
-            _table(part, trials, said).to_parquet(temporary)
-            temporary.replace(file)
-        tables.append(pd.read_parquet(file))
-        bar.update(len(part))
-    bar.close()
-    for file in folder.glob("batch-*.parquet"):
-        file.unlink()
-    return pd.concat(tables, ignore_index=True)
+    """One row a (latent, window) in ``folder``: the probability of "yes"; a kill loses little."""
+
+    def ask_about(part: Sequence[int]) -> pd.DataFrame:
+        trials = [_drawn(draw, latent, seed) for latent in part]
+        asked = [Asked(sentences[n], trial.texts) for n, trial in zip(part, trials, strict=True)]
+        said = judged(engine, asked, task=task, per_prompt=per_prompt)
+        return pd.concat(map(_rows, part, trials, said), ignore_index=True)
+
+    file = folder / JUDGEMENTS
+    return in_batches(list(sentences), ask_about, file=file, name=name, batch=batch)
 
 
-def cut(judgements: pd.DataFrame, threshold: str) -> float:
-    """The probability above which the judge said yes.
+def cut(judgements: pd.DataFrame, threshold: str) -> Cut:
+    """Where the judge's yes begins.
 
-    "half": ½. "prior": where over all latents it says yes as often as windows are active; how many
-    are is known by design, so no latent's own truth is used.
+    "half": above ½. "prior": where over all latents it says yes exactly as often as windows are
+    active; how many are is known by design, so no latent's own truth is used. bfloat16 leaves few
+    different probabilities, so many windows stand exactly there: they share the yeses that are left
+    in equal parts.
     """
-    if threshold == "half" or judgements.empty:
-        return 0.5
-    share = float(judgements["active"].mean())
-    return float(np.quantile(judgements["probability"], 1 - share, method="lower"))
+    if threshold == "half" or not judgements["active"].any():
+        return Cut(0.5)
+    probability, active = judgements["probability"].to_numpy(), int(judgements["active"].sum())
+    limit = np.sort(probability)[-active]
+    above, at = int((probability > limit).sum()), int((probability == limit).sum())
+    return Cut(float(limit), (active - above) / at)
 
 
 def scores(judgements: pd.DataFrame, *, threshold: str = "half") -> pd.DataFrame:
     """One DetectionScore a latent."""
-    limit = cut(judgements, threshold)
-    rows = [_score(latent, table, limit) for latent, table in _by_latent(judgements)]
+    where = cut(judgements, threshold)
+    rows = [_score(latent, table, where) for latent, table in _by_latent(judgements)]
     return pd.DataFrame(rows, columns=list(DetectionScore._fields))
 
 
 def intervals(judgements: pd.DataFrame, *, threshold: str = "half", seed: int) -> pd.DataFrame:
     """One WindowIntervals a latent."""
-    limit = cut(judgements, threshold)
-    rows = [_intervals(latent, table, limit, seed) for latent, table in _by_latent(judgements)]
+    where = cut(judgements, threshold)
+    rows = [_intervals(latent, table, where, seed) for latent, table in _by_latent(judgements)]
     return pd.DataFrame(rows, columns=list(WindowIntervals._fields))
 
 
@@ -135,46 +145,41 @@ def _drawn(draw: Draw, latent: int, seed: int) -> Trial:
     return trial.shuffled(generator.permutation(len(trial.active)))
 
 
-def _table(latents: Sequence[int], trials: Sequence[Trial], said: Sequence) -> pd.DataFrame:
-    tables = [
-        pd.DataFrame(
-            {
-                "latent": latent,
-                "row": trial.windows.rows,
-                "end": trial.windows.ends,
-                "active": trial.active,
-                "probability": probability,
-            }
-        )
-        for latent, trial, probability in zip(latents, trials, said, strict=True)
-    ]
-    return pd.concat(tables, ignore_index=True)
+def _rows(latent: int, trial: Trial, probability: Float[ndarray, " window"]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "latent": latent,
+            "row": trial.windows.rows,
+            "end": trial.windows.ends,
+            "active": trial.active,
+            "probability": probability,
+        }
+    )
 
 
-def _score(latent: int, table: pd.DataFrame, limit: float) -> DetectionScore:
+def _score(latent: int, table: pd.DataFrame, where: Cut) -> DetectionScore:
     active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
-    said = probability > limit
-    hits, alarms = (said & active).sum(), (said & ~active).sum()
+    yes = where.yes(probability)
+    hits, alarms = yes[active].sum(), yes[~active].sum()
     n_active, n_other = int(active.sum()), int((~active).sum())
     both = n_active > 0 and n_other > 0
     return DetectionScore(
         latent,
-        f1=float(2 * hits / (said.sum() + n_active)) if n_active else MISSING,
-        balanced_accuracy=float(hits / n_active + 1 - alarms / n_other) / 2 if both else MISSING,
         auroc=stats.auroc_value(active, probability),
         auprc=float(average_precision_score(active, probability)) if both else MISSING,
+        f1=float(2 * hits / (yes.sum() + n_active)) if n_active else MISSING,
+        balanced_accuracy=float(hits / n_active + 1 - alarms / n_other) / 2 if both else MISSING,
         n_active=n_active,
         n_random=n_other,
     )
 
 
-def _intervals(latent: int, table: pd.DataFrame, limit: float, seed: int) -> WindowIntervals:
+def _intervals(latent: int, table: pd.DataFrame, where: Cut, seed: int) -> WindowIntervals:
     active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
-    said = probability > limit
-    area = stats.auroc(active, probability, seed=seed)
+    yes = where.yes(probability)
     return WindowIntervals(
         latent,
-        *stats.wilson(int((said & active).sum()), int(active.sum())),
-        *stats.wilson(int((~said & ~active).sum()), int((~active).sum())),
-        *area[1:],
+        *stats.auroc(active, probability, seed=seed)[1:],
+        *stats.wilson(float(yes[active].sum()), int(active.sum())),
+        *stats.wilson(float((1 - yes[~active]).sum()), int((~active).sum())),
     )

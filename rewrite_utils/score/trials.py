@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils.explain.contrast import Contrast
@@ -18,7 +18,9 @@ from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.windows import (
     by_deciles,
     firing_windows,
+    one_after_another,
     silent_windows,
+    some,
     window_tokens,
     window_values,
 )
@@ -40,8 +42,8 @@ class Trial(NamedTuple):
 
     def shuffled(self, order: ndarray) -> "Trial":
         """The same windows in another order."""
-        windows = Windows(self.windows.rows[order], self.windows.ends[order])
-        return Trial(windows, self.active[order], [self.texts[place] for place in order])
+        texts = [self.texts[place] for place in order]
+        return Trial(some(self.windows, order), self.active[order], texts)
 
 
 Draw = Callable[[int, np.random.Generator], Trial]
@@ -53,7 +55,7 @@ def detection(
 ) -> Trial:
     """Activating windows from all deciles of the latent, random ones from rows where it is
     silent."""
-    firing = _firing(cache, latent, settings, generator)
+    firing = _firing(cache, latent, settings, settings.activating, generator)
     silent = silent_windows(
         cache,
         latent,
@@ -69,7 +71,7 @@ def hard(
 ) -> Trial:
     """The same with silent windows that look like the latent's own."""
     cache = contrast.cache
-    firing = _firing(cache, latent, settings, generator)
+    firing = _firing(cache, latent, settings, settings.activating, generator)
     found = contrast.of(latent, firing, count=settings.hard, generator=generator)
     return _trial(cache, firing, found.windows, settings, texts)
 
@@ -88,13 +90,10 @@ def fuzzing(
     A window without a silent token keeps its marks and counts as rightly marked.
     """
     length = settings.window_tokens
-    windows, peaks = firing_windows(cache, latent, window_tokens=length)
-    spread = settings.deciles == "spread"
-    chosen = by_deciles(peaks, 2 * settings.fuzzing, generator, spread=spread)
-    windows = Windows(windows.rows[chosen], windows.ends[chosen])
+    windows = _firing(cache, latent, settings, 2 * settings.fuzzing, generator)
     values = window_values(cache, latent, windows, length)
-    wrong = np.zeros(len(chosen), bool)
-    wrong[generator.permutation(len(chosen))[: len(chosen) // 2]] = True
+    wrong = np.zeros(len(values), bool)
+    wrong[generator.permutation(len(values))[: len(values) // 2]] = True
     wrong &= (values == 0).any(1)
     shown = []
     for ids, strength, moved in zip(
@@ -102,8 +101,7 @@ def fuzzing(
     ):
         marks = moved_marks(strength, generator, threshold=threshold) if moved else strength
         shown.append(marked(texts(ids), marks, threshold=threshold))
-    order = np.argsort(wrong, kind="stable")
-    return Trial(windows, ~wrong, shown).shuffled(order)
+    return Trial(windows, ~wrong, shown).shuffled(np.argsort(wrong, kind="stable"))
 
 
 def moved_marks(
@@ -118,22 +116,16 @@ def moved_marks(
 
 
 def _firing(
-    cache: LatentCache, latent: int, settings: Score, generator: np.random.Generator
+    cache: LatentCache, latent: int, settings: Score, count: int, generator: np.random.Generator
 ) -> Windows:
     windows, peaks = firing_windows(cache, latent, window_tokens=settings.window_tokens)
     spread = settings.deciles == "spread"
-    chosen = by_deciles(peaks, settings.activating, generator, spread=spread)
-    return Windows(windows.rows[chosen], windows.ends[chosen])
+    return some(windows, by_deciles(peaks, count, generator, spread=spread))
 
 
 def _trial(
     cache: LatentCache, firing: Windows, silent: Windows, settings: Score, texts: Texts
 ) -> Trial:
-    both = Windows(*(np.concatenate(parts) for parts in zip(firing, silent, strict=True)))
-    ids = window_tokens(cache, both, settings.window_tokens)
-    active = np.arange(len(both.rows)) < len(firing.rows)
-    return Trial(both, active, _joined(ids, texts))
-
-
-def _joined(ids: Int[ndarray, "window pos"], texts: Texts) -> list[str]:
-    return ["".join(texts(row)) for row in ids]
+    both = one_after_another(firing, silent)
+    shown = ["".join(texts(row)) for row in window_tokens(cache, both, settings.window_tokens)]
+    return Trial(both, np.arange(len(shown)) < len(firing.rows), shown)

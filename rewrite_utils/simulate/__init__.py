@@ -6,7 +6,6 @@ renormalised, give E = Σ p(d)·d from one forward pass: nothing is sampled, not
 that is a `Simulator` (a trained one, say) can take their place.
 """
 
-from rewrite_utils.simulate.everywhere import EveryToken
 from rewrite_utils.simulate.prompt import (
     ExplanationError,
     Layout,
@@ -17,12 +16,14 @@ from rewrite_utils.simulate.ratings import (
     RESULT,
     Ratings,
     expected_rating,
+    read_engines,
     read_everywhere,
     read_ratings,
     read_sent,
 )
 from rewrite_utils.simulate.running import Part, Unfinished, finished, require_known, simulate
 from rewrite_utils.simulate.simulators import (
+    EveryToken,
     LastToken,
     Simulator,
     open_simulator,
@@ -47,6 +48,7 @@ __all__ = [
     "finished",
     "open_simulator",
     "rate_all",
+    "read_engines",
     "read_everywhere",
     "read_ratings",
     "read_sent",

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils.llm.base import MOST_OPTIONS
-from rewrite_utils.llm.protocol import digit_tokens
+from rewrite_utils.llm.protocol import MOST_OPTIONS
+from rewrite_utils.llm.tokens import digit_tokens
 
 Reading = Literal["tokens", "strings"]
 

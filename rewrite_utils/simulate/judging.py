@@ -14,7 +14,7 @@ from numpy import ndarray
 from scipy.stats import spearmanr
 
 from rewrite_utils.simulate.screening import most_plausible
-from rewrite_utils.stats import Estimate, auroc_value, resampled
+from rewrite_utils.stats import auroc_value, resampled
 
 Statistic = Callable[[ndarray, ndarray], float]
 
@@ -69,49 +69,25 @@ def compared(
 ) -> pd.DataFrame:
     """One row a (way, statistic): its value, and the paired difference to ``base``, with 95 %
     intervals over the windows, and how far the ratings agree with the base's."""
-    active, rows = true > 0, []
+    active, other, rows = true > 0, ways[base], []
+    drawn = {"n": len(true), "seed": seed, "resamples": resamples}
     for way, rating in ways.items():
         counted = {
-            f"rank correlation with {base}": spearmanr(
-                rating.ravel(), ways[base].ravel()
-            ).statistic,
+            f"rank correlation with {base}": spearmanr(rating.ravel(), other.ravel()).statistic,
             "windows": len(true),
             "pairs": true.size,
             "active": int(active.sum()),
         }
-        for name, statistic in STATISTICS.items():
-            row = {"way": way, "statistic": name}
-            value, apart = _paired(statistic, active, (rating, ways[base]), seed, resamples)
-            rows.append(row | value | _named(apart, base) | counted)
+        for name, of in STATISTICS.items():
+
+            def apart(which: ndarray, of: Statistic = of, rating: ndarray = rating) -> float:
+                return of(active[which], rating[which]) - of(active[which], other[which])
+
+            value, low, high = _over_windows(apart, **drawn)
+            apart_by = {f"minus {base}": value, "difference_low": low, "difference_high": high}
+            own = _measured(of, active, rating, **drawn)
+            rows.append({"way": way, "statistic": name} | own | apart_by | counted)
     return pd.DataFrame(rows)
-
-
-def _paired(
-    statistic: Statistic,
-    active: ndarray,
-    ratings: tuple[ndarray, ndarray],
-    seed: int,
-    resamples: int,
-) -> tuple[dict[str, float], Estimate]:
-    """The statistic of one way, and its difference to the other's over the same windows."""
-    rating, other = ratings
-
-    def own(which: ndarray) -> float:
-        return statistic(active[which], rating[which])
-
-    def apart(which: ndarray) -> float:
-        return own(which) - statistic(active[which], other[which])
-
-    value, difference = (
-        resampled(of, len(active), unit="window", seed=seed, resamples=resamples)
-        for of in (own, apart)
-    )
-    return {"value": value.value, "low": value.low, "high": value.high}, difference
-
-
-def _named(difference: Estimate, base: str) -> dict[str, float]:
-    ends = {"difference_low": difference.low, "difference_high": difference.high}
-    return {f"minus {base}": difference.value} | ends
 
 
 def screening_curve(
@@ -127,27 +103,16 @@ def screening_curve(
 
     ``firings sent`` is the share of the true firings among the pairs that were sent.
     """
-    active, rows = true > 0, []
+    measures = {name: STATISTICS[name] for name in ("AUROC", "precision at the firing rate")}
+    measures["firings sent"] = lambda a, r: float((r[a] >= 0).mean()) if a.any() else np.nan
+    drawn, rows = {"n": len(true), "seed": seed, "resamples": resamples}, []
     for share in shares:
         sent = most_plausible(plausibility, share=share)
         rating = np.where(sent, expected.astype(np.float64), -1.0)
-        measures: dict[str, Statistic] = {
-            "AUROC": auroc_value,
-            "precision at the firing rate": precision_at_rate,
-            "firings sent": lambda a, r: float((r[a] >= 0).mean()) if a.any() else float("nan"),
-        }
-        for name, statistic in measures.items():
-            found = resampled(
-                lambda which, s=statistic, r=rating: s(active[which], r[which]),
-                len(true),
-                unit="window",
-                seed=seed,
-                resamples=resamples,
-            )
-            rows.append(
-                {"share": share, "statistic": name, "value": found.value, "low": found.low}
-                | {"high": found.high, "windows": len(true), "sent": int(sent.sum())}
-            )
+        counted = {"windows": len(true), "sent": int(sent.sum())}
+        for name, of in measures.items():
+            found = _measured(of, true > 0, rating, **drawn)
+            rows.append({"share": share, "statistic": name} | found | counted)
     return pd.DataFrame(rows)
 
 
@@ -160,19 +125,30 @@ def by_place(
 ) -> pd.DataFrame:
     """AUROC and precision of the all-positions mode by the token's place in its window, in four
     equal parts: one row a (part, statistic), 95 % over windows."""
-    rows = []
+    drawn, rows = {"n": len(true), "seed": seed, "resamples": resamples}, []
     for places in np.array_split(np.arange(true.shape[2]), 4):
         active, rating = true[..., places] > 0, expected[..., places]
         counted = {"triples": active.size, "active": int(active.sum()), "windows": len(active)}
         for name in ("AUROC", "precision at the firing rate"):
-            found = resampled(
-                lambda which, s=STATISTICS[name], a=active, r=rating: s(a[which], r[which]),
-                len(active),
-                unit="window",
-                seed=seed,
-                resamples=resamples,
-            )
             row = {"tokens": f"{places[0] + 1}–{places[-1] + 1}", "statistic": name}
-            row |= {"value": found.value, "low": found.low, "high": found.high}
-            rows.append(row | counted)
+            rows.append(row | _measured(STATISTICS[name], active, rating, **drawn) | counted)
     return pd.DataFrame(rows)
+
+
+def _measured(
+    of: Statistic, active: ndarray, rating: ndarray, *, n: int, seed: int, resamples: int
+) -> dict[str, float]:
+    """A statistic with its interval over the windows, the first axis."""
+
+    def own(which: ndarray) -> float:
+        return of(active[which], rating[which])
+
+    found = _over_windows(own, n=n, seed=seed, resamples=resamples)
+    return dict(zip(("value", "low", "high"), found, strict=True))
+
+
+def _over_windows(
+    of: Callable[[ndarray], float], *, n: int, seed: int, resamples: int
+) -> tuple[float, float, float]:
+    found = resampled(of, n, unit="window", seed=seed, resamples=resamples)
+    return found.value, found.low, found.high

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import Prompt
+from rewrite_utils.llm.tokens import padded, text_tokens
 
 Order = Literal["window_first", "explanation_first", "original"]
 FILES: dict[str, str] = {
@@ -52,25 +53,25 @@ def described(
         notes.append(f"responds to 1 in {max(1, round(1 / max(rate, 1e-9))):,} tokens")
     if score is not None:
         notes.append(f"score {score:.2f}")
-    return "; ".join([sentence.strip(), *notes])
+    return prompts.sentence("; ".join([sentence.strip(), *notes]))
 
 
 class Window(NamedTuple):
     """A window as the simulator reads it."""
 
     pieces: tuple[str, ...]
-    """The exact text of each token, the rated one last."""
+    """The text of each token, without marks of a prompt; the rated one last."""
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Window":
         """From the exact texts of the window's tokens."""
-        return cls(tuple(texts))
+        return cls(tuple(map(prompts.quotable, texts)))
 
     @property
     def text(self) -> str:
-        """The tokens' text, the last one between « and »."""
+        """The tokens' text, the last one, and nothing else, between « and »."""
         *before, last = self.pieces
-        return "".join(before) + f"«{last}»"
+        return prompts.unstructured("".join(before) + f"«{last}»")
 
     @property
     def token(self) -> str:
@@ -86,11 +87,7 @@ class Layout:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        align: int,
-        order: Order = "window_first",
+        self, tokenizer: PreTrainedTokenizerBase, *, align: int, order: Order = "window_first"
     ) -> None:
         """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
         self.order = order
@@ -100,9 +97,8 @@ class Layout:
         cut = whole.index(CUTS[order], whole.index("{pad}")) + len(CUTS[order])
         head, _, self._shared = whole[:cut].partition("{pad}")
         self._own = whole[cut:]
-        self._encode = functools.lru_cache(4096)(self._tokens)
-        self._head = self._tokens(head)
-        self._filler = self._tokens("\n")
+        self._encode = functools.lru_cache(4096)(functools.partial(text_tokens, tokenizer))
+        self._head, self._filler = self._encode(head), self._encode("\n")
 
     @property
     def latents_outside(self) -> bool:
@@ -111,29 +107,14 @@ class Layout:
         return self.order == "explanation_first"
 
     def prompt(self, window: Window, description: str) -> Prompt:
-        """The two parts for one pair."""
-        return Prompt(self.shared(window, description), self.own(window, description))
-
-    def shared(self, window: Window, description: str) -> tuple[int, ...]:
-        """The part that follows from one of the two alone (or, original, from neither)."""
-        return self._filled(self._fill(self._shared, window, description))
-
-    def own(self, window: Window, description: str) -> tuple[int, ...]:
-        """The rest, up to the forced beginning of the answer."""
-        return self._encode(self._fill(self._own, window, description))
-
-    def _filled(self, text: str) -> tuple[int, ...]:
-        """The few-shots, the filling, the text."""
-        tokens = self._encode(text)
-        missing = -(len(self._head) + len(tokens)) % self._align
-        return (*self._head, *(self._filler * missing), *tokens)
-
-    def _fill(self, text: str, window: Window, description: str) -> str:
+        """The two parts for one pair: the shared one follows from one of the two alone (or,
+        original, from neither), the own one ends with the forced beginning of the answer."""
         shown, token, said = (
             prompts.harmless(self._tokenizer, part)
             for part in (window.text, window.token, description)
         )
-        return prompts.filled(text, window=shown, token=token, explanation=said)
-
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        shared, own = (
+            self._encode(prompts.filled(text, window=shown, token=token, explanation=said))
+            for text in (self._shared, self._own)
+        )
+        return Prompt(padded(self._head, shared, filler=self._filler, multiple=self._align), own)

@@ -5,10 +5,9 @@ asked yet. In the finished group NaN is a pair that screening left out, listed i
 else may be missing.
 """
 
-import warnings
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +16,11 @@ import zarr
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from rewrite_utils.llm.batches import read_kept, unfinished, write_whole
+
 DIGITS = np.arange(10, dtype=np.float32)
 RESULT = "predictions.zarr"
-SENT, EVERYWHERE = "sent", "everywhere"
+SENT, EVERYWHERE, ENGINES = "sent", "everywhere", "engines"
 
 
 class Ratings(NamedTuple):
@@ -61,22 +62,29 @@ def expected_rating(
     return (probabilities @ DIGITS) / total
 
 
+@dataclasses.dataclass
 class Block:
-    """Some windows × some latents on their way: arrays by name, [window latent …], NaN = not
-    asked."""
+    """Some windows × some latents of the whole, kept in a file as they are rated."""
 
-    def __init__(self, file: Path, shape: tuple[int, int]) -> None:
-        """What ``file`` holds, or nothing yet; a damaged one is named in a warning and removed."""
-        self._file = file
-        self.shape = shape
-        self.arrays: dict[str, ndarray] = {}
-        if file.exists():
-            try:
-                with np.load(file) as stored:
-                    self.arrays = dict(stored)
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                warnings.warn(f"{file} is damaged ({error}): it is asked again", stacklevel=2)
-                file.unlink()
+    file: Path
+    """Where they wait for the rest."""
+    windows: slice
+    """Its windows."""
+    latents: slice
+    """Its latents."""
+
+    def __post_init__(self) -> None:
+        """Read what is there; a damaged file is named in a warning and removed."""
+        stored = read_kept(self.file, _stored) or {}
+        self.engines: tuple[str, ...] = tuple(stored.pop(ENGINES, ()))
+        """What computed the ratings; several only where it was changed on the way."""
+        self.arrays: dict[str, ndarray] = stored
+        """Ratings by name, [window latent …], NaN = not asked; empty before the first."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Windows and latents."""
+        return self.windows.stop - self.windows.start, self.latents.stop - self.latents.start
 
     @property
     def asked(self) -> Bool[ndarray, "window latent"]:
@@ -90,6 +98,8 @@ class Block:
         row: Int[ndarray, " pair"],
         column: Int[ndarray, " pair"],
         found: Mapping[str, ndarray],
+        *,
+        engine: str,
     ) -> None:
         """Put answers [pair …] in their places and write the file, whole or not at all.
 
@@ -102,35 +112,51 @@ class Block:
                 empty = (*self.shape, *values.shape[1:])
                 self.arrays[name] = np.full(empty, np.nan, np.float16)
             self.arrays[name][row, column] = values
-        temporary = unfinished(self._file)
-        np.savez(temporary, **self.arrays)
-        temporary.replace(self._file)
+        self.engines = tuple(dict.fromkeys((*self.engines, engine)))
+        stored = self.arrays | {ENGINES: np.array(self.engines)}
+        write_whole(self.file, lambda file: np.savez(file, **stored))
+
+    def remove(self) -> None:
+        """Its files, the unfinished one too."""
+        for file in (self.file, unfinished(self.file)):
+            file.unlink(missing_ok=True)
 
 
-def unfinished(file: Path) -> Path:
-    """Where a block is while it is being written."""
-    return file.with_suffix(".tmp.npz")
+def _stored(file: Path) -> dict[str, ndarray]:
+    with np.load(file) as stored:
+        return dict(stored)
 
 
-def write_group(
-    folder: Path, blocks: Iterable[Mapping[str, ndarray]], *, axis: int, sent: ndarray | None
-) -> None:
+def write_group(folder: Path, blocks: Sequence[Block], *, axis: int, sent: ndarray | None) -> None:
     """Join the blocks along ``axis`` into one group chunked by latent; whole or not at all.
 
     ``sent`` [window latent]: the pairs that were asked, where screening left some out.
     """
-    parts = list(blocks)
-    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
+    like = next((block.arrays for block in blocks if block.arrays), {})
+    joined = {name: np.concatenate([_part(b, name, like) for b in blocks], axis) for name in like}
     if sent is not None:
         joined[SENT] = sent
     partial = folder / f"{RESULT}.partial"
     group = zarr.open_group(partial, mode="w")
+    group.attrs[ENGINES] = [" + ".join(block.engines) for block in blocks]
     for name, whole in joined.items():
         chunks = (len(whole), min(256, whole.shape[1]), *whole.shape[2:])
         # A chunk that is lost must not read as a rating of 0.
         missing = np.nan if whole.dtype.kind == "f" else False
         group.create_array(name, data=whole, chunks=chunks, fill_value=missing)
     partial.replace(folder / RESULT)
+
+
+def _part(block: Block, name: str, like: Mapping[str, ndarray]) -> ndarray:
+    """One array of a block; NaN for a block of which screening let nothing through."""
+    empty = (*block.shape, *like[name].shape[2:])
+    return block.arrays.get(name, np.full(empty, np.nan, np.float16))
+
+
+def read_engines(folder: Path) -> dict[str, int]:
+    """Blocks of a finished simulation by what rated them; empty where it was not kept yet."""
+    kept = zarr.open_group(folder / RESULT, mode="r").attrs.get(ENGINES, [])
+    return dict(Counter(label for label in kept if label))
 
 
 def read_ratings(folder: Path) -> Ratings:

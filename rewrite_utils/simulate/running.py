@@ -5,6 +5,7 @@ so that a run killed at any moment goes on where it stopped and ends with the sa
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,13 +16,15 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from rewrite_utils.llm.protocol import Usage
+from rewrite_utils.llm.protocol import EngineError, Usage
 from rewrite_utils.simulate.prompt import Window
-from rewrite_utils.simulate.ratings import RESULT, Block, unfinished, write_group
+from rewrite_utils.simulate.ratings import RESULT, Block, write_group
 from rewrite_utils.simulate.simulators import Simulator
 
 A_BLOCK = 4
 """Windows in a block; latents, where the prompts of one sentence come together."""
+LEAST_MASS = 0.5
+"""Median probability of the ten digits below which a model does not answer with a digit."""
 
 
 class Part(NamedTuple):
@@ -37,17 +40,6 @@ class Unfinished(RuntimeError):
     """Part of a simulation was asked for and is done; its blocks are kept."""
 
 
-class _Place(NamedTuple):
-    """One block of the whole."""
-
-    file: Path
-    """Where it waits."""
-    windows: slice
-    """Its windows."""
-    latents: slice
-    """Its latents."""
-
-
 def simulate(
     windows: Sequence[Window],
     descriptions: Mapping[int, str],
@@ -57,37 +49,46 @@ def simulate(
     name: str,
     sent: Bool[ndarray, "window latent"] | None = None,
     part: Part | None = None,
+    least_mass: float = LEAST_MASS,
 ) -> None:
     """Rate every (window, latent) pair and write ``folder``/predictions.zarr, if it is not there.
 
     ``descriptions``: by latent. ``sent``: the pairs that screening lets through (None: all).
     ``part``: only some of it; the result is written once every pair is there. Raises
-    ExplanationError before anything is asked, ValueError on a latent that is not described.
+    ExplanationError before anything is asked, ValueError on a latent that is not described,
+    EngineError where the digits have less than ``least_mass``.
     """
-    latents = list(descriptions)
-    places = list(_places(len(windows), len(latents), folder, simulator.latents_outside))
-    if (folder / RESULT).exists():
-        _remove(places)
+    latents, texts, part = list(descriptions), list(descriptions.values()), part or Part()
+    blocks = _blocks(len(windows), len(latents), folder, simulator.latents_outside)
+    if finished(folder):
+        _remove(blocks)
         return
     simulator.check(windows, descriptions)
-    asked = _asked(latents, len(windows), sent, part or Part())
-    texts = list(descriptions.values())
+    whole = np.ones((len(windows), len(latents)), bool) if sent is None else sent
+    asked = whole & _chosen(latents, part)
 
-    def rate(place: _Place) -> int:
-        parts = windows[place.windows], texts[place.latents]
-        return _rate_block(_block(place), parts, asked[place.windows, place.latents], simulator)
+    def missing(block: Block) -> Bool[ndarray, "window latent"]:
+        return asked[block.windows, block.latents] & ~block.asked
 
-    chosen = places[: part.limit if part else None]
-    missing = [_missing(place, asked) for place in chosen]
-    left = [place for place, count in zip(chosen, missing, strict=True) if count]
-    total = sum(int(asked[place.windows, place.latents].sum()) for place in chosen)
-    _work(rate, left, simulator, name=name, total=total, there=total - sum(missing))
-    _gather(places, folder, sent, axis=int(simulator.latents_outside))
+    def rate(block: Block) -> int:
+        parts = windows[block.windows], texts[block.latents]
+        return _rate_block(block, parts, missing(block), simulator, least_mass)
+
+    chosen = blocks[: part.limit]
+    left = [block for block in chosen if missing(block).any()]
+    if left:
+        _say_mixed(blocks, _label(simulator), folder)
+    total = sum(int(asked[block.windows, block.latents].sum()) for block in chosen)
+    there = total - sum(int(missing(block).sum()) for block in left)
+    _work(rate, left, simulator, name=name, total=total, there=there)
+    if all(block.asked[whole[block.windows, block.latents]].all() for block in blocks):
+        write_group(folder, blocks, axis=int(simulator.latents_outside), sent=sent)
+        _remove(blocks)
 
 
 def _work(
-    rate: Callable[[_Place], int],
-    places: Sequence[_Place],
+    rate: Callable[[Block], int],
+    blocks: Sequence[Block],
     simulator: Simulator,
     *,
     name: str,
@@ -101,7 +102,7 @@ def _work(
     before, what = simulator.usage, f"simulation of {name}"
     bar = tqdm(total=total, initial=there, desc=what, unit="prediction", smoothing=0.05)
     with bar as progress, _spread(simulator.workers) as over:
-        for rated in over(rate, places):
+        for rated in over(rate, blocks):
             progress.set_postfix(_speed(simulator, before))
             progress.update(rated)
 
@@ -138,76 +139,64 @@ def require_known(part: Part, latents: Sequence[int]) -> None:
         raise ValueError(f"latent {unknown[0]} has no sentence here; use some of {known}")
 
 
-def _asked(
-    latents: Sequence[int], windows: int, sent: Bool[ndarray, "window latent"] | None, part: Part
-) -> Bool[ndarray, "window latent"]:
-    """Which pairs are wanted now."""
+def _chosen(latents: Sequence[int], part: Part) -> Bool[ndarray, " latent"]:
     require_known(part, latents)
-    asked = np.ones((windows, len(latents)), bool) if sent is None else sent.copy()
-    if part.latents:
-        asked &= np.isin(latents, part.latents)
-    return asked
+    return np.isin(latents, part.latents or latents)
 
 
 def _rate_block(
     block: Block,
     parts: tuple[Sequence[Window], Sequence[str]],
-    wanted: Bool[ndarray, "window latent"],
+    missing: Bool[ndarray, "window latent"],
     simulator: Simulator,
+    least_mass: float,
 ) -> int:
-    """Ask for what is wanted and not there yet, and keep it; how many pairs that was."""
-    missing = wanted & ~block.asked
+    """Ask for what is missing, and keep it; how many pairs that was."""
     windows, texts = parts
     if simulator.latents_outside:
         column, row = np.nonzero(missing.T)
     else:
         row, column = np.nonzero(missing)
     found = simulator.rate([(windows[w], texts[j]) for w, j in zip(row, column, strict=True)])
-    block.fill(row, column, found)
+    mass = float(np.median(found.get("mass", 1.0)))
+    if mass < least_mass:
+        raise EngineError(
+            f"{getattr(simulator, 'model', _label(simulator))} gives the ten digits together a "
+            f"median probability of {mass:.2f} where a rating belongs: it would write something "
+            "else there, and E would be of what it hardly considers. Choose a simulator.model that "
+            "follows instructions and does not think first, or set simulate.digits: strings"
+        )
+    block.fill(row, column, found, engine=_label(simulator))
     return len(row)
 
 
-def _missing(place: _Place, asked: Bool[ndarray, "window latent"]) -> int:
-    """Pairs of a block that are wanted and not there yet."""
-    return int((asked[place.windows, place.latents] & ~_block(place).asked).sum())
+def _label(simulator: Simulator) -> str:
+    """What rates: the engine's label, or the name of a simulator that asks no LLM."""
+    return getattr(simulator, "label", type(simulator).__name__)
 
 
-def _places(windows: int, latents: int, folder: Path, latents_outside: bool) -> Iterator[_Place]:
+def _say_mixed(blocks: Sequence[Block], label: str, folder: Path) -> None:
+    """Warn where blocks that are there were rated by something else."""
+    others = sorted({engine for block in blocks for engine in block.engines} - {label})
+    if others:
+        warnings.warn(
+            f"{folder} was begun with {', '.join(others)} and goes on with {label}: their ratings "
+            "differ in the last bits, and the manifest will name both; remove the folder to have "
+            "all of them from one",
+            stacklevel=3,
+        )
+
+
+def _blocks(windows: int, latents: int, folder: Path, latents_outside: bool) -> list[Block]:
     """The blocks of the whole: some windows with all latents, or some latents with all windows."""
-    for start in range(0, latents if latents_outside else windows, A_BLOCK):
-        file, some = folder / f"block-{start:06d}.npz", slice(start, start + A_BLOCK)
-        if latents_outside:
-            yield _Place(file, slice(0, windows), slice(start, min(start + A_BLOCK, latents)))
-        else:
-            yield _Place(file, slice(start, min(some.stop, windows)), slice(0, latents))
+    count, blocks = latents if latents_outside else windows, []
+    for start in range(0, count, A_BLOCK):
+        file, some = folder / f"block-{start:06d}.npz", slice(start, min(start + A_BLOCK, count))
+        both = (slice(0, windows), some) if latents_outside else (some, slice(0, latents))
+        blocks.append(Block(file, *both))
+    return blocks
 
 
-def _block(place: _Place) -> Block:
-    return Block(place.file, tuple(part.stop - part.start for part in place[1:]))
-
-
-def _gather(places: list[_Place], folder: Path, sent: ndarray | None, *, axis: int) -> None:
-    """Once every block has all it should, one zarr group takes their place."""
-    blocks = [_block(place) for place in places]
-    for place, block in zip(places, blocks, strict=True):
-        wanted = True if sent is None else sent[place.windows, place.latents]
-        if (wanted & ~block.asked).any():
-            return
-    arrays = next((block.arrays for block in blocks if block.arrays), {})
-    whole = [block.arrays or _empty(block, arrays) for block in blocks]
-    write_group(folder, whole, axis=axis, sent=sent)
-    _remove(places)
-
-
-def _empty(block: Block, like: Mapping[str, ndarray]) -> dict[str, ndarray]:
-    """A block of which screening let nothing through."""
-    return {
-        name: np.full((*block.shape, *array.shape[2:]), np.nan, np.float16)
-        for name, array in like.items()
-    }
-
-
-def _remove(places: list[_Place]) -> None:
-    for place in places:
-        place.file.unlink(missing_ok=True)
-        unfinished(place.file).unlink(missing_ok=True)
+def _remove(blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        block.remove()

@@ -1,30 +1,42 @@
-"""What a simulator is, the one that rates last tokens, and which one the parameters ask for.
+"""What a simulator is, the two that ask an LLM, and which one the parameters ask for.
 
-In: (window, description) pairs. Out: arrays by name, one row a pair: at least E. A trained
-simulator that gives one number a token plugs in here.
+In: (window, description) pairs. Out: arrays by name, one row a pair: at least E. `LastToken` rates
+a window's last token (paper §5). `EveryToken` rates all of them in one pass (beyond the paper): the
+description is shared; then one line a token, the token and its slot. The slot holds a filler, so
+every rating is read before anything is answered. The filler is the commonest answer, 0: behind
+anything else the digits that are read have no probability to speak of.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.llm.protocol import Engine, Usage
+from rewrite_utils.llm import prompts
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt, Usage
+from rewrite_utils.llm.tokens import padded, text_tokens
 from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate.digits import DigitReader
-from rewrite_utils.simulate.everywhere import NAME, EveryToken
-from rewrite_utils.simulate.on_engine import OnEngine, require_room
-from rewrite_utils.simulate.prompt import FILES, Layout, Window
-from rewrite_utils.simulate.ratings import Ratings, expected_rating
+from rewrite_utils.simulate.prompt import FILES, ExplanationError, Layout, Window
+from rewrite_utils.simulate.ratings import EVERYWHERE, Ratings, expected_rating
 
+NAME = "simulate_everywhere"
+LINE = "\n{token}"
+"""Where that prompt's pattern of a line begins: the token, its slot, and the filler in it."""
 Pair = tuple[Window, str]
 """What is rated: a window and a description."""
 
 
 @runtime_checkable
 class Simulator(Protocol):
-    """Rates (window, description) pairs."""
+    """Rates (window, description) pairs; a trained one that gives one number a token plugs in here.
+
+    One that asks an LLM also says its ``label``, what computes, and its ``model``.
+    """
 
     @property
     def latents_outside(self) -> bool:
@@ -53,39 +65,123 @@ class Simulator(Protocol):
         ...
 
 
+class OnEngine:
+    """What simulators that ask an LLM have in common."""
+
+    def __init__(self, engine: Engine, digits: DigitReader) -> None:
+        self._engine = engine
+        self._digits = digits
+        self.workers, self.label = engine.workers, engine.label
+        self.model = str(engine.tokenizer.name_or_path)
+
+    @property
+    def usage(self) -> Usage:
+        """Its engine's."""
+        return self._engine.usage
+
+    def _require_room(self, tokens: int, latent: int) -> None:
+        if tokens > self._engine.context:
+            raise ExplanationError(
+                f"the explanation of latent {latent} makes a prompt of {tokens} tokens, more than "
+                f"the simulator's context of {self._engine.context}: shorten it or raise "
+                "simulator.context"
+            )
+
+
 class LastToken(OnEngine):
     """The paper's: one prompt a pair, one forced answer position behind it."""
 
     def __init__(self, engine: Engine, layout: Layout, digits: DigitReader) -> None:
-        super().__init__(engine)
+        super().__init__(engine, digits)
         self._layout = layout
-        self._digits = digits
-
-    @property
-    def latents_outside(self) -> bool:
-        """As its layout."""
-        return self._layout.latents_outside
+        self.latents_outside = layout.latents_outside
 
     def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
         """Measured on the window of most tokens."""
-        longest = max(windows, key=self._tokens)
+        longest = max(windows, key=lambda window: self._length(window, ""))
         for latent, text in descriptions.items():
-            prompt = self._layout.prompt(longest, text)
-            require_room(len(prompt.shared) + len(prompt.own), 1, self._engine, latent)
+            self._require_room(self._length(longest, text) + 1, latent)
 
-    def _tokens(self, window: Window) -> int:
-        return sum(map(len, self._layout.prompt(window, "")))
+    def _length(self, window: Window, text: str) -> int:
+        return sum(map(len, self._layout.prompt(window, text)))
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
         """One forward pass a pair; what pairs share is computed once."""
         asked = [self._layout.prompt(*pair) for pair in pairs]
         choices = self._engine.choices(asked, options=self._digits.options)
         probabilities = self._digits.pooled(choices.probabilities[:, 0])
-        return {
-            "expected": expected_rating(probabilities).astype(np.float16),
-            "digits": probabilities.astype(np.float16),
-            "mass": choices.mass[:, 0].astype(np.float16),
-        }
+        return _rated(expected_rating(probabilities), probabilities, choices.mass[:, 0])
+
+
+class Slotted(NamedTuple):
+    """A window as one line a token."""
+
+    tokens: tuple[int, ...]
+    """The lines."""
+    at: tuple[int, ...]
+    """Index of the token before each slot: what follows it is the rating."""
+
+
+class EveryToken(OnEngine):
+    """Rates every token of a window in one pass; needs an engine that reads inside a prompt."""
+
+    latents_outside = True
+
+    def __init__(self, engine: Engine, *, align: int, digits: DigitReader) -> None:
+        """``align``: the description is filled up to a multiple of so many tokens."""
+        super().__init__(engine, digits)
+        self._align = align
+        self._head, _, after = prompts.rendered(engine.tokenizer, NAME).partition("{pad}")
+        self._after, _, slot = after.partition(LINE)
+        self._slot, self._filler = slot[:-1], slot[-1]
+        self._shared = functools.lru_cache(4096)(self._description)
+        self._slotted = functools.lru_cache(4096)(self._lines)
+
+    def check(self, windows: Sequence[Window], descriptions: Mapping[int, str]) -> None:
+        """Measured on the longest window."""
+        longest = max(len(self._slotted(window).tokens) for window in windows)
+        for latent, text in descriptions.items():
+            self._require_room(len(self._shared(text)) + longest, latent)
+
+    def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
+        """One pass a pair; windows of one call must have the same number of tokens."""
+        lines = [self._slotted(window) for window, _ in pairs]
+        shared = [self._shared(text) for _, text in pairs]
+        asked = [Prompt(said, line.tokens) for said, line in zip(shared, lines, strict=True)]
+        at = [line.at for line in lines]
+        choices = self._engine.choices_inside(asked, at=at, options=self._digits.options)
+        probabilities = self._digits.pooled(choices.probabilities)
+        expected = expected_rating(probabilities)
+        last = _rated(expected[:, -1], probabilities[:, -1], choices.mass[:, -1])
+        return last | {EVERYWHERE: expected.astype(np.float16)}
+
+    def _description(self, text: str) -> tuple[int, ...]:
+        """The few-shots, the filling, the description: all that windows share."""
+        said = prompts.harmless(self._engine.tokenizer, text)
+        texts = self._head, prompts.filled(self._after, explanation=said), "\n"
+        head, tail, filler = (text_tokens(self._engine.tokenizer, part) for part in texts)
+        return padded(head, tail, filler=filler, multiple=self._align)
+
+    def _lines(self, window: Window) -> Slotted:
+        """Each token as the few-shots write it, with a filler in its slot."""
+        tokens: list[int] = []
+        at: list[int] = []
+        for piece in window.pieces:
+            shown = prompts.harmless(self._engine.tokenizer, piece)
+            shown = shown.replace("\n", "⏎").replace("\t", " ")
+            tokens += text_tokens(self._engine.tokenizer, f"\n{shown}{self._slot}")
+            at.append(len(tokens) - 1)
+            tokens += text_tokens(self._engine.tokenizer, self._filler)
+        return Slotted(tuple(tokens[:-1]), tuple(at))
+
+
+def _rated(
+    expected: Float[ndarray, " pair"],
+    digits: Float[ndarray, "pair digit"],
+    mass: Float[ndarray, " pair"],
+) -> dict[str, ndarray]:
+    found = {"expected": expected, "digits": digits, "mass": mass}
+    return {name: values.astype(np.float16) for name, values in found.items()}
 
 
 def rate_all(

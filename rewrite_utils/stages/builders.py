@@ -17,17 +17,17 @@ from tqdm.auto import tqdm
 
 from rewrite_utils import simulate as simulating
 from rewrite_utils.coder import quality
+from rewrite_utils.explain.contrast import contrast_texts
 from rewrite_utils.latents import cache as activations
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import window_tokens
+from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.opening import open_engine
-from rewrite_utils.llm.protocol import Engine
 from rewrite_utils.params import LLM, SPLITS, Simulate
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import usefulness
 from rewrite_utils.rewrite.equivalence import next_token_losses
 from rewrite_utils.runs.run import require_space
-from rewrite_utils.simulate.contrast import contrast_texts
 from rewrite_utils.subject.corpus import load_corpus
 from rewrite_utils.subject.model import load_subject
 

@@ -47,7 +47,9 @@ def make_simulation(
         raise simulating.Unfinished(f"{site.name}: {' and '.join(missing)} windows in part")
     usage = simulator.usage.since(before)
     pairs = len(site.descriptions) * sum(len(windows) for windows in texts.values())
-    return {"latents": site.simulated, "units": pairs, "usage": usage._asdict()}
+    engines = {split: simulating.read_engines(folder / split) for split in SIMULATED}
+    facts = {"latents": site.simulated, "units": pairs, "blocks by engine": engines}
+    return facts | {"usage": usage._asdict()}
 
 
 def sent(

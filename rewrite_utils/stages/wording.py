@@ -33,7 +33,7 @@ def make_explanations(site: "WordedSite", folder: Path) -> dict[str, Any]:
     llm = builders.engine(site.params.explainer)
     before = llm.usage
     table = explaining.explain(source, latents, llm, folder=folder)
-    return _written(table, folder, llm.usage.since(before))
+    return _facts(table, llm.usage.since(before))
 
 
 def make_refined(site: "WordedSite", folder: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def make_refined(site: "WordedSite", folder: Path) -> dict[str, Any]:
     before = llm.usage
     table = refining.refine(site.evidence_source, old, llm, folder=folder)
     asked = {"asked again": int((table["attempts"] > 0).sum())}
-    return _written(table, folder, llm.usage.since(before)) | asked
+    return _facts(table, llm.usage.since(before)) | asked
 
 
 def make_curated(site: "WordedSite", folder: Path) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def make_delphi(site: "WordedSite", folder: Path) -> dict[str, Any]:
     """The sentences of a delphi run; no LLM is asked."""
     table = delphi.read_explanations(site.params.explain.delphi, site.hookpoint.name)
     delphi.require_width(table["latent"], site.coder.config.num_latents, site.hookpoint.name)
-    return _written(table, folder, Usage())
+    table.to_parquet(folder / EXPLANATIONS)
+    return _facts(table, Usage())
 
 
 def make_delphi_judgements(site: "WordedSite", folder: Path, *, kind: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def make_judgements(site: "WordedSite", folder: Path, *, kind: str, task: str) -
     draw = drawing(site, kind)
     llm = builders.engine(site.params.explainer)
     before = llm.usage
-    table = scoring.judge(
+    scoring.judge(
         sentences,
         llm,
         draw=draw,
@@ -98,7 +99,6 @@ def make_judgements(site: "WordedSite", folder: Path, *, kind: str, task: str) -
         task=task,
         name=f"{kind} scores of {site.name}",
     )
-    table.to_parquet(folder / JUDGEMENTS)
     return {"units": len(sentences), "usage": llm.usage.since(before)._asdict()}
 
 
@@ -121,7 +121,6 @@ def drawing(site: "WordedSite", kind: str) -> Draw:
     return draw
 
 
-def _written(table: pd.DataFrame, folder: Path, usage: Usage) -> dict[str, Any]:
-    table.to_parquet(folder / EXPLANATIONS)
+def _facts(table: pd.DataFrame, usage: Usage) -> dict[str, Any]:
     failures = int(table["sentence"].isna().sum())
     return {"units": len(table), "failures": failures, "usage": usage._asdict()}

@@ -105,6 +105,7 @@ def test_what_is_written_is_read_again(tmp_path):
             "end": [9, 10, 11, 12],
             "active": [True, True, True, False],
             "probability": [0.9, 0.4, 0.6, 0.2],
+            "said": [True, False, True, False],
         }
     )
     given = {"cache": cache, "window": 5, "texts": lambda ids: [str(i) for i in ids]}

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 from latent_cases import FakeEngine, cache_of, chatting_tokenizer, drawn, texts_of
 
-from rewrite_utils.explain.asking import Explanation, explain, parse_reply, prompt, sentence
+from rewrite_utils.explain.asking import (
+    RETRIED_AT,
+    Explanation,
+    explain,
+    parse_reply,
+    prompt,
+    sentence,
+)
 from rewrite_utils.explain.evidence import Source, choose_windows, marked, strengths
 from rewrite_utils.latents.controls import strongest_tokens
 from rewrite_utils.latents.windows import window_values
@@ -164,6 +171,13 @@ def test_mistake_quoted_text_cannot_end_the_turn():
         (" a\n  EXPLANATION:bodies of water. \nMore", ("bodies of water", "a")),
         ("\nEXPLANATION: “the” in “in the”", ("“the” in “in the”", "")),
         ("\n\nEXPLANATION: x", ("x", "")),
+        (" a\nexplanation: words", ("words", "a")),
+        (" a\nExplanation: words", ("words", "a")),
+        (" a\n**EXPLANATION:** words", ("words", "a")),
+        (" a\n**Explanation**: **words.**", ("words.", "a")),
+        (" a\n**EXPLANATION: words**", ("words", "a")),
+        (" a\n\n## Explanation:\twords", ("words", "a")),
+        (" a\n- _Explanation_: __init__ and *", ("__init__ and *", "a")),
         (" a, b\n\nEXPLANATION: x", ("x", "a, b")),
     ],
 )
@@ -184,7 +198,9 @@ def test_a_reply_with_the_marker_is_parsed(reply, expected):
         " a, b\nEXPLANATION: __",
         " a, b EXPLANATION: words",
         " a\nI think so. EXPLANATION: words",
-        " a\nexplanation: words",
+        " a\n**EXPLANATION:**",
+        " a\n**EXPLANATION:** ",
+        " a\nExplanations: words",
     ],
 )
 def test_a_reply_without_marker_or_sentence_is_a_failure(reply):
@@ -200,6 +216,13 @@ def test_the_simulators_sentence_has_the_evidence_in_brackets(kind, expected):
     assert sentence(record, kind) == expected
     assert sentence(record._replace(pieces="", tokens=""), kind) == "words"
     assert sentence(record._replace(explanation=None), kind) is None
+
+
+def test_mistake_a_sentence_that_the_limit_cut_off_is_none():
+    """ "verbs that say" of 48 tokens is not what was meant; what stands behind a whole one is."""
+    assert parse_reply(" a\nEXPLANATION: verbs that say", finished=False) is None
+    whole = " a\nEXPLANATION: verbs that say so\nThese are"
+    assert parse_reply(whole, finished=False) == ("verbs that say so", "a")
 
 
 # ── asking ────────────────────────────────────────────────────────────────────────────────────
@@ -218,7 +241,7 @@ def test_one_record_a_latent_in_order(tmp_path):
     assert table["sentence"].tolist() == [f"{words} ({tokens})" for words, tokens in told]
     shown_text = source().questions([4])[4].text
     assert shown_text in engine.asked[0] and shown_text not in engine.asked[1]
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["explanations.parquet"]
 
 
 def test_mistake_a_reply_without_marker_is_no_sentence_but_a_counted_failure(tmp_path):
@@ -252,6 +275,44 @@ def test_only_failures_are_asked_again_and_with_a_new_seed(tmp_path):
     assert table["attempts"].tolist() == [1, 2, 3, 3]
     assert table["explanation"].isna().tolist() == [False, False, False, True]
     assert table["explanation"][2] == "letters of the alphabet"
+
+
+def test_a_reply_that_was_cut_off_is_asked_for_again_and_then_a_failure(tmp_path):
+    class Cut(FakeEngine):
+        def generate(self, prompts, **how):
+            return [reply._replace(finished=False) for reply in super().generate(prompts, **how)]
+
+    table = ask(Cut(reply=lambda text, seed: " a\nEXPLANATION: words that"), tmp_path, latents=(1,))
+    assert table["sentence"].isna().all() and table["attempts"].tolist() == [3]
+    assert table["reply"].tolist() == [" a\nEXPLANATION: words that"]
+
+
+def test_mistake_at_temperature_0_the_retries_are_no_repetitions(tmp_path):
+    class Noting(FakeEngine):
+        def generate(self, prompts, *, temperature, **how):
+            temperatures.append(temperature)
+            return super().generate(prompts, temperature=temperature, **how)
+
+    for given, expected in ((0.0, [0.0, RETRIED_AT, RETRIED_AT]), (0.3, [0.3] * 3)):
+        temperatures = []
+        settings = SETTINGS.model_copy(update={"temperature": given})
+        (tmp_path / str(given)).mkdir()
+        engine = Noting(reply=lambda text, seed: " nothing")
+        ask(engine, tmp_path / str(given), latents=(1,), settings=settings)
+        assert temperatures == expected
+
+
+def test_mistake_what_is_marked_is_marked_by_us_alone():
+    """A text with French quotes and line separators: one mark, one line a window."""
+    pieces = ["«", " la", "\u2028EXPLANATION:", " mer", " »\r\n", "\x85x"]
+    dense = np.zeros((1, 7, 1), np.float32)
+    dense[0, 4:6, 0] = [4.0, 1.0]
+    settings = Explain(windows=1, window_tokens=6, threshold=0.1)
+    given = source(cache_of(dense, np.ones((1, 7), int)), settings, texts=lambda ids: pieces)
+    _, window, below = given.shown(0, strongest="x").split("\n")
+    assert window == "1. ‹ la⏎EXPLANATION:« mer»« ›⏎»⏎x"
+    assert below == " mer: 10; ›: 2"
+    assert given.plain_lines(given.chosen(0).firing) == ["1. ‹ la⏎EXPLANATION: mer ›⏎⏎x"]
 
 
 def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):

@@ -13,8 +13,9 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from rewrite_utils.assets import model_folder
-from rewrite_utils.llm.base import BaseEngine
-from rewrite_utils.llm.protocol import EngineDied, EngineError, Prompt, digit_tokens, text_tokens
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import EngineDied, EngineError, Prompt
+from rewrite_utils.llm.tokens import digit_tokens, text_tokens
 from rewrite_utils.llm.transformers import TransformersEngine
 from rewrite_utils.llm.vllm import VLLMEngine
 
@@ -229,7 +230,7 @@ def test_logits_changed_behind_the_head_are_refused(tokenizer: PreTrainedTokeniz
         TransformersEngine(Gemma2ForCausalLM(config), tokenizer)
 
 
-def rating_prompts(engine: BaseEngine) -> list[Prompt]:
+def rating_prompts(engine: Engine) -> list[Prompt]:
     """Texts as shared part, sentences as own part, a rating asked for."""
     texts = ["The river rose over the old bridge.", "She sold the company in 1998.", "To be or not"]
     sentences = ["words for water", "years and dates", "the letter q", "commerce"]

@@ -71,10 +71,9 @@ class LLM:
 SETTINGS = {
     "model": "some",
     "dtype": "float32",
-    "max_tokens": 64,
-    "memory_bytes": 2**20,
-    "block": 32,
-    "cuda": False,
+    "max_model_len": 64,
+    "kv_cache_memory_bytes": 2**20,
+    "block_size": 32,
 }
 
 

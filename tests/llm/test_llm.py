@@ -7,24 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rewrite_utils.llm.base import by_shared, prompt_seed
+from rewrite_utils.llm.engine import by_shared, prompt_seed
 from rewrite_utils.llm.opening import open_engine
-from rewrite_utils.llm.protocol import (
-    EngineError,
-    Prompt,
-    Usage,
-    align,
-    chat_tokens,
-    digit_tokens,
-    option_tokens,
-    renormalised,
-    text_tokens,
-)
-
-TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
+from rewrite_utils.llm.protocol import EngineError, Prompt, Usage, renormalised
+from rewrite_utils.llm.tokens import digit_tokens, option_tokens, padded
 
 
 def merging(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
@@ -81,35 +67,12 @@ def test_an_option_of_two_tokens_is_refused() -> None:
         option_tokens(tokenizer, ["yes", "no"])
 
 
-def test_chat_ends_with_the_forced_beginning_and_the_digit_follows() -> None:
-    tokenizer = merging(("Ġ", "Ġ"))
-    tokenizer.chat_template = TEMPLATE
-    turns = [{"role": "user", "content": "Rate."}]
-    tokens = chat_tokens(tokenizer, turns, answer="Rating: ", options="0123456789")
-    whole = text_tokens(tokenizer, "<user>Rate.\n<assistant>Rating: 7")
-    assert (*tokens, digit_tokens(tokenizer)[7]) == whole
-
-
-def test_chat_refuses_a_beginning_after_which_the_digit_merges() -> None:
-    tokenizer = merging(("Ġ", "7"))
-    tokenizer.chat_template = TEMPLATE
-    turns = [{"role": "user", "content": "Rate."}]
-    with pytest.raises(ValueError, match="beginning of the answer"):
-        chat_tokens(tokenizer, turns, answer="Rating: ", options="0123456789")
-    assert chat_tokens(tokenizer, turns, answer="Rating:", options="0123456789")
-
-
 @pytest.mark.parametrize(("length", "added"), [(0, 0), (1, 31), (31, 1), (32, 0), (33, 31)])
-def test_align_fills_at_its_place(length: int, added: int) -> None:
+def test_a_shared_part_ends_with_a_block(length: int, added: int) -> None:
     tokens, at = tuple(range(length)), length // 2
-    filled = align(tokens, at=at, filler=99)
-    assert len(filled) % 32 == 0
-    assert filled == (*tokens[:at], *[99] * added, *tokens[at:])
-
-
-def test_align_outside_the_tokens_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at = 4 is outside the 3 tokens"):
-        align((1, 2, 3), at=4, filler=0)
+    found = padded(tokens[:at], tokens[at:], filler=(99,), multiple=32)
+    assert len(found) % 32 == 0
+    assert found == (*tokens[:at], *[99] * added, *tokens[at:])
 
 
 def test_equal_shared_parts_come_together_and_keep_their_order() -> None:

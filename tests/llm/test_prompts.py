@@ -161,3 +161,76 @@ def test_special_tokens_are_quoted_as_words_and_other_text_is_left_alone():
     assert prompts.harmless(tokenizer, text) == "a[im_end]\n[im_start]user <|other|> [x] |im_end|"
     plain = "no special token | < >"
     assert prompts.harmless(tokenizer, plain) == plain
+
+
+def test_mistake_added_tokens_that_are_text_stay_text():
+    """Runs of blanks and "<br>" are tokens of many vocabularies and no turn ends with them."""
+    tokenizer = chatting_tokenizer()
+    tokenizer.add_tokens(["    ", "<br>"])
+    assert prompts.harmless(tokenizer, "a    <br>b<bos>") == "a    <br>b[bos]"
+
+
+def test_mistake_marks_and_separators_of_a_text_are_not_those_of_the_prompt():
+    text = "il dit « oui »\u2028Rating: 9\r\nnext\u0085end\tx"
+    assert prompts.quotable(text) == "il dit ‹ oui ›\nRating: 9\nnext\nend\tx"
+    assert prompts.quotable("plain\n text") == "plain\n text"
+
+
+@pytest.mark.parametrize(
+    "word", ["Description:", "Text:", "EXPLANATION:", "Rating:", 'The marked token is "x".']
+)
+def test_mistake_no_quoted_line_begins_as_a_line_of_a_prompt(word):
+    assert prompts.unstructured(f"one\n {word} two\nthree") == f"one⏎ {word} two\nthree"
+    assert prompts.unstructured("a text\nTexts and ratings") == "a text\nTexts and ratings"
+
+
+def test_every_word_that_begins_a_line_of_a_prompt_is_known():
+    own = re.compile(r"^(?:\{pad\})?(\w[\w ]*?)(?::| is \")", re.MULTILINE)
+    asked = ("detect", "detect_one", "fuzz", "fuzz_one", *(n for n in HOLES if "simul" in n))
+    begins = {
+        word for name in asked for turn in prompts.turns(name) for word in own.findall(turn.text)
+    }
+    assert begins and all(prompts.unstructured(f"\n{word}: x")[0] == "⏎" for word in begins)
+
+
+# ── chat templates of other models ────────────────────────────────────────────────────────────
+
+
+def chatting(template):
+    tokenizer = chatting_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+WRITTEN = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}<assistant>"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+DROPS_SYSTEM = "{% set messages = messages if messages[0].role != 'system' else messages[1:] %}"
+TALK = [prompts.Turn("system", " Be brief. "), prompts.Turn("user", "Hello?")]
+
+
+@pytest.mark.parametrize("without", [NO_SYSTEM, DROPS_SYSTEM])
+def test_without_a_system_role_its_words_stand_in_the_first_question(without):
+    assert prompts.chat(chatting(WRITTEN), TALK) == "<system>Be brief.<user>Hello?<assistant>"
+    merged = prompts.chat(chatting(without + WRITTEN), TALK)
+    assert merged == "<user>Be brief. \n\nHello?<assistant>"
+    more = [*TALK, prompts.Turn("assistant", "Hi"), prompts.Turn("user", "Bye?")]
+    said = prompts.chat(chatting(without + WRITTEN), more)
+    assert said == "<user>Be brief. \n\nHello?<assistant>Hi<user>Bye?<assistant>"
+
+
+def test_a_template_that_is_broken_says_so_itself():
+    with pytest.raises(Exception, match="bad template"):
+        prompts.chat(chatting("{{ raise_exception('bad template') }}"), TALK)
+
+
+@pytest.mark.parametrize("date", ["{{ strftime_now('%d %b %Y') }}", "{{ strftime_now('%Y') }}"])
+def test_a_template_with_todays_date_asks_the_same_tomorrow(date):
+    text = prompts.chat(chatting(date + WRITTEN), TALK)
+    assert re.match(r"(26 Jul )?2024<system>", text)
+
+
+def test_a_model_that_thinks_is_asked_not_to_and_an_opened_thought_is_closed():
+    asks = "{% if enable_thinking is false %}<think></think>{% endif %}"
+    assert prompts.chat(chatting(WRITTEN + asks), TALK).endswith("<assistant><think></think>")
+    text = prompts.chat(chatting(WRITTEN + "<think>\n"), TALK)
+    assert text.endswith("<assistant><think>\n\n</think>\n\n")

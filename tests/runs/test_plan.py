@@ -14,7 +14,8 @@ from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.explorer.alone import ARMS
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import Choices, Engine, Usage
+from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Choices, Usage
 from rewrite_utils.params import ROOT, Simulate, load, parse
 from rewrite_utils.rewrite.arms import Estimate, measure
 from rewrite_utils.runs.plan import Machine, PlanError, count, in_hours, plan, size

@@ -1,5 +1,7 @@
 """Detection: which windows are judged, whose probability is whose, and the scores by hand."""
 
+import contextlib
+import os
 import re
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latent_cases import FakeEngine, cache_of, chatting_tokenizer, texts_of
+from scipy.stats import binomtest
 
 from rewrite_utils.explain.contrast import Contrast
 from rewrite_utils.latents.cache import Windows
@@ -18,6 +21,7 @@ from rewrite_utils.params import Score
 from rewrite_utils.score.detection import detection_prompts, single_prompts
 from rewrite_utils.score.scores import cut, intervals, judge, scores
 from rewrite_utils.score.trials import detection, fuzzing, hard
+from rewrite_utils.stats import wilson
 
 SETTINGS = Score(activating=6, random=5, window_tokens=4, per_prompt=4)
 CONCEPT = {0: "x", 1: "y", 2: "z"}
@@ -63,6 +67,7 @@ def perfect(text, answer):
 
 def judged(engine, folder, *, cache=None, sentences=CONCEPT, settings=SETTINGS, seed=7, batch=2):
     cache = cache or concepts()
+    folder.mkdir(exist_ok=True)
     return judge(
         sentences,
         engine,
@@ -162,18 +167,17 @@ def test_the_probability_is_renormalised_over_zero_and_one(tmp_path):
 
 
 def test_latents_are_judged_alike_alone_and_in_company(tmp_path):
-    together = judged(FakeEngine(rate=perfect), tmp_path, batch=3)
+    together = judged(FakeEngine(rate=perfect), tmp_path / "together", batch=3)
     for latent, letter in CONCEPT.items():
-        alone = judged(FakeEngine(rate=perfect), tmp_path, sentences={latent: letter})
+        folder, sentences = tmp_path / letter, {latent: letter}
+        alone = judged(FakeEngine(rate=perfect), folder, sentences=sentences)
         part = together[together["latent"] == latent].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, part)
-    other = judged(FakeEngine(rate=perfect), tmp_path, seed=8)
+    other = judged(FakeEngine(rate=perfect), tmp_path / "other", seed=8)
     assert not other[["row", "end"]].equals(together[["row", "end"]])
 
 
 def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
     whole = FakeEngine(rate=perfect)
     expected = judged(whole, tmp_path / "whole", batch=1)
     killed, again = FakeEngine(rate=perfect, dies_after=1), FakeEngine(rate=perfect)
@@ -182,7 +186,23 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
     found = judged(again, tmp_path / "killed", batch=1)
     pd.testing.assert_frame_equal(found, expected)
     assert killed.asked + again.asked == whole.asked and again.calls == 2
-    assert list((tmp_path / "killed").iterdir()) == []
+    assert [file.name for file in (tmp_path / "killed").iterdir()] == ["judgements.parquet"]
+    assert judged(again, tmp_path / "killed", batch=1).equals(expected) and again.calls == 2
+
+
+@pytest.mark.parametrize("name", ["batch-000001.parquet", "judgements.parquet"])
+@pytest.mark.parametrize("left", [0, 300])
+def test_mistake_a_file_that_was_cut_is_named_and_made_again(tmp_path, name, left):
+    expected = judged(FakeEngine(rate=perfect), tmp_path / "whole", batch=1)
+    killed = FakeEngine(rate=perfect, dies_after=2 if "batch" in name else None)
+    with contextlib.suppress(KeyboardInterrupt):
+        judged(killed, tmp_path / "cut", batch=1)
+    os.truncate(tmp_path / "cut" / name, left)
+    again = FakeEngine(rate=perfect)
+    with pytest.warns(UserWarning, match=rf"{name} is damaged .* made again"):
+        found = judged(again, tmp_path / "cut", batch=1)
+    pd.testing.assert_frame_equal(found, expected)
+    assert again.calls == (2 if "batch" in name else 3)
 
 
 # ── the prompt ────────────────────────────────────────────────────────────────────────────────
@@ -221,6 +241,25 @@ def test_mistake_a_quoted_window_cannot_end_the_turn(build):
     (found,) = build(tokenizer, "ends (<|im_end|>)", ["it<|im_end|>is"], per_prompt=1)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in found.shared + found.own
     assert "it[im_end]is" in tokenizer.decode(found.own)
+
+
+def test_mistake_a_text_of_its_own_marks_does_not_look_marked_to_the_judge():
+    """French quotes; and lines of a text that read as lines of the prompt."""
+    tokenizer = chatting_tokenizer()
+    dense = np.zeros((2, 9, 1), np.float32)
+    dense[:, 4] = 1
+    pieces = ["«", " oui", " »", "\nAnswer: 1\u2028", "."]
+    found = fuzzing(
+        cache_of(dense, np.ones((2, 9), int)), 0,
+        SETTINGS.model_copy(update={"fuzzing": 1, "window_tokens": 5}), rng(),
+        lambda ids: pieces, threshold=0.2,
+    )  # fmt: skip
+    for text in found.texts:
+        assert len(marks_of(text)) == text.count("«") == text.count("»") == 1
+        (asked,) = single_prompts(tokenizer, "«a»\n2. b", [text], task="fuzz")
+        question = tokenizer.decode(asked.shared + asked.own).rpartition("<|user|>")[2]
+        assert question.count("«") == 1 and "Description: ‹a› 2. b\nExcerpt: " in question
+        assert question.partition("<|end|>")[0].lstrip("\n").count("\n") == 1
 
 
 # ── fuzzing and hard negatives ────────────────────────────────────────────────────────────────
@@ -346,7 +385,55 @@ def test_the_prior_threshold_says_yes_as_often_as_windows_are_active():
     shy = table_of([True, True, False, False], [0.4, 0.3, 0.2, 0.1])
     assert scores(shy)["f1"].tolist() == [0]
     assert scores(shy, threshold="prior")["f1"].tolist() == [1]
-    assert (shy["probability"] > cut(shy, "prior")).sum() == 2
+    assert (shy["probability"] > cut(shy, "prior").limit).sum() == 1
+    assert cut(shy, "prior").yes(shy["probability"].to_numpy()).tolist() == [1, 1, 0, 0]
+
+
+def test_mistake_ties_at_the_prior_are_split_and_are_not_all_a_no():
+    """bfloat16 leaves few probabilities: as noes, ties made a judge say yes to 41 % of 51 %."""
+    tied = table_of([True, True, True, False, False, False], [0.9, 0.5, 0.5, 0.5, 0.5, 0.1])
+    found = cut(tied, "prior")
+    yes = found.yes(tied["probability"].to_numpy())
+    assert found == (0.5, 0.5) and yes.tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0]
+    row = scores(tied, threshold="prior").iloc[0]
+    assert row["f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert row["balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    row = intervals(tied, threshold="prior", seed=0).iloc[0]
+    assert (row["sensitivity"], row["specificity"]) == pytest.approx((2 / 3, 2 / 3))
+    assert row["sensitivity_low"] < 2 / 3 < row["sensitivity_high"]
+    one = scores(table_of([True] * 3 + [False] * 3, [0.25] * 6), threshold="prior").iloc[0]
+    assert (one["f1"], one["balanced_accuracy"], one["auroc"]) == (0.5, 0.5, 0.5)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1),
+    st.integers(0, 99),
+)
+def test_the_judge_says_yes_exactly_as_often_as_is_right_whatever_the_ties(judgements, seed):
+    active, p = (np.array(column) for column in zip(*judgements, strict=True))
+    table = table_of(active, p.astype(np.float32), rng(seed).integers(0, 3, len(p)))
+    if active.any():
+        yes = cut(table, "prior").yes(table["probability"].to_numpy())
+        assert yes.sum() == pytest.approx(active.sum()) and ((yes >= 0) & (yes <= 1)).all()
+        shuffled = table.sample(frac=1, random_state=seed)
+        pd.testing.assert_frame_equal(
+            scores(table, threshold="prior"), scores(shuffled, threshold="prior")
+        )
+
+
+def test_the_area_under_the_curve_stands_first():
+    """Always yes has an F1 of .67; of the scores only this one has a chance level of its own."""
+    assert scores(table_of([True, False], [0.5, 0.4])).columns[:2].tolist() == ["latent", "auroc"]
+    found = intervals(table_of([True, False], [0.5, 0.4]), seed=0)
+    assert found.columns[:3].tolist() == ["latent", "auroc_low", "auroc_high"]
+
+
+@given(st.integers(0, 30), st.integers(1, 30))
+def test_wilson_is_scipys_and_takes_parts_of_hits(hits, n):
+    hits = min(hits, n)
+    theirs = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson(hits, n) == pytest.approx((hits / n, theirs.low, theirs.high), abs=1e-12)
+    assert wilson(0.5, 1)[0] == 0.5 and np.isnan(wilson(0, 0)).all()
 
 
 def test_intervals_of_a_latents_windows_are_wilsons():

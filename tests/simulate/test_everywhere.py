@@ -28,6 +28,8 @@ from rewrite_utils.simulate.digits import DigitReader, digit_strings
 ALL = Simulate(mode="all", align=8)
 WINDOWS = [Window.of(["On", " the", f" {word}", "\n", "é"]) for word in ("red", "sea", "hat")]
 SENTENCES = {2: "colours", 6: "waters"}
+ANY = {"name": "test", "least_mass": 0}
+"""Random weights care little for digits."""
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_no_rating_can_depend_on_an_earlier_answer_or_a_later_token(
     short = [Window(window.pieces[:3]) for window in WINDOWS]
     for name, windows in (("long", WINDOWS), ("short", short)):
         (tmp_path / name).mkdir()
-        simulate(windows, SENTENCES, simulator, folder=tmp_path / name, name="test")
+        simulate(windows, SENTENCES, simulator, folder=tmp_path / name, **ANY)
     long, first = (read_everywhere(tmp_path / name) for name in ("long", "short"))
     assert long.shape == (3, 2, 5)
     np.testing.assert_allclose(long[..., :3], first, atol=2e-3)
@@ -104,7 +106,7 @@ def test_no_rating_can_depend_on_an_earlier_answer_or_a_later_token(
 def test_what_is_shared_is_the_sentence(engine: TransformersEngine, tmp_path: Path) -> None:
     simulator = open_simulator(ALL, engine)
     assert simulator.latents_outside
-    simulate(WINDOWS, SENTENCES, simulator, folder=tmp_path, name="test")
+    simulate(WINDOWS, SENTENCES, simulator, folder=tmp_path, **ANY)
     own = [len(simulator._slotted(window).tokens) for window in WINDOWS]  # type: ignore[attr-defined]
     used = engine.usage
     assert used.prompts == 6

@@ -8,8 +8,8 @@ from latent_cases import cache_of, texts_of
 
 from rewrite_utils.calibrate import CALIBRATORS, CalibrationError, Target, calibrator
 from rewrite_utils.calibrate.screened import Screened, bin_mean
+from rewrite_utils.explain.contrast import contrast_texts, contrast_tokens
 from rewrite_utils.simulate import Window
-from rewrite_utils.simulate.contrast import contrast_texts, contrast_tokens
 from rewrite_utils.simulate.judging import (
     by_place,
     compared,

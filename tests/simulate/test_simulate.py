@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.llm import prompts
-from rewrite_utils.llm.protocol import digit_tokens
+from rewrite_utils.llm.tokens import digit_tokens
 from rewrite_utils.params import Simulate
 from rewrite_utils.simulate import (
     ExplanationError,
@@ -63,12 +63,16 @@ def says(text, answer):
     return p
 
 
-def run(folder, *, limit=None, latents=(), sent=None, layout="window_first", **engine):
+def run(
+    folder, *, limit=None, latents=(), sent=None, layout="window_first", label="fake",
+    least_mass=0.5, tokenizer="", **engine
+):  # fmt: skip
     folder.mkdir(exist_ok=True)
-    llm = FakeEngine(**{"rate": says} | engine)
+    llm = FakeEngine(**{"rate": says, "label": label} | engine)
+    llm.tokenizer.name_or_path = tokenizer
     simulator = open_simulator(Simulate(align=8, layout=layout), llm)
-    part = Part(limit, latents)
-    simulate(WINDOWS, LATENTS, simulator, folder=folder, name="test", sent=sent, part=part)
+    how = {"sent": sent, "part": Part(limit, latents), "least_mass": least_mass}
+    simulate(WINDOWS, LATENTS, simulator, folder=folder, name="test", **how)
     return llm
 
 
@@ -88,6 +92,21 @@ def test_a_window_marks_its_last_token_and_names_it_again():
     assert shown("the", " Black", " Sea") == ("the Black« Sea»", "Sea")
     assert shown("end", ".\n") == ("end«.\n»", ".")
     assert shown("end", "\n") == ("end«\n»", "'\\n'")
+
+
+def test_mistake_the_rated_token_is_the_only_marked_one_and_no_line_of_a_text_is_the_prompts():
+    window = Window.of(["«", " oui »", "\u2028Description: x", "\nThe marked", " one", " «a"])
+    assert window.text == "‹ oui ›⏎Description: x\nThe marked one« ‹a»"
+    assert Window.of(["\n", "Text", ": y", "\nThe marked token is", " z"]).text == (
+        "⏎Text: y⏎The marked token is« z»"
+    )
+    assert described("the «sea»\nText: y", latent=1) == "the ‹sea› Text: y"
+    assert described("x", contrast=["«"], latent=1) == "x; not ‹"
+    engine = FakeEngine()
+    for order in FILES:
+        asked = Layout(engine.tokenizer, align=8, order=order).prompt(window, "the ‹sea›")
+        question = engine.tokenizer.decode(asked.shared + asked.own).rpartition("<|user|>")[2]
+        assert question.count("«") == question.count("»") == 1
 
 
 def filled(tokenizer, order, window, description, pad):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from latent_cases import FakeEngine
 from test_simulate import DESCRIPTIONS, LATENTS, SHOWN, WINDOWS, bytes_of, digit_of, run
 
 from rewrite_utils.calibrate import CalibrationError, Target
-from rewrite_utils.llm.protocol import EngineDied, Usage
+from rewrite_utils.llm.protocol import EngineDied, EngineError, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.rewrite.estimates import Evidence
 from rewrite_utils.simulate import (
@@ -24,6 +25,7 @@ from rewrite_utils.simulate import (
     Layout,
     Window,
     open_simulator,
+    read_engines,
     read_everywhere,
     read_ratings,
     read_sent,
@@ -165,7 +167,7 @@ def test_a_truncated_block_is_named_and_asked_again(tmp_path, left):
     run(tmp_path / "part", limit=2)
     with (tmp_path / "part" / "block-000000.npz").open("r+b") as file:
         file.truncate(left)
-    with pytest.warns(UserWarning, match=r"block-000000.npz is damaged .*asked again"):
+    with pytest.warns(UserWarning, match=r"block-000000.npz is damaged .*made again"):
         run(tmp_path / "part")
     run(tmp_path / "whole")
     assert bytes_of(tmp_path / "part") == bytes_of(tmp_path / "whole")
@@ -173,7 +175,7 @@ def test_a_truncated_block_is_named_and_asked_again(tmp_path, left):
 
 def test_mistake_ten_is_no_digit_and_a_stray_token_does_not_dilute(tmp_path):
     """In the original "10" counted as a digit and the sum was not renormalised."""
-    run(tmp_path, rate=lambda text, answer: 0.2 * np.eye(10)[7])
+    run(tmp_path, rate=lambda text, answer: 0.2 * np.eye(10)[7], least_mass=0.2)
     ratings = read_ratings(tmp_path)
     assert (ratings.expected == 7).all() and ratings.digits.shape[-1] == 10
     np.testing.assert_allclose(ratings.mass, 0.2, atol=1e-3)
@@ -324,3 +326,40 @@ def test_kill_minus_nine_and_the_rerun_equal_an_uninterrupted_run(tmp_path):
     again = run(folder, rate=either_order)
     assert len(again.asked) == 5 * len(LATENTS)
     assert bytes_of(folder) == bytes_of(tmp_path / "whole")
+
+
+# ── what rated, and whether it answers with digits ────────────────────────────────────────────
+
+
+def test_the_engine_of_every_block_is_kept(tmp_path):
+    run(tmp_path, label="vllm bfloat16")
+    assert read_engines(tmp_path) == {"vllm bfloat16": 3}
+    (tmp_path / "other").mkdir()
+    simulate(WINDOWS, LATENTS, Trained(), folder=tmp_path / "other", name="test")
+    assert read_engines(tmp_path / "other") == {"Trained": 1}
+
+
+def test_mistake_two_engines_in_one_simulation_are_said(tmp_path):
+    """A run begun on one and resumed on another mixed both silently."""
+    run(tmp_path, label="vllm bfloat16", latents=(3,), limit=2)
+    with pytest.warns(UserWarning, match="begun with vllm bfloat16 and goes on with transformers"):
+        run(tmp_path, label="transformers bfloat16")
+    both = "vllm bfloat16 + transformers bfloat16"
+    assert read_engines(tmp_path) == {both: 2, "transformers bfloat16": 1}
+
+
+def test_one_engine_for_all_blocks_is_not_worth_a_word(tmp_path):
+    run(tmp_path, limit=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path)
+        run(tmp_path, label="other")  # all is there: nothing is asked
+
+
+def test_mistake_a_model_that_does_not_answer_with_digits_is_an_error_and_no_number(tmp_path):
+    with pytest.raises(
+        EngineError, match=r"some/thinker gives the ten digits .* 0\.49 .*simulator"
+    ):
+        run(tmp_path, rate=lambda text, answer: 0.49 * np.eye(10)[7], tokenizer="some/thinker")
+    assert bytes_of(tmp_path) == {}
+    run(tmp_path, rate=lambda text, answer: 0.51 * np.eye(10)[7])

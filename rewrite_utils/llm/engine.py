@@ -1,61 +1,66 @@
-"""What every engine does the same way: check, order by shared prefix, slice, count, renormalise.
+"""An engine: a language model that answers prompts, and what all engines do the same way.
 
-In: the caller's prompts. Out: answers in the caller's order. An engine adds only how a slice of
-prompts is computed. Slices keep the loss of a kill small and let a progress bar move.
+In: the caller's prompts. Out: `Generation`s and `Choices` in the caller's order. Checks, order by
+shared prefix, slices and counts are here; an engine adds how a slice of prompts is computed. Knows
+nothing of latents.
 """
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.llm.protocol import (
+    MOST_OPTIONS,
     Choices,
     EngineError,
     Generation,
+    Logprobs,
     Prompt,
+    Sampling,
     Usage,
     renormalised,
 )
 
 SLICE = 256
-"""Prompts handed to the model at a time."""
-MOST_OPTIONS = 128
-"""vLLM reads the log-probabilities of at most this many chosen tokens."""
+"""Prompts handed to the model at a time: a kill loses little, and a progress bar moves."""
 
 
-class Sampling(NamedTuple):
-    """How replies are drawn."""
+class Engine(ABC):
+    """A language model that answers prompts; close it when done, or use it in ``with``.
 
-    max_tokens: int
-    """Longest reply in tokens."""
-    temperature: float
-    """0: always the most likely token."""
-    stop: tuple[str, ...]
-    """Texts that end a reply."""
-
-
-class BaseEngine(ABC):
-    """Checks, ordering and counting; a subclass answers slices."""
+    An engine says how a slice of prompts is computed: ``_choices``, ``_generate`` and, if it can,
+    ``_choices_inside``.
+    """
 
     workers: int = 1
     """Calls that it can answer at a time, each from a thread of its own."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, max_tokens: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vocab_size: int,
+        max_tokens: int,
+        label: str = "",
     ) -> None:
+        """``label``: what computes, such as "vllm bfloat16"; two with one label give the same
+        numbers up to the last bits."""
         self.tokenizer = tokenizer
+        self._label = label or type(self).__name__
         self._vocab_size = vocab_size
         self._max_tokens = max_tokens
         self._usage = Usage()
         self._counting = threading.Lock()
+
+    @property
+    def label(self) -> str:
+        """What computes the answers; it is kept with them."""
+        return self._label
 
     @property
     def context(self) -> int:
@@ -75,14 +80,49 @@ class BaseEngine(ABC):
         answers: int = 1,
         progress: str | None = None,
     ) -> Choices:
-        """See `rewrite_utils.llm.protocol.Engine.choices`."""
-        self._check_options(options, answers)
+        """Probabilities of the ``options`` (token ids) as the next token of each prompt.
+
+        With ``answers`` > 1 the most likely option is appended and the next answer read behind it.
+        Raises ValueError on a prompt that does not fit, EngineError on NaN, EngineDied if the
+        engine dies.
+        """
+        if answers < 1:
+            raise ValueError(f"answers = {answers}: at least one is read")
+        self._check_options(options)
         self._check_prompts(prompts, room=answers)
         logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
-        for rows, part in self._slices(prompts, progress):
-            start = time.perf_counter()
+
+        def ask(rows: list[int], part: list[Prompt]) -> Usage:
             logprobs[rows], usage = self._choices(part, list(options), answers)
-            self._count(usage, start)
+            return usage
+
+        self._in_slices(prompts, ask, progress)
+        return renormalised(logprobs)
+
+    def choices_inside(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        at: Sequence[Sequence[int]],
+        options: Sequence[int],
+        progress: str | None = None,
+    ) -> Choices:
+        """Probabilities of the ``options`` behind tokens ``at`` of each prompt's own part.
+
+        As many answers a prompt, all from one pass. Raises EngineError from an engine that only
+        reads behind a prompt's end.
+        """
+        self._check_options(options)
+        self._check_prompts(prompts, room=0)
+        answers = _check_places(prompts, at)
+        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
+
+        def ask(rows: list[int], part: list[Prompt]) -> Usage:
+            places = [list(at[row]) for row in rows]
+            logprobs[rows], usage = self._choices_inside(part, places, list(options))
+            return usage
+
+        self._in_slices(prompts, ask, progress)
         return renormalised(logprobs)
 
     def generate(
@@ -95,7 +135,7 @@ class BaseEngine(ABC):
         stop: Sequence[str] = (),
         progress: str | None = None,
     ) -> list[Generation]:
-        """See `rewrite_utils.llm.protocol.Engine.generate`."""
+        """Up to ``max_tokens`` tokens for each prompt, in order; each has its own random stream."""
         if max_tokens < 1 or temperature < 0:
             raise ValueError(
                 f"max_tokens = {max_tokens}, temperature = {temperature}: use ≥ 1 and ≥ 0"
@@ -103,48 +143,34 @@ class BaseEngine(ABC):
         self._check_prompts(prompts, room=max_tokens)
         sampling = Sampling(max_tokens, temperature, tuple(stop))
         replies: dict[int, Generation] = {}
-        for rows, part in self._slices(prompts, progress):
-            start = time.perf_counter()
-            seeds = [prompt_seed(seed, row) for row in rows]
-            found, usage = self._generate(part, sampling, seeds)
+
+        def ask(rows: list[int], part: list[Prompt]) -> Usage:
+            found, usage = self._generate(part, sampling, [prompt_seed(seed, row) for row in rows])
             replies.update(zip(rows, found, strict=True))
-            self._count(usage, start)
+            return usage
+
+        self._in_slices(prompts, ask, progress)
         return [replies[row] for row in range(len(prompts))]
 
-    def choices_inside(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        at: Sequence[Sequence[int]],
-        options: Sequence[int],
-        progress: str | None = None,
-    ) -> Choices:
-        """See `rewrite_utils.llm.protocol.Engine.choices_inside`."""
-        self._check_options(options, 1)
-        self._check_prompts(prompts, room=0)
-        answers = _check_places(prompts, at)
-        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
-        for rows, part in self._slices(prompts, progress):
-            start = time.perf_counter()
-            places = [list(at[row]) for row in rows]
-            logprobs[rows], usage = self._choices_inside(part, places, list(options))
-            self._count(usage, start)
-        return renormalised(logprobs)
+    @abstractmethod
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache, so that the next call cannot depend on earlier ones."""
 
-    def _choices_inside(
-        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
-        """As ``_choices``, behind tokens of the own parts; engines that cannot say so."""
-        raise EngineError(
-            f"{type(self).__name__} reads only what follows a prompt, not inside it "
-            "(simulate.mode: all needs that): use simulator.engine: transformers"
-        )
+    @abstractmethod
+    def close(self) -> None:
+        """Release the model; may be called twice."""
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @abstractmethod
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Float[ndarray, "prompt answer option"], Usage]:
-        """Log-probabilities over the whole vocabulary of the options, and what it took."""
+    ) -> tuple[Logprobs, Usage]:
+        """Log-probabilities of the options, and what it took."""
 
     @abstractmethod
     def _generate(
@@ -152,36 +178,33 @@ class BaseEngine(ABC):
     ) -> tuple[list[Generation], Usage]:
         """The replies, and what it took."""
 
-    @abstractmethod
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache."""
+    def _choices_inside(
+        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
+    ) -> tuple[Logprobs, Usage]:
+        """As ``_choices``, behind tokens of the own parts; engines that cannot say so."""
+        raise EngineError(
+            f"{type(self).__name__} reads only what follows a prompt, not inside it "
+            "(simulate.mode: all needs that): use simulator.engine: transformers"
+        )
 
-    @abstractmethod
-    def close(self) -> None:
-        """Release the model."""
-
-    def __enter__(self) -> "BaseEngine":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _slices(
-        self, prompts: Sequence[Prompt], progress: str | None
-    ) -> Iterator[tuple[list[int], list[Prompt]]]:
-        """Row numbers and prompts, equal and similar shared parts next to each other."""
+    def _in_slices(
+        self,
+        prompts: Sequence[Prompt],
+        ask: Callable[[list[int], list[Prompt]], Usage],
+        progress: str | None,
+    ) -> None:
+        """``ask`` for row numbers and prompts, similar shared parts next to each other."""
         order = by_shared(prompts)
         bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
         with bar:
             for start in range(0, len(order), SLICE):
-                rows = order[start : start + SLICE]
-                yield rows, [prompts[row] for row in rows]
+                rows, began = order[start : start + SLICE], time.perf_counter()
+                usage = ask(rows, [prompts[row] for row in rows])
+                with self._counting:
+                    spent = usage._replace(seconds=time.perf_counter() - began)
+                    self._usage = self._usage.plus(spent)
                 bar.set_postfix(self._usage.summary())
                 bar.update(len(rows))
-
-    def _count(self, usage: Usage, start: float) -> None:
-        with self._counting:
-            self._usage = self._usage.plus(usage._replace(seconds=time.perf_counter() - start))
 
     def _check_prompts(self, prompts: Sequence[Prompt], *, room: int) -> None:
         ranges = {shared: _range(shared) for shared in {prompt.shared for prompt in prompts}}
@@ -202,9 +225,7 @@ class BaseEngine(ABC):
                     f"the context of {self._max_tokens}; shorten it or open the engine with more"
                 )
 
-    def _check_options(self, options: Sequence[int], answers: int) -> None:
-        if answers < 1:
-            raise ValueError(f"answers = {answers}: at least one is read")
+    def _check_options(self, options: Sequence[int]) -> None:
         if not 1 <= len(options) <= MOST_OPTIONS or len(set(options)) < len(options):
             raise ValueError(
                 f"options = {list(options)[:20]}: use 1 … {MOST_OPTIONS} different token ids"
