@@ -28,17 +28,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.report import coders, curves, display, figures, tables
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -122,6 +118,14 @@ assert torch.allclose(unexplained, fvu(y, y_hat))
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.report import coders, curves, display, figures, tables
+from rewrite_utils.stages import CACHED_SPLITS
+
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### The place

@@ -26,18 +26,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import numpy as np
-import pandas as pd
-
-from rewrite_utils.report import curves, display, figures, tables
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -116,6 +111,15 @@ assert np.isclose(along[peak], cache.maximum[latent], rtol=0.01)
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import numpy as np
+import pandas as pd
+
+from rewrite_utils.report import curves, display, figures, tables
+from rewrite_utils.stages import CACHED_SPLITS
+
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### The four parts

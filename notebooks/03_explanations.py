@@ -27,11 +27,6 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.explain import asking as explain
-from rewrite_utils.llm import prompts
-from rewrite_utils.report import display, tables
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
@@ -124,6 +119,13 @@ assert sentence == said["sentence"] or asked.delphi or latent in site.curated
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.explain import asking as explain
+from rewrite_utils.llm import prompts
+from rewrite_utils.report import display, tables
 
 # %% [markdown]
 # ### What the explainer is told

@@ -27,17 +27,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.report import display, figures, scores, spreads, tables
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages.worded import SCORE_KINDS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -118,6 +114,14 @@ assert np.isnan(stored) or np.isclose(auroc, stored)
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.report import display, figures, scores, spreads, tables
+from rewrite_utils.stages.worded import SCORE_KINDS
+
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### Distribution

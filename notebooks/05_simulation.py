@@ -27,20 +27,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.latents.windows import window_tokens
-from rewrite_utils.report import curves, display, figures, forests, ratings, spreads, tables
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.simulate import Window
-from rewrite_utils.simulate.ways import PLAIN
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import SIMULATED, simulators
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -111,6 +104,17 @@ assert np.isnan(p).all() or abs(E - ratings.expected[window, column]) < 0.01
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.latents.windows import window_tokens
+from rewrite_utils.report import curves, display, figures, forests, ratings, spreads, tables
+from rewrite_utils.simulate import Window
+from rewrite_utils.simulate.ways import PLAIN
+from rewrite_utils.stages import SIMULATED, simulators
+
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### One prediction

@@ -30,32 +30,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.report import (
-    calibrations,
-    curves,
-    display,
-    figures,
-    forests,
-    levers,
-    ratings,
-    spreads,
-    studies,
-    tables,
-)
-from rewrite_utils.rewrite.arms import before_topk
-from rewrite_utils.rewrite.studies import read_oracle_name
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import studies as stages
 
-# %%
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-names = run.params.rewrite.calibrators
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -146,6 +127,28 @@ for name, by_hand in {"quantile:type8": T, "isotonic": conditional_mean}.items()
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.report import (
+    calibrations,
+    curves,
+    display,
+    figures,
+    forests,
+    levers,
+    ratings,
+    spreads,
+    studies,
+    tables,
+)
+from rewrite_utils.rewrite.arms import before_topk
+from rewrite_utils.rewrite.studies import read_oracle_name
+from rewrite_utils.stages import studies as stages
+
+names = run.params.rewrite.calibrators
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### What the simulator says

@@ -29,16 +29,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils.report import curves, display, figures, forests, levers, tables, verdicts
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-made = figures.Provenance.of(run.params, run.opened)
-figures.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -160,6 +157,13 @@ assert abs(spliced(y) - loss(logits)) < 1e-4
 
 # %% [markdown]
 # ## At scale
+
+# %%
+import pandas as pd
+
+from rewrite_utils.report import curves, display, figures, forests, levers, tables, verdicts
+
+made = figures.Provenance.of(run.params, run.opened)
 
 # %% [markdown]
 # ### Loss against the fraction rewritten (the paper's figure 3)
