@@ -236,13 +236,6 @@ def test_agreement_is_spearmans_over_latents(judged):
         assert row["rank correlation"].iloc[0].startswith(f"{expected:+.2f} [")
 
 
-def test_agreement_needs_four_latents_and_two_values():
-    table = pd.DataFrame({"a": [1.0, 2, 3, 4, 5], "b": [2.0, 4, 6, 8, 9], "c": [1.0] * 5})
-    found = scores.agreement({"x": table}, seed=0)["rank correlation"].tolist()
-    assert found[0].startswith("+1.00 [") and found[1:] == ["", ""]
-    assert scores.agreement({"x": table[:3]}, seed=0)["rank correlation"].tolist() == [""] * 3
-
-
 def test_the_simulation_score_is_of_rating_and_truth(world):
     site = world.sites["mlp"]
     said = np.concatenate([site.ratings(s).expected for s in ("calibrate", "evaluate")])

@@ -142,19 +142,20 @@ def test_rating_quality_is_of_all_pairs(world):
         assert row["AUROC"] == pytest.approx(auroc)
 
 
-def test_the_latent_loss_is_the_squared_error_in_units_of_the_variance(world):
+def test_the_latent_loss_is_the_outputs_squared_error_in_units_of_mean_ablations(world):
     told = {name: losses_in_latent_space(s, ["isotonic"]) for name, s in world.sites.items()}
     table = tables.stacked(told)
     assert not {"mean", "zero"} & set(table["source"])
     by_source = table[table["where"] == "evaluate"].set_index(["site", "source"])["difference"]
     for name, site in world.sites.items():
         true, mean = site.true("evaluate"), site.estimates["mean"].values[0]
-        norms = site.coder.W_dec[site.simulated].detach().square().sum(1).numpy()
+        decoder = site.coder.W_dec[site.simulated].detach().numpy()
         values = site.estimates["token table"].values[:5]
-        better = (norms * ((true - values) ** 2 - (true - mean) ** 2)).sum(1)
-        scale = (norms * (true - mean) ** 2).sum(1).mean()
+        error, ablated = (
+            np.square((true - told) @ decoder).sum(1).mean() for told in (values, mean)
+        )
         found = by_source[name, "token table"]
-        assert found == pytest.approx(better.mean() / scale, rel=1e-4)
+        assert found == pytest.approx(error / ablated - 1, rel=1e-4)
 
 
 def test_costs_are_of_the_stage_s_own_calls(world):
@@ -162,6 +163,13 @@ def test_costs_are_of_the_stage_s_own_calls(world):
     table = tables.llm_costs(facts, what="prediction")
     pairs = [(9 + 5) * len(site.simulated) for site in world.sites.values()]
     assert table["predictions"].tolist() == pairs
+
+
+def test_agreement_needs_four_latents_and_two_values():
+    table = pd.DataFrame({"a": [1.0, 2, 3, 4, 5], "b": [2.0, 4, 6, 8, 9], "c": [1.0] * 5})
+    found = scores.agreement({"x": table}, seed=0)["rank correlation"].tolist()
+    assert found[0].startswith("+1.00 [") and found[1:] == ["", ""]
+    assert scores.agreement({"x": table[:3]}, seed=0)["rank correlation"].tolist() == [""] * 3
 
 
 # ── headlines ─────────────────────────────────────────────────────────────────────────────────
