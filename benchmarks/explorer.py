@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from rewrite_utils.explorer import LatentExplorer
-from rewrite_utils.explorer.controls import Controls
+from rewrite_utils.explorer.browser import Controls
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.stages import SiteStages, open_sites
 

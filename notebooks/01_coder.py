@@ -39,9 +39,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One row of text, in plain TransformerLens and torch; any cell can be copied into your own work.
-# `model` is a TransformerLens `TransformerBridge`. `coder` is four tensors, `W_enc`, `b_enc`,
-# `W_dec` and `b_dec`, and a fifth, `W_skip`, if it has a skip.
+# What the coder makes of one row of text, in plain TransformerLens and torch; any cell can be
+# copied into your own work. `model` is a TransformerLens `TransformerBridge`, the `coder` four
+# tensors, `W_enc`, `b_enc`, `W_dec` and `b_dec`, and a fifth, `W_skip`, if it has a skip.
 
 # %%
 import matplotlib.pyplot as plt
@@ -51,11 +51,11 @@ site = next(iter(sites.values()))
 model, coder, at = site.subject.bridge, site.coder.requires_grad_(False), site.hookpoint
 tokens = site.corpus.rows("evaluate")[:1].to(site.subject.device)  # [batch pos], the BOS first
 texts = site.texts(tokens[0].cpu().numpy())
-print("".join(texts))
+print("".join(texts[:40]), "…")
 
 # %% [markdown]
 # **A layer is what it reads and what it writes.** Both are hooks, so one pass with a cache gives
-# everything a coder is trained on: pairs of vectors, one a token. (For a residual stream the two
+# all that a coder is ever shown: pairs of vectors, one a token. (For a residual stream the two
 # hooks are the same one.)
 
 # %%
@@ -65,9 +65,9 @@ y = cache[at.output_hook][0, 1:].float()
 print(f"{at.input_hook} → {at.output_hook}: {len(x)} tokens, {x.shape[1]} numbers each")
 
 # %% [markdown]
-# **The encoder asks every latent and keeps the k loudest.** Each row of `W_enc` is one question
-# put to x; the ReLU drops the noes, `topk` all but the k strongest answers. (An SAE first takes
-# `b_dec` off x.)
+# **The encoder asks every latent and keeps the k strongest answers.** Each row of `W_enc` is one
+# question put to x; the ReLU drops every no, `topk` all but the k loudest yes. What is left, nearly
+# all zeros, is z: the latents of that token. (An SAE first takes `b_dec` off x.)
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
@@ -78,18 +78,21 @@ said, kept = ((part > 0).sum(1).float().mean() for part in (answers, z))
 print(f"a token: {said:.1f} of {z.shape[1]} latents say yes, {kept:.1f} are kept")
 
 # %% [markdown]
-# **The decoder adds up directions.** What stands in place of the layer is a constant, plus one row
-# of `W_dec` for each latent kept, as long as that latent is strong. A skip adds a linear map of x,
-# which no sentence will have to explain.
+# **The decoder adds up directions.** What will stand in place of the layer is a constant, plus one
+# row of `W_dec` for each latent that was kept, times its activation. A skip adds a linear map of x,
+# which no sentence has to explain.
 
 # %%
 y_hat = z @ coder.W_dec + coder.b_dec
 if coder.W_skip is not None:
     y_hat = y_hat + x @ coder.W_skip.T
+lengths = (part.norm(dim=1).mean() for part in (y, y_hat, y - y_hat))
+print("a token: |y| = {:.1f}, |ŷ| = {:.1f}, |y − ŷ| = {:.1f}".format(*lengths))
 
 # %% [markdown]
-# **What is lost is a squared distance.** Divided by what the constant alone would lose, it is the
-# fraction of variance unexplained: 0 is the layer itself, 1 is its mean, here that of this one row.
+# **What is lost is a squared distance.** Divided by what the mean output would lose, it is the
+# fraction of variance unexplained (FVU): 0 is the layer itself, 1 no better than its mean, here
+# that of this one row. Some tokens are all but free, others are hardly touched.
 
 # %%
 lost = (y - y_hat).square().sum(1)  # [pos]
@@ -106,11 +109,11 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# **The package does the same.** It never writes the zeros of z down, so it adds in another order:
+# **The package does the same.** It never writes down the zeros of z, so it adds in another order:
 # equal to 1e-4.
 
 # %%
-from rewrite_utils.coder.sparse import fvu
+from rewrite_utils.coder.fvu import fvu
 
 assert torch.allclose(z, coder.dense(coder.encode(x)), rtol=1e-4, atol=1e-4)
 assert torch.allclose(y_hat, coder(x), rtol=1e-4, atol=1e-4)

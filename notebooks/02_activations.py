@@ -37,9 +37,10 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent along one row of text. k latents fire on every token, so on average a latent fires on
-# k / width of the tokens; the one to look at is the described latent nearest to that, a typical
-# one. The notebooks up to 07 stay with it.
+# One latent along one row of text. k latents fire on every token, so on average a latent fires on k
+# / width of the tokens; the one to look at is the described latent nearest to that, a typical one,
+# and the notebooks up to 07 stay with it. `site.collector` is the subject in the precision that
+# activations are collected in.
 
 # %%
 import matplotlib.pyplot as plt
@@ -53,9 +54,8 @@ latent = min(site.described.tolist(), key=lambda one: abs(cache.rate[one] - cach
 print(f"latent {latent} fires on {cache.rate[latent]:.1%}; the mean is {cache.rate.mean():.1%}")
 
 # %% [markdown]
-# **The cache keeps only what is not zero, sorted by latent.** So everything about one latent is
-# one slice: rows, positions and activations of its firings. The row to look at is where the
-# largest of them is.
+# **The cache keeps only what is not zero, sorted by latent.** So everything about one latent is one
+# slice: rows, positions and activations of its firings. The row to look at has the largest.
 
 # %%
 rows, positions, values = cache.of(latent)
@@ -64,21 +64,22 @@ tokens = torch.from_numpy(cache.tokens[[row]]).to(site.subject.device)  # [batch
 print(f"{len(values)} firings in {cache.n_tokens:,} tokens; the strongest is in row {row}")
 
 # %% [markdown]
-# **One latent cannot be computed alone.** Its own answer is a dot product, but whether the answer
-# counts depends on the others: it has to be among the k largest of its token.
+# **One latent cannot be computed alone.** Its own answer is a dot product, but whether it counts
+# depends on all the others: it has to be among the k largest of its token.
 
 # %%
 _, seen = model.run_with_cache(tokens, names_filter=[at.input_hook])
 x = seen[at.input_hook][0].float()
 read = x - coder.b_dec if coder.config.shifts_input else x
 answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
-kth = answers.topk(coder.config.k).values[:, -1]  # the weakest that is kept
+kth = answers.topk(coder.config.k).values[:, -1]  # the weakest answer that is kept
 along = torch.where(answers[:, latent] >= kth, answers[:, latent], 0).cpu().numpy()
-along[0] = 0  # the BOS is in none of the numbers
+along[0] = 0  # the BOS is left out of everything
+print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.max():.1f}")
 
 # %% [markdown]
-# **A window is a stretch of text around a peak.** The strongest one is found with a sort, and its
-# peak stands two thirds into it, so that a reader sees what came before.
+# **A window is a stretch of text around a peak.** The strongest peak is found with a sort, and
+# stands two thirds into its window, so that a reader sees more of what came before it.
 
 # %%
 length = 24
@@ -89,14 +90,15 @@ texts = site.texts(cache.tokens[row, window])
 
 figure, axis = plt.subplots(figsize=(7.2, 2.2))
 axis.bar(range(length), along[window], color="#e69f00")
-axis.set(title=f"latent {latent}", ylabel="activation", xticks=range(length))
+axis.set(title=f"latent {latent} in row {row}", ylabel="activation", xticks=range(length))
 axis.set_xticklabels([repr(text)[1:-1] for text in texts], rotation=60, ha="right")
 plt.show()
 
 # %% [markdown]
-# **The cache says the same.** It is collected in bfloat16 where `subject.collect_dtype` says so,
-# perhaps on another processor: then numbers agree to 1 %, and where two latents tie for the last
-# of the k places, the other one may have got it. So one token in twenty may differ.
+# **The cache says the same**, and its strongest window is this one. The cache may have been made in
+# bfloat16 (`subject.collect_dtype`) on another processor: then activations agree to 1 % of the
+# largest, and where two latents all but tie for the last of the k places, the other one may have
+# it. So one token in twenty is allowed to differ.
 
 # %%
 from rewrite_utils.latents.windows import firing_windows

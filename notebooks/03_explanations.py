@@ -36,7 +36,7 @@ sites = open_sites(run)
 # %% [markdown]
 # ## By hand
 #
-# One latent, from its numbers to its sentence. Everything the explainer learns about it has to
+# One latent, from its numbers to its sentence. An LLM reads text, so all that it is to know has to
 # become text first.
 
 # %%
@@ -53,8 +53,9 @@ rows, ends = source.chosen(latent).firing  # its windows, drawn from the deciles
 print(f"latent {latent}: {len(rows)} windows of {asked.window_tokens} tokens")
 
 # %% [markdown]
-# **Where a latent fires is shown with marks, how strongly with digits.** A token is marked if it
-# has more than a set share of its window's peak; its strength is in tenths of the latent's maximum.
+# **Where it fires is shown with marks, how strongly with numbers.** A token is marked above a set
+# share of its window's peak; its strength is given in tenths of the latent's maximum. The strongest
+# of the windows:
 
 # %%
 fired = cache.of(latent)
@@ -69,17 +70,17 @@ marks = [f"{t.strip() or repr(t)}: {round(v / tenth)}" for t, v in pairs if v > 
 print(shown.replace("\n", "⏎").strip(), "; ".join(marks), sep="\n")
 
 # %% [markdown]
-# **All windows under one another are the evidence.** On top stand the tokens that it answers most
-# on average, found by counting: a small explainer needs them.
+# **The evidence is all windows, one under another.** Above them stand the tokens with the highest
+# mean activation, found by counting: a small explainer needs the hint.
 
 # %%
 question = source.questions([latent])[latent]
 print(question.text)
 
 # %% [markdown]
-# **The prompt is a conversation whose answer has already begun.** Instructions, worked examples,
-# then the evidence; the last turn is the beginning of the answer, so that the reply has a form
-# that can be cut.
+# **The prompt is a conversation whose answer has already begun.** Instructions, worked examples
+# (here the last of them), the evidence; then the first word of the answer, so that the reply has a
+# form that can be cut.
 
 # %%
 conversation = [
@@ -90,16 +91,16 @@ for role, text in (conversation[0], *conversation[-4:]):
     print(f"── {role}\n{text}")
 
 # %% [markdown]
-# **The reply is kept as it came**, read here from the stage's table: no LLM is asked.
+# **The reply is kept as it came.** It is read from the stage's table: no LLM is asked here.
 
 # %%
 said = site.explanations.set_index("latent").loc[latent]
 print(conversation[-1][1] + said["reply"])
 
 # %% [markdown]
-# **The sentence is what stands behind the marker.** A reply without it is asked for again, and
-# after that the latent has no sentence: nothing is made up. What the simulator will read also has
-# the evidence in brackets, if `explain.evidence` says so.
+# **The sentence is what stands behind the marker.** A reply without a marker is a failure: the LLM
+# is asked again, and in the end the latent goes without, for a reply that was not understood must
+# never pass for a sentence. `explain.evidence` puts tokens in brackets behind it.
 
 # %%
 first_line, _, rest = said["reply"].partition("\n")
@@ -109,8 +110,8 @@ sentence = f"{explanation} ({brackets})" if brackets else explanation
 sentence
 
 # %% [markdown]
-# **The stored sentence is this one**, and the package's evidence has the lines written above. (A
-# curated sentence or one read from delphi was not cut from a reply, and is left out.)
+# **The stored sentence is this one**, and the lines made above are in the package's evidence.
+# (Sentences that were curated, or read from a delphi run, were not cut from a reply.)
 
 # %%
 assert all(part in question.text for part in (shown.replace("\n", "⏎").strip(), "; ".join(marks)))

@@ -38,8 +38,8 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent's sentence, tried on windows of text that its explainer never saw. The judge's answers
-# are read from the stage's table: no LLM is asked.
+# One sentence, tried on windows of text that its author never saw. The judge's answers are read
+# from the stage's table: no LLM is asked here.
 
 # %%
 import numpy as np
@@ -55,17 +55,17 @@ judged = site.judgements[site.judgements["latent"] == latent]
 print(f"latent {latent}: {site.sentences[latent]!r}, {len(judged)} windows")
 
 # %% [markdown]
-# **A window is all that the judge sees of the text**, without marks: it has to find for itself what
-# the sentence speaks of.
+# **The judge sees the text without marks.** It has to find for itself what the sentence speaks of.
 
 # %%
 excerpts = []
 for row, end in zip(judged["row"], judged["end"], strict=True):
     texts = site.quoted(cache.tokens[row, end - asked.window_tokens + 1 : end + 1])
     excerpts.append("".join(texts).replace("\n", "⏎").strip())
+excerpts[0]
 
 # %% [markdown]
-# **The question is a conversation that ends in front of one digit**, 1 for yes and 0 for no.
+# **The question is a conversation that stops in front of one digit**, 1 for yes and 0 for no.
 
 # %%
 first = excerpts[: asked.per_prompt]
@@ -77,9 +77,9 @@ for turn in (system, *examples[:2], question, answer):
     print(f"── {turn.role}\n{filled(turn.text, **values)}")
 
 # %% [markdown]
-# **Its answer is a probability.** One forward pass gives p(1) and p(0) at that place; p(yes) is
-# p(1) / (p(0) + p(1)), and nothing is sampled. The truth stands beside it: does the latent fire in
-# the window?
+# **The answer is a probability.** One forward pass gives p(0) and p(1) at that place, and p(yes) =
+# p(1) / (p(0) + p(1)): nothing is sampled. Beside it the truth, whether the latent fires anywhere
+# in the window:
 
 # %%
 yes, active = judged["probability"].to_numpy(), judged["active"].to_numpy(bool)
@@ -87,9 +87,9 @@ for p, fires, text in list(zip(yes, active, excerpts, strict=True))[:6]:
     print(f"p(yes) = {p:.2f}  {'fires ' if fires else 'silent'}  {text}")
 
 # %% [markdown]
-# **AUROC counts pairs.** Take a window where it fires and one where it is silent: how often does
-# the first get the higher p(yes)? Half a point for a tie; ½ is what guessing gets. First on ten
-# windows, then on all.
+# **AUROC counts pairs.** Take a window where the latent fires and one where it is silent: how often
+# has the first the higher p(yes)? A tie counts half, and guessing gets ½. On ten windows, then on
+# all:
 
 
 # %%

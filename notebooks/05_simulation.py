@@ -38,8 +38,8 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent and one window: the first evaluate window in which it fires, so that there is something
-# to find. The digits' probabilities are read from the stage's arrays: no LLM is asked.
+# One latent and one window, the first of the evaluate windows in which it fires, so that there is
+# something to find. The simulator's answer is read from the stage's arrays: no LLM is asked here.
 
 # %%
 import matplotlib.pyplot as plt
@@ -54,22 +54,23 @@ rate = site.cache("explain").rate
 latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
 column = site.simulated.index(latent)
 true = site.true("evaluate")[:, column]
-window = int((true > 0).argmax())
+window = int((true > 0).argmax())  # the first in which it fires
 row, end = (int(part[window]) for part in site.simulated_windows("evaluate"))
 
 # %% [markdown]
-# **The simulator sees the text up to one token, and that token marked.** It does not see the model,
-# the coder or any activation: the sentence is all that is left of the latent.
+# **The simulator sees a stretch of text whose last token is marked.** It sees no model, no coder
+# and no activation: of the latent, the sentence is all that is left.
 
 # %%
 ids = site.cache("evaluate").tokens[row, end - asked.window_tokens + 1 : end + 1]
 *before, last = site.quoted(ids)
 marked = "".join(before) + f"«{last}»"
-token = last.strip() or repr(last)
+token = last.strip() or repr(last)  # once more, alone: a small simulator needs that
+print(f"row {row}, position {end}, latent {latent}: {token!r}")
 
 # %% [markdown]
-# **The prompt ends where a digit has to follow.** So one forward pass answers it: the logits at the
-# last place, softmax over the ten digits, `p = logits[digit_ids].softmax(-1)`.
+# **The prompt stops where a digit has to follow.** So one forward pass answers it: take the logits
+# at the last place, and of them the ten digits': `p = logits[digit_ids].softmax(-1)`.
 
 # %%
 values = {"pad": "", "window": marked, "token": token, "explanation": site.descriptions[latent]}
@@ -78,9 +79,9 @@ for turn in (system, *examples[:2], question, answer):
     print(f"── {turn.role}\n{filled(turn.text, **values)}")
 
 # %% [markdown]
-# **The rating is an average, not an answer.** E = Σ p(d)·d / Σ p(d) keeps what a single digit would
-# throw away: how sure the simulator is. As in the paper, E / 9 of the latent's maximum is the
-# activation that it predicts.
+# **The rating is a mean, not a choice.** E = Σ p(d)·d / Σ p(d) keeps what the likeliest digit
+# throws away, how sure the simulator is. E / 9 of the latent's maximum is the activation that the
+# paper reads from it, before any calibration.
 
 # %%
 p = ratings.digits[window, column].astype(float)
@@ -95,8 +96,8 @@ axis.set(xlabel="digit", ylabel="probability", xticks=range(10))
 plt.show()
 
 # %% [markdown]
-# **The stored rating is this E.** Digits and E are both stored as float16, with 11 binary digits:
-# they agree to 0.01. (A simulator that gives E alone has no digits to compare.)
+# **The stored rating is this E.** Probabilities and E are both stored as float16, which has 11
+# binary digits: they agree to 0.01. (A simulator that gives E alone has nothing to compare.)
 
 # %%
 assert marked == Window.of(site.quoted(ids)).text

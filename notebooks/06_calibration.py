@@ -41,8 +41,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent: the paper's equation in five lines of NumPy, and what could replace it in three. Both
-# see the same pairs, what the simulator said (E) and what was so (a), at the calibrate windows.
+# One latent: the paper's equation in five lines of NumPy, and what could replace it in three. What
+# they have to go by are pairs from the calibrate windows: what the simulator said (E) and what was
+# so (a).
 
 # %%
 import matplotlib.pyplot as plt
@@ -59,13 +60,15 @@ E, a = E[~np.isnan(E)], a[~np.isnan(E)]  # NaN: screened out, never rated
 print(f"latent {latent}: E from {E.min():.1f} to {E.max():.1f}; a > 0 in {(a > 0).mean():.0%}")
 
 # %% [markdown]
-# **F_true knows far more than the windows.** The truth costs one forward pass of the subject, so
-# its distribution is taken from every token of the calibrate rows; almost all of it is exact zeros.
+# **The truth is cheap, ratings are dear.** So the distribution of true activations, F_true, comes
+# from every token of the calibrate rows, and that of the ratings, F_pred, from a few windows. Most
+# of the truth is exactly zero, and a simulator hardly ever says zero: hence a calibration.
 
 # %%
 cache = site.cache("calibrate")
 everywhere = np.zeros(cache.n_tokens)
 everywhere[: len(cache.of(latent).values)] = cache.of(latent).values
+print(f"{len(everywhere):,} tokens, zero on {(everywhere == 0).mean():.1%}; {len(E)} ratings")
 
 # %% [markdown]
 # **T = F_true⁻¹ ∘ F_pred: the rating's rank, looked up among true activations.** F_pred is a
@@ -82,19 +85,22 @@ def T(rating):
     return np.quantile(everywhere, np.interp(rating, said, F_pred), method="median_unbiased")
 
 
+print(f"the highest rating, {E.max():.1f}, becomes {T(E.max()):.1f}")
+
 # %% [markdown]
-# **E[a | E]: what the latent did, on average, when it was rated so.** The only assumption is that a
-# higher rating never means less; the least-squares fit that rises is isotonic regression.
+# **E[a | E] is what the latent did, on average, when it was rated so.** The only assumption is that
+# a higher rating never means less; least squares under it is isotonic regression.
 
 # %%
 rising = IsotonicRegression(out_of_bounds="clip")
 conditional_mean = rising.fit(E, a).predict
+print(f"the highest rating, {E.max():.1f}, becomes {conditional_mean(E).max():.1f}")
 
 # %% [markdown]
 # **Matching has to be bold.** T gives the highest ratings the highest activations, right or wrong;
-# E[a | E] gives them what they earned on the calibrate windows. In expectation it cannot lose to
-# the plain mean; fitted on a few firings it can, and that is why the calibrations further down
-# share one curve between latents. Squared errors at the evaluate windows, which none has seen:
+# E[a | E] gives them what they earned on the calibrate windows. In expectation that cannot lose to
+# the plain mean; fitted on few firings it can, which is why calibrations further down share one
+# curve between latents. Squared errors at the evaluate windows, which none of them has seen:
 
 # %%
 new, truth = site.ratings("evaluate").expected[:, column], site.true("evaluate")[:, column]
@@ -114,7 +120,7 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# **The package's calibrators are these two curves.** It keeps activations as float32: equal to
+# **The package's calibrators are these two curves**, with activations kept as float32: equal to
 # 1e-4 of the largest.
 
 # %%

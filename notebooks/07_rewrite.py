@@ -40,9 +40,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One window, spliced in plain TransformerLens: the whole experiment is a hook function of three
-# lines. The window is the first evaluate window in which the latent of the notebooks before this
-# one fires; the loss is that of the token behind the marked one.
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
+# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
+# how well the model still expects the token that follows the marked one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -60,8 +60,8 @@ texts = site.texts(tokens[0].cpu().numpy())
 print("".join(texts[max(1, end - 31) : end]) + f"«{texts[end]}» → {texts[end + 1]!r}")
 
 # %% [markdown]
-# **First the model as it is.** One pass with a cache gives what the layer reads and writes at the
-# marked token, and what the model expects behind it.
+# **First the model as it is.** One pass with a cache gives what the layer reads (x) and writes (y)
+# at the marked token, and what the model expects next.
 
 # %%
 logits, cache = model.run_with_cache(tokens, names_filter=[at.input_hook, at.output_hook])
@@ -76,9 +76,9 @@ def loss(logits):
 print(f"the model itself: {loss(logits):.4f} nat")
 
 # %% [markdown]
-# **The splice.** A hook gets the layer's output, writes another vector at one position, and hands
-# it on; the layers above never know. *Prediction: written back, the layer's own output changes
-# nothing.*
+# **The splice.** The hook is handed the layer's output, writes another vector at one position and
+# passes it on; the layers above never learn of it. *Prediction: the layer's own output, written
+# back, changes nothing.*
 
 
 # %%
@@ -95,8 +95,9 @@ def spliced(vector):
 print(f"its own output written back: {spliced(y):.4f} nat")
 
 # %% [markdown]
-# **The coder turns the vector into latents and back.** In: ReLU and top k. Out: a constant, one
-# direction a latent, and the skip, if there is one, which reads the true input in every arm.
+# **The coder stands between the vector and the sentences.** x becomes latents (ReLU, top k), and
+# latents become a vector again: a constant, one direction a latent and, if there is one, the skip,
+# which reads the true x whatever the latents are.
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
@@ -111,9 +112,9 @@ def decoded(z):
 
 
 # %% [markdown]
-# **Four answers to one question: how strongly does each latent fire here?** The truth; what the
-# sentences let a reader guess, calibrated as in 06; each latent's mean, whatever the text; nothing
-# at all. Only the described latents are overwritten.
+# **Four answers to one question: how strongly does each latent fire here?** The truth, from the
+# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
+# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
 
 # %%
 sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
@@ -128,9 +129,9 @@ for name, source in sources.items():
 print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")
 
 # %% [markdown]
-# **The experiment.** *Prediction: the truth costs least and nothing costs most; where the sentences
-# fall between them is the paper's question.* One window may say otherwise, and says nothing about
-# the next: the verdict below takes all of them.
+# **The experiment.** *Prediction: the truth is best and nothing is worst; where the sentences come
+# in is the paper's question.* One window may well say otherwise; the verdict below is over all of
+# them.
 
 # %%
 losses = {name: spliced(decoded(z)) for name, z in answers.items()}
@@ -142,10 +143,11 @@ axis.axvline(loss(logits), color="#222222", linestyle="--", linewidth=0.8)
 axis.invert_yaxis()
 axis.set(xlabel="loss of the next token (nat; left is better; dashed: the model itself)")
 plt.show()
+print("best first:", ", ".join(sorted(losses, key=losses.get)))
 
 # %% [markdown]
-# **These are the stored losses of that window**, to 1e-4 nat. The package gets them on a shorter
-# way (the row is run once, then only the patched token, through the layers above, with the keys and
+# **These are the stored losses of this window**, to 1e-4 nat. The package takes a shorter way (the
+# row once, then for each arm the patched token alone, through the layers above, with the keys and
 # values of its past), so the last digits of float32 differ.
 
 # %%

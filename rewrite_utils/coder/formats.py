@@ -1,33 +1,41 @@
-"""Coders on disk: sparsify's folder (both ways), SAELens' TopK folder (reading), and hub names.
+"""Coders from elsewhere: sparsify's folders, SAELens' (old and new), GemmaScope's, and hub names.
 
-In: a folder or a hub name, and the hookpoint one expects. Out: a `SparseCoder`.
-sparsify: `cfg.json` + `sae.safetensors`, one folder a hookpoint. SAELens: `cfg.json` +
-`sae_weights.safetensors`, whose conventions are folded into the weights, so outputs are equal.
+In: a folder or a hub name, and the hookpoint one expects. Out: a `SparseCoder`. Every convention of
+the other package is folded into the weights, so outputs are equal: ReLU, gated and BatchTopK coders
+are JumpReLU coders with other thresholds.
 Paper: its published coders (method §1).
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from rewrite_utils.coder.sparse import BiasConvention, CoderConfig, SparseCoder, require_hookpoint
+from rewrite_utils.coder.config import BiasConvention, CoderConfig
+from rewrite_utils.coder.sparse import WEIGHTS, SparseCoder, read_cfg, readable
 from rewrite_utils.params import placed
 
-_SPARSIFY, _SAELENS = "sae.safetensors", "sae_weights.safetensors"
-_OTHER_FUNCTIONS = ("signed", "embed_skip", "gram_lookup")
-"""Options of sparsify that make a coder another function than ours."""
-_DAMAGE = (json.JSONDecodeError, SafetensorError, ValidationError)
-_DAMAGE += (KeyError, TypeError, AttributeError, UnicodeDecodeError)
-_SPARSIFY_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
+SAELENS, GEMMASCOPE = "sae_weights.safetensors", "params.npz"
+THRESHOLDS = {
+    "topk": None,
+    "standard": None,
+    "gated": None,
+    "jumprelu": "threshold",
+    "batchtopk": "topk_threshold",
+    "matryoshka_batchtopk": "topk_threshold",
+    "transcoder": None,
+    "skip_transcoder": None,
+    "jumprelu_transcoder": "threshold",
+    "jumprelu_skip_transcoder": "threshold",
+}
+"""SAELens' kinds of coders that can be read, and the weight that says what their latents must pass
+(BatchTopK has one for use outside training)."""
 
 
 def load_coder(
@@ -40,158 +48,27 @@ def load_coder(
     """Load the coder of `hookpoint` from a coder's folder, a folder of such folders, or a hub name.
 
     Raises FileNotFoundError if there is none (or the hub is out of reach), ValueError if the coder
-    belongs to another hookpoint or its files do not fit together.
+    belongs to another hookpoint, is of an unknown kind, or its files do not fit together.
     """
     root = placed(name)
     if not root.is_dir():
         root = _from_hub(str(name), hookpoint, revision)
-    folder = root if (root / "cfg.json").is_file() else root / hookpoint
+    own = any((root / file).is_file() for file in ("cfg.json", GEMMASCOPE))
+    folder = root if own else root / hookpoint
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/cfg.json"))
         raise FileNotFoundError(f"no coder of {hookpoint!r} in {name}; it holds {found}")
-    return read_folder(folder, hookpoint=hookpoint, bias_convention=bias_convention)
-
-
-def read_folder(
-    folder: Path, *, hookpoint: str | None, bias_convention: BiasConvention = "current"
-) -> SparseCoder:
-    """Read one coder's folder, in either format; `hookpoint` (if given) must be the coder's."""
-    if not (folder / "cfg.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a coder's folder: it has no cfg.json")
-    try:
-        return _read(folder, hookpoint, bias_convention)
-    except _DAMAGE as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{folder} cannot be read as a coder ({reason}): copy or download it again"
-        ) from error
-
-
-def _read(folder: Path, hookpoint: str | None, bias_convention: BiasConvention) -> SparseCoder:
-    cfg = json.loads((folder / "cfg.json").read_text())
-    if (folder / _SAELENS).is_file():
-        config, weights = _from_saelens(cfg, load_file(folder / _SAELENS))
-    elif (folder / _SPARSIFY).is_file():
-        config = _sparsify_config(cfg, folder.name, bias_convention)
-        weights = {_SPARSIFY_KEYS.get(k, k): v for k, v in load_file(folder / _SPARSIFY).items()}
+    if (folder / SAELENS).is_file():
+        read = _from_saelens
+    elif (folder / GEMMASCOPE).is_file():
+        read = _from_gemmascope
+    elif (folder / WEIGHTS).is_file() or not (folder / "cfg.json").is_file():
+        return SparseCoder.load(folder, hookpoint=hookpoint, bias_convention=bias_convention)
     else:
-        raise FileNotFoundError(f"{folder} has neither {_SPARSIFY} nor {_SAELENS}")
-    if hookpoint is not None:
-        require_hookpoint(config, hookpoint)
-        config = config.model_copy(update={"hookpoint": hookpoint})
-    return _with_weights(config, weights, str(folder))
-
-
-@torch.no_grad()
-def write_sparsify(coder: SparseCoder, folder: Path) -> None:
-    """Write `cfg.json` + `sae.safetensors` so that sparsify gives the same outputs.
-
-    The pre-2025-02 convention is folded away (b_enc − W_enc b_dec), because sparsify no longer has
-    it. sparsify cannot read d_out ≠ d_in; this package can.
-    """
-    config, tensors = coder.config, {k: v.detach() for k, v in coder.state_dict().items()}
-    if config.transcode and config.shifts_input:
-        tensors["b_enc"] = coder.b_enc - coder.W_enc @ coder.b_dec
-    names = {ours: theirs for theirs, ours in _SPARSIFY_KEYS.items()}
-    weights = {names.get(k, k): v.cpu().contiguous() for k, v in tensors.items()}
-    cfg = {
-        "activation": "topk",
-        "expansion_factor": max(1, config.num_latents // config.d_in),
-        "normalize_decoder": config.normalize_decoder,
-        "num_latents": config.num_latents,
-        "k": config.k,
-        "multi_topk": False,
-        "skip_connection": config.skip_connection,
-        "transcode": config.transcode,
-        "d_in": config.d_in,
-        "d_out": config.d_out,
-        "hookpoint": config.hookpoint,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / f".{_SPARSIFY}")
-    (folder / ".cfg.json").write_text(json.dumps(cfg, indent=1) + "\n")
-    (folder / f".{_SPARSIFY}").replace(folder / _SPARSIFY)
-    (folder / ".cfg.json").replace(folder / "cfg.json")
-
-
-def _sparsify_config(
-    cfg: dict[str, Any], folder: str, bias_convention: BiasConvention
-) -> CoderConfig:
-    others = [option for option in _OTHER_FUNCTIONS if cfg.get(option)]
-    if cfg.get("activation", "topk") != "topk" or others:
-        raise ValueError(
-            f"{folder}: this package reads TopK coders with ReLU, not activation "
-            f"{cfg.get('activation', 'topk')!r} with {', '.join(others) or 'no option'}"
-        )
-    # Before 2025-02 cfg.json said nothing of transcoding; only transcoders had a skip.
-    transcode = cfg.get("transcode", cfg.get("skip_connection", False))
-    named = folder if re.fullmatch(r"layers\.\d+(\.mlp)?", folder) else ""
-    return CoderConfig(
-        d_in=cfg["d_in"],
-        d_out=cfg.get("d_out", 0),
-        num_latents=cfg.get("num_latents") or cfg["d_in"] * cfg["expansion_factor"],
-        k=cfg["k"],
-        transcode=transcode,
-        skip_connection=cfg.get("skip_connection", False),
-        hookpoint=cfg.get("hookpoint") or named,
-        normalize_decoder=cfg.get("normalize_decoder", False) and not transcode,
-        bias_convention=bias_convention if transcode else "current",
-    )
-
-
-def _from_saelens(
-    cfg: dict[str, Any], raw: dict[str, Tensor]
-) -> tuple[CoderConfig, dict[str, Tensor]]:
-    """SAELens' TopK SAE in our conventions: b_dec off the input, decoder norms folded."""
-    older = cfg.get("activation_fn_kwargs") or {}
-    is_topk = cfg.get("architecture") == "topk" or "topk" in str(cfg.get("activation_fn"))
-    k = cfg.get("k") or older.get("k")
-    if not is_topk or k is None:
-        raise ValueError(
-            f"this SAELens coder is {cfg.get('architecture')!r}: only TopK coders can be read"
-        )
-    for key in ("normalize_activations", "reshape_activations"):
-        if cfg.get(key) not in (None, "none", "None"):
-            raise ValueError(f"SAELens' {key} = {cfg[key]!r} is not supported; fold it first")
-    W_enc, W_dec = raw["W_enc"].float().T, raw["W_dec"].float()
-    b_enc, b_dec = raw["b_enc"].float(), raw["b_dec"].float()
-    if cfg.get("rescale_acts_by_decoder_norm"):
-        norms = W_dec.norm(dim=1)
-        W_enc, b_enc, W_dec = W_enc * norms[:, None], b_enc * norms, W_dec / norms[:, None]
-    if not cfg.get("apply_b_dec_to_input", True):
-        b_enc = b_enc + W_enc @ b_dec
-    config = CoderConfig(
-        d_in=cfg["d_in"],
-        d_out=cfg["d_in"],
-        num_latents=cfg["d_sae"],
-        k=int(k),
-        transcode=False,
-        hookpoint=_saelens_hookpoint(cfg),
-    )
-    return config, {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-
-
-def _saelens_hookpoint(cfg: dict[str, Any]) -> str:
-    """`blocks.6.hook_resid_post` → `layers.6`; `hook_resid_pre` is the block before's output."""
-    hook = (cfg.get("metadata") or {}).get("hook_name") or cfg.get("hook_name") or ""
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
-    if match is None or hook == "blocks.0.hook_resid_pre":
-        raise ValueError(
-            f"SAELens hook {hook!r} is not the residual stream after a block, so no hookpoint here"
-        )
-    return f"layers.{int(match[1]) - (match[2] == 'pre')}"
-
-
-def _with_weights(config: CoderConfig, weights: dict[str, Tensor], where: str) -> SparseCoder:
-    coder = SparseCoder(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in coder.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != found:
-        differ = {n for n in wanted | found if wanted.get(n) != found.get(n)}
-        pairs = ", ".join(f"{n}: {found.get(n)} not {wanted.get(n)}" for n in sorted(differ))
-        raise ValueError(f"the weights in {where} do not fit its cfg.json: {pairs}")
-    coder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return coder
+        raise FileNotFoundError(f"{folder} has none of {WEIGHTS}, {SAELENS} and {GEMMASCOPE}")
+    with readable(folder):
+        config, weights = read(folder, hookpoint)
+        return SparseCoder.of(config, weights, where=folder, hookpoint=hookpoint)
 
 
 def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:
@@ -203,3 +80,122 @@ def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:
             f"coder {name!r} is no folder here, and could not be fetched as a hub name "
             f"({type(error).__name__}); give a coder's folder, or run where the hub is reachable"
         ) from error
+
+
+def _from_saelens(folder: Path, hookpoint: str) -> tuple[CoderConfig, dict[str, Tensor]]:
+    """A coder of SAELens in our conventions; ValueError for what cannot be folded into weights."""
+    cfg = read_cfg(folder)
+    kind, k = _saelens_kind(cfg)
+    for key in ("normalize_activations", "reshape_activations", "finetuning_scaling_factor"):
+        if cfg.get(key) not in (None, False, "none", "None"):
+            raise ValueError(f"SAELens' {key} = {cfg[key]!r} is not supported; fold it first")
+    raw = {name: tensor.float() for name, tensor in load_file(folder / SAELENS).items()}
+    if (name := THRESHOLDS[kind]) and name not in raw:
+        raise ValueError(f"this SAELens coder is {kind!r}, but its weights hold no {name!r}")
+    weights = _with_threshold(raw, k=k, threshold=raw.get(name or ""))
+    if cfg.get("rescale_acts_by_decoder_norm"):
+        norms = weights["W_dec"].norm(dim=1).clamp(min=1e-8)
+        weights["W_dec"] = weights["W_dec"] / norms[:, None]
+        weights["W_enc"], weights["b_enc"] = (
+            weights["W_enc"] * norms[:, None],
+            weights["b_enc"] * norms,
+        )
+    transcode = "transcoder" in kind
+    where = _saelens_hookpoint(cfg, transcode=transcode)
+    shifted = cfg.get("apply_b_dec_to_input", True)
+    return _finished(weights, k=k, transcode=transcode, shifted=shifted, hookpoint=where)
+
+
+def _saelens_kind(cfg: dict[str, Any]) -> tuple[str, int | None]:
+    """The architecture, and its k where it is TopK."""
+    kind = cfg.get("architecture") or "standard"
+    activation = cfg.get("activation_fn") or cfg.get("activation_fn_str") or "relu"
+    k = cfg.get("k") or (cfg.get("activation_fn_kwargs") or {}).get("k")
+    if kind == "standard" and activation == "topk":  # before version 6
+        kind = "topk"
+    if kind not in THRESHOLDS or activation not in ("relu", kind) or (kind == "topk" and not k):
+        raise ValueError(
+            f"this SAELens coder is {kind!r} with activation {activation!r} and k = {k}: what can "
+            f"be read is {', '.join(THRESHOLDS)}"
+        )
+    return kind, int(k) if kind == "topk" else None
+
+
+def _saelens_hookpoint(cfg: dict[str, Any], *, transcode: bool) -> str:
+    """`blocks.6.hook_resid_post` → `layers.6` (`hook_resid_pre`: the block before's output); a
+    transcoder of `blocks.6`, from what its MLP reads to `hook_mlp_out` → `layers.6.mlp`.
+    """
+    about = {**cfg, **(cfg.get("metadata") or {})}
+    hook = about.get("hook_name") or about.get("hook_point") or ""
+    if transcode:
+        inside = re.fullmatch(
+            r"blocks\.(\d+)\.(ln2\.hook_normalized|mlp\.hook_in|hook_mlp_in)", hook
+        )
+        if inside and about.get("hook_name_out") == f"blocks.{inside[1]}.hook_mlp_out":
+            return f"layers.{inside[1]}.mlp"
+        raise ValueError(
+            f"SAELens transcoder from {hook!r} to {about.get('hook_name_out')!r} does not stand "
+            "for a block's MLP, so no hookpoint here"
+        )
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
+    if match is None or hook == "blocks.0.hook_resid_pre":
+        raise ValueError(
+            f"SAELens hook {hook!r} is not the residual stream after a block, so no hookpoint here"
+        )
+    return f"layers.{int(match[1]) - (match[2] == 'pre')}"
+
+
+def _from_gemmascope(folder: Path, hookpoint: str) -> tuple[CoderConfig, dict[str, Tensor]]:
+    """GemmaScope's residual SAEs and transcoders: JumpReLU, b_dec left on the input.
+
+    The file does not say where it belongs; its path does, where it still has the published name.
+    """
+    with np.load(folder / GEMMASCOPE) as file:
+        raw = {"W" + k[1:] if k[:2] == "w_" else k: torch.from_numpy(file[k]) for k in file.files}
+    layer = re.search(r"layer_(\d+)", folder.resolve().as_posix())
+    if layer and hookpoint.split(".")[1] != layer[1]:
+        raise ValueError(f"{folder} is a coder of layer {layer[1]}, not of {hookpoint!r}")
+    weights = _with_threshold(raw, k=None, threshold=raw["threshold"])
+    transcode = hookpoint.endswith(".mlp")
+    return _finished(weights, k=None, transcode=transcode, shifted=False, hookpoint=hookpoint)
+
+
+def _with_threshold(
+    raw: dict[str, Tensor], *, k: int | None, threshold: Tensor | None
+) -> dict[str, Tensor]:
+    """Weights by our names, W_enc a row a latent; without a k, a threshold for every latent."""
+    weights = {name: raw[name] for name in ("W_dec", "b_dec", "W_skip") if name in raw}
+    weights["W_enc"] = raw["W_enc"].T
+    if "b_gate" in raw:
+        # A gated coder gives e^r u + b_mag where u + b_gate > 0 (u = W_enc x): where that magnitude
+        # is above b_mag − e^r b_gate.
+        scale = raw["r_mag"].exp()
+        weights["W_enc"], weights["b_enc"] = weights["W_enc"] * scale[:, None], raw["b_mag"]
+        threshold = raw["b_mag"] - scale * raw["b_gate"]
+    else:
+        weights["b_enc"] = raw["b_enc"]
+    if k is None:
+        none = torch.zeros(())  # a plain ReLU
+        threshold = none if threshold is None else threshold
+        weights["threshold"] = threshold.float().expand(len(weights["b_enc"])).clone()
+    return weights
+
+
+def _finished(
+    weights: dict[str, Tensor], *, k: int | None, transcode: bool, shifted: bool, hookpoint: str
+) -> tuple[CoderConfig, dict[str, Tensor]]:
+    """The configuration of these weights; an SAE that is not `shifted` encodes x, not x − b_dec,
+    which its b_enc makes up for.
+    """
+    if not transcode and not shifted:
+        weights["b_enc"] = weights["b_enc"] + weights["W_enc"] @ weights["b_dec"]
+    config = CoderConfig(
+        d_in=weights["W_enc"].shape[1],
+        d_out=weights["W_dec"].shape[1],
+        num_latents=weights["W_enc"].shape[0],
+        k=k,
+        transcode=transcode,
+        skip_connection="W_skip" in weights,
+        hookpoint=hookpoint,
+    )
+    return config, weights

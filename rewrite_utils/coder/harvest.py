@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rewrite_utils.coder.training import Pair, TensorBatches, order_of
 from rewrite_utils.runs.run import require_space, write_json
+from rewrite_utils.runs.whole import read_or_none
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
@@ -55,7 +56,7 @@ class Harvest:
         require_space(folder, needed=4 * len(sides) * shape[0] * shape[1])
         progress = folder / "progress.json"
         arrays = _arrays([folder / f"{side}.npy" for side in sides], shape, progress)
-        done = json.loads(progress.read_text())["rows"] if progress.exists() else 0
+        done = read_or_none(progress, lambda file: json.loads(file.read_text())["rows"]) or 0
         bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
         for start in range(done, len(rows), batch):
             part = rows[start : start + batch]
@@ -134,7 +135,7 @@ def pairs(
 
 def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
     """The memory-mapped files; new ones, without progress, unless all have ``shape`` already."""
-    if all(_shape(file) == shape for file in files):
+    if all(read_or_none(file, _shape) == shape for file in files):
         return [np.lib.format.open_memmap(file, mode="r+") for file in files]
     progress.unlink(missing_ok=True)
     return [
@@ -142,9 +143,6 @@ def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[n
     ]
 
 
-def _shape(file: Path) -> tuple[int, ...] | None:
-    """The shape of an array on disk; None where there is none, or not all of it."""
-    try:
-        return np.load(file, mmap_mode="r").shape
-    except (OSError, ValueError, EOFError):
-        return None
+def _shape(file: Path) -> tuple[int, ...]:
+    """The shape of an array on disk; numpy's errors where not all of it is there."""
+    return np.load(file, mmap_mode="r").shape

@@ -6,7 +6,8 @@ over rows. Paper §2. `over_coder` of "latents at mean" is the dynamic range; `r
 the output at its mean − CE of the arm) / (CE of the output at its mean − CE of the untouched).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from rewrite_utils import stats
+from rewrite_utils.assets.splits import plain_ids
+from rewrite_utils.coder.fvu import FVU
 from rewrite_utils.coder.harvest import pairs
-from rewrite_utils.coder.sparse import CoderCheck, SparseCoder, check_coder
+from rewrite_utils.coder.sparse import Latents, SparseCoder
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
     ArmLosses,
@@ -28,6 +31,60 @@ from rewrite_utils.subject.splice import (
     mean_latents,
     zero_latents,
 )
+
+
+class CoderCheck(NamedTuple):
+    """What a coder does on given activations."""
+
+    hookpoint: str
+    """The module the activations were read from."""
+    fvu: float
+    """Fraction of variance unexplained."""
+    tokens: int
+    """Tokens it was measured on."""
+    l0: float
+    """Mean number of latents above 0 on a token."""
+    dead: float
+    """Share of the latents that never fired on these tokens."""
+    firing_rates: Float[Tensor, " latent"]
+    """Share of the tokens on which each latent fires."""
+
+
+@torch.no_grad()
+def check_coder(
+    coder: SparseCoder,
+    activations: Iterable[tuple[Float[Tensor, "_ d_in"], Float[Tensor, "_ d_out"]]],
+    *,
+    hookpoint: str,
+    limit: float | None = 1.0,
+) -> CoderCheck:
+    """Measure a coder on (input, output) activations of the module `hookpoint`.
+
+    Raises ValueError if the coder is of another hookpoint or of other widths, or if its FVU is
+    above `limit`: no better than the mean, the usual sign of a wrong module (None: never).
+    """
+    coder.config.require_hookpoint(hookpoint)
+    stream, fired = FVU(), torch.zeros(coder.config.num_latents)
+    for x, y in activations:
+        coder.config.require_widths(x.shape[-1], y.shape[-1])
+        latents = coder.encode(x)
+        stream.update(y, coder.decode(latents, x))
+        fired += firings(latents, coder.config.num_latents).cpu()
+    rates = fired / max(stream.tokens, 1)
+    dead = float((fired == 0).float().mean())
+    check = CoderCheck(hookpoint, stream.value, stream.tokens, float(rates.sum()), dead, rates)
+    if limit is not None and not check.fvu <= limit:
+        raise ValueError(
+            f"the coder does not explain {hookpoint!r}: FVU {check.fvu:.3f} on {check.tokens} "
+            f"tokens is above {limit}; check the hookpoint, the layer norm's side, bias_convention"
+        )
+    return check
+
+
+def firings(latents: Latents, num_latents: int) -> Float[Tensor, " latent"]:
+    """On how many tokens of the batch each latent is above 0."""
+    on = latents.indices[latents.values > 0]
+    return torch.bincount(on, minlength=num_latents).float()
 
 
 def check_on_text(
@@ -46,9 +103,8 @@ def check_on_text(
     """
     place = subject.hookpoint(hookpoint or coder.config.hookpoint)
     parts = []
-    for text in texts:
-        ids = torch.tensor(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
-        rows = (part[None] for part in ids.split(row_tokens - 1) if len(part))
+    for ids in plain_ids(subject.tokenizer, list(texts)):
+        rows = (part[None] for part in torch.tensor(ids).split(row_tokens - 1) if len(part))
         parts += [torch.cat([torch.full_like(row[:, :1], subject.bos), row], 1) for row in rows]
     read = (pair for row in parts for pair in pairs(subject, place, row))
     found = check_coder(coder, read, hookpoint=place.name, limit=limit)

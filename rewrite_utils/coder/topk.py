@@ -2,7 +2,8 @@
 
 In: activations and a coder's matrices. Out: the k active latents (`top_latents`) and their decoded
 sum (`decode_sparse`), both differentiable; no gradient of size [batch latent] is ever made.
-Does not know what a coder is. Paper: the TopK(ReLU(W_enc x + b_enc), k) of its §2.
+`latents_above` is for coders with thresholds, which are not trained here. Does not know what a
+coder is. Paper: the TopK(ReLU(W_enc x + b_enc), k) of its §2.
 """
 
 from typing import Any
@@ -31,6 +32,22 @@ def top_latents(
     The gradient reaches the active rows of `W_enc` and `b_enc` (and x, if it is asked for).
     """
     return _TopLatents.apply(x, W_enc, b_enc, k)  # pyright: ignore[reportReturnType]
+
+
+def latents_above(
+    x: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "latent d_in"],
+    b_enc: Float[Tensor, " latent"],
+    threshold: Float[Tensor, " latent"],
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """`JumpReLU(W_enc x + b_enc)`: the ReLU of what is above its threshold, as values and indices.
+
+    As wide as the token with most active latents needs; the others' places left over hold 0.
+    """
+    before = _pre_activations(x, W_enc, b_enc)
+    z = before.relu() * (before > threshold)
+    widest = int((z > 0).sum(1).max()) if len(x) else 0
+    return z.topk(max(widest, 1), dim=1, sorted=False)
 
 
 def decode_sparse(

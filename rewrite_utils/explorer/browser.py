@@ -1,215 +1,220 @@
-"""LatentExplorer: one object, three faces (live widgets, a static card, one line of text).
+"""LatentExplorer: a session with three faces (live widgets, a static card, one line of text).
 
-In: the stages of a site. Out: what a notebook shows, and the same actions for code: select, try a
-sentence, keep, discard, save, read a text. Holds what is selected and what was tried; computes and
-draws nothing itself.
+Every control calls one method of the session and shows what it returns. Whatever computes runs in a
+thread, so that the page stays alive, with progress and a cancel button; until it is done all other
+controls are disabled.
 """
 
 import functools
+import threading
+from collections.abc import Callable
 
-import numpy as np
-import pandas as pd
+import ipywidgets as widgets
 from IPython.display import DisplayHandle, display
 
-from rewrite_utils.explain import curated
-from rewrite_utils.explorer import card, edit, owntext, peaks, table
-from rewrite_utils.explorer.asking import Simulator, Step, silent
-from rewrite_utils.explorer.controls import Controls
-from rewrite_utils.explorer.shelf import Reading, Shelf
+from rewrite_utils.explorer import marks, table
+from rewrite_utils.explorer.edit import Cancelled
+from rewrite_utils.explorer.session import Session
 from rewrite_utils.report.display import Html
-from rewrite_utils.stages import SiteStages
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDE = widgets.Layout(width="98%")
+MONO = "latents-in-columns"
+STYLE = f"<style>.{MONO} select {{ font-family: monospace; white-space: pre; }}</style>"
+"""A list box has no style of its own for its letters."""
 
 
-class LatentExplorer:
-    """All latents of one site that have a sentence, one of them selected."""
+class Controls:
+    """The widgets of one display of a session."""
 
-    def __init__(
-        self, site: SiteStages, *, latent: int | None = None, simulator: Simulator | None = None
-    ) -> None:
-        """Select ``latent``, by default the one that carries most of the output.
+    def __init__(self, session: Session, *, seen: Callable[[], None] | None = None) -> None:
+        """``seen`` is called once a page has drawn the widgets, and after each selection."""
+        self.session, self._seen = session, seen
+        self._cancel, self._busy, self._filling = threading.Event(), False, False
+        self.card = widgets.HTML(layout=WIDE)
+        self.widget = widgets.VBox([self._chooser(), self.card, self._editor(), self._reader()])
+        self._show()
+        self.number.observe(lambda change: self.select(change["new"]), "value")
+        self.list.observe(lambda change: self._filling or self.select(change["new"]), "value")
+        self.sort.observe(lambda _: self._fill(), "value")
+        self.filter.observe(lambda _: self._fill(), "value")
+        self.text.observe(lambda _: self._buttons(), "value")
+        if seen is not None:
+            self.widget.set_trait("_view_count", 0)
+            self.widget.observe(lambda change: change["new"] and seen(), "_view_count")
 
-        Raises KeyError when that latent has no sentence, ValueError when none has.
-        """
-        self.shelf = Shelf(site)
-        if not self.shelf.latents:
-            raise ValueError(
-                f"no latent of site {site.name!r} has a sentence that was simulated: nothing to "
-                "explore; notebook 03 shows what the explainer answered"
-            )
-        self.simulator = simulator or Simulator(site)
-        self.kept: dict[int, Reading] = {}
-        self.draft: Reading | None = None
-        self.rows = table.frame(self.shelf)
-        self._generator = np.random.default_rng(site.params.seed)
-        self._peaks: dict[tuple[int, str], peaks.Kinds] = {}
-        self._drawn: tuple[tuple[int, str, str, bool], Html] | None = None
-        self._static: DisplayHandle | None = None
-        self.latent = self.shelf.latents[int(self.shelf.order.argmax())]
-        if latent is not None:
-            self.select(latent)
+    # ── parts ────────────────────────────────────────────────────────────────────────────────
 
-    # ── which latent ─────────────────────────────────────────────────────────────────────────
+    def _chooser(self) -> widgets.Widget:
+        session = self.session
+        self.number = widgets.BoundedIntText(
+            value=session.latent, min=0, max=session.shelf.cache.n_latents - 1,
+            description="latent", layout=widgets.Layout(width="170px"),
+        )  # fmt: skip
+        self.sort = widgets.Dropdown(options=list(table.SORTS), description="sort by")
+        self.filter = widgets.Text(
+            placeholder="words, a latent's number, rating>.7, fires<5%, CE<0",
+            description="filter", layout=widgets.Layout(width="460px"),
+        )  # fmt: skip
+        self.list, self.message = widgets.Select(rows=7, layout=WIDE), widgets.HTML()
+        self.list.add_class(MONO)
+        self.previous = self._button("◀ previous", lambda: self.select(self._beside(-1)))
+        self.next = self._button("next ▶", lambda: self.select(self._beside(1)))
+        self.random = self._button("random", lambda: self.select(session.random()))
+        jump = widgets.HBox([self.number, self.previous, self.next, self.random])
+        header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
+        order = widgets.HBox([self.sort, self.filter])
+        return widgets.VBox([jump, order, header, self.list, self.message])
 
-    def select(self, latent: int) -> Html:
-        """Make ``latent`` the selected one and return its card; a draft of another is dropped."""
-        self.shelf.place(latent)
-        if self.draft is not None and self.draft.latent != latent:
-            self.draft = None
-        self.latent = latent
-        return self.card
-
-    def random(self) -> int:
-        """Any latent but the selected one; the same sequence in every session."""
-        others = [one for one in self.shelf.latents if one != self.latent] or [self.latent]
-        return int(self._generator.choice(others))
-
-    def beside(self, step: int, *, sort: str = "latent", text: str = "") -> int:
-        """The latent ``step`` rows further in the table as sorted and filtered, round and round."""
-        shown = self.table(sort=sort, text=text)["latent"].tolist() or self.shelf.latents
-        at = shown.index(self.latent) if self.latent in shown else -max(step, 0)
-        return int(shown[(at + step) % len(shown)])
-
-    def table(self, *, sort: str = "latent", text: str = "") -> pd.DataFrame:
-        """The latents as a frame, sorted, those that contain ``text``."""
-        return table.chosen(self.rows, sort=sort, text=text)
-
-    # ── what is shown ────────────────────────────────────────────────────────────────────────
-
-    @property
-    def reading(self) -> Reading:
-        """What is held of the selected latent: the kept sentence, or else the run's."""
-        return self.kept.get(self.latent) or self.shelf.reading(self.latent)
-
-    @property
-    def card(self) -> Html:
-        """The selected latent's card."""
-        shown = self._peaks.get(self._said)
-        key = (*self._said, self.reading.origin, shown is not None)
-        if self._drawn is None or self._drawn[0] != key:
-            self._drawn = key, card.card(self.shelf, self.reading, shown)
-        return self._drawn[1]
-
-    @property
-    def comparison(self) -> Html:
-        """The draft beside what was there before; empty without a draft."""
-        if self.draft is None:
-            return Html("", "")
-        return card.comparison(self.shelf, self.reading, self.draft)
-
-    def predict_peaks(self, *, step: Step = silent) -> Html:
-        """The card with a prediction at the strongest token of every window of text."""
-        shown = peaks.of(self.shelf, self.latent)
-        found = peaks.predict(self.shelf, self.reading, shown, self.simulator, step=step)
-        self._peaks[self._said] = found
-        return self.card
-
-    @property
-    def peaks_price(self) -> str:
-        """What ``predict_peaks`` costs, in words."""
-        return peaks.price(self.simulator)
-
-    # ── another sentence ─────────────────────────────────────────────────────────────────────
-
-    @property
-    def price(self) -> str:
-        """What trying a sentence costs, in words."""
-        return edit.price(self.shelf, self.simulator)
-
-    def attempt(self, sentence: str, *, step: Step = silent) -> Html:
-        """Simulate ``sentence`` for the selected latent and return it beside the old one.
-
-        Raises ExplanationError (empty), NoSimulator (what to start), Cancelled.
-        """
-        self.draft = edit.resimulate(self.shelf, self.latent, sentence, self.simulator, step=step)
-        return self.comparison
-
-    def keep(self) -> Html:
-        """Let the draft take the old sentence's place in this session; nothing is written."""
-        if self.draft is not None:
-            kept = self.draft._replace(origin="yours, kept")
-            self.kept[kept.latent], self.draft = kept, None
-        return self.card
-
-    def discard(self) -> Html:
-        """Drop the draft, or, without one, the kept sentence."""
-        if self.draft is None:
-            self.kept.pop(self.latent, None)
-        self.draft = None
-        return self.card
-
-    def save(self) -> str:
-        """Write the draft or the kept sentence to the run's curated.parquet; says where.
-
-        Raises ValueError when there is neither.
-        """
-        reading, site = self.draft or self.kept.get(self.latent), self.shelf.site
-        if reading is None:
-            raise ValueError(f"latent {self.latent} has no new sentence: try one first")
-        file = site.run.folder / curated.FILE
-        curated.save(
-            file,
-            site=site.name,
-            coder=site.coder_stage.hash,
-            latent=reading.latent,
-            sentence=reading.sentence,
-            replaced=site.sentences[reading.latent],
+    def _editor(self) -> widgets.Widget:
+        session, head = self.session, widgets.HTML(marks.section("A better sentence?", ""))
+        self.sentence = widgets.Textarea(layout=WIDE, rows=2)
+        self.beside, self.said = widgets.HTML(layout=WIDE), widgets.HTML()
+        self.progress = widgets.FloatProgress(min=0, max=1)
+        self.try_it = self._button(
+            "", lambda: self.ask(self.beside, session.attempt, self.sentence.value)
         )
-        self.kept[reading.latent] = reading._replace(origin="yours, saved")
-        self.draft = None
-        return f"saved to {file}; use it with explain.curated: {file}"
+        self.windows = self._button("", lambda: self.ask(self.card, session.predict_windows))
+        self.cancel = self._button("cancel", self._cancel.set)
+        self.keep = self._button("keep", lambda: self._after(session.keep, "kept for this session"))
+        self.discard = self._button("discard", lambda: self._after(session.discard, "discarded"))
+        self.save = self._button("save", lambda: self._after(session.save))
+        go = widgets.HBox([self.try_it, self.windows])
+        wait = widgets.HBox([self.cancel, self.progress])
+        then = widgets.HBox([self.keep, self.discard, self.save])
+        return widgets.VBox([head, self.sentence, go, wait, self.said, self.beside, then])
 
-    # ── your own text ────────────────────────────────────────────────────────────────────────
+    def _reader(self) -> widgets.Widget:
+        session, head = self.session, widgets.HTML(marks.section("Your own text", ""))
+        self.text = widgets.Textarea(placeholder="paste a text", layout=WIDE, rows=3)
+        self.read = widgets.HTML(layout=WIDE)
+        self.fires = self._button(
+            "which latents fire?", lambda: self.ask(self.read, session.read, self.text.value)
+        )
+        self.predict = self._button(
+            "", lambda: self.ask(self.read, session.predict, self.text.value)
+        )
+        return widgets.VBox([head, self.text, widgets.HBox([self.fires, self.predict]), self.read])
 
-    def read(self, text: str) -> Html:
-        """Which latents fire where in ``text``."""
-        own = owntext.read(self.shelf.site, text)
-        return owntext.drawn(self.shelf, own, self._told(own))
+    def _button(self, name: str, act: Callable[[], None]) -> widgets.Button:
+        button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
+        button.on_click(lambda _: self._guarded(act))
+        return button
 
-    def predict(self, text: str, *, step: Step = silent) -> Html:
-        """The same, with what the sentences of the shown latents predict at every token."""
-        own = owntext.read(self.shelf.site, text)
-        told = self._told(own)
-        found = owntext.predict(self.shelf, own, told, self.simulator, step=step)
-        return owntext.drawn(self.shelf, own, told, found)
+    # ── what happens ─────────────────────────────────────────────────────────────────────────
 
-    def text_price(self, text: str) -> str:
-        """What ``predict`` costs, in words."""
-        own = owntext.read(self.shelf.site, text)
-        return self.simulator.price(len(own.texts), len(self._told(own)))
+    def select(self, latent: int | None) -> None:
+        """Show another latent; a latent without a sentence is said, and the old one stays."""
+        if latent is None or latent == self.session.latent:
+            return
+        try:
+            self.session.select(int(latent))
+        except KeyError as error:
+            self.message.value = marks.note(str(error.args[0]))
+        else:
+            self._show()
 
-    @property
-    def _said(self) -> tuple[int, str]:
-        return self.latent, self.reading.sentence
+    def _show(self) -> None:
+        """Everything that depends on the selected latent."""
+        session = self.session
+        self.card.value = session.card.markup
+        self.number.value = session.latent
+        self.sentence.value = session.reading.sentence
+        self.beside.value = session.comparison.markup
+        self.said.value = self.message.value = ""
+        self._fill()
+        self._buttons()
+        if self._seen is not None and (self.widget._view_count or 0) > 0:
+            self._seen()
 
-    def _told(self, own: owntext.OwnText) -> dict[int, str]:
-        """The latents to show on a text, with the sentences that stand for them now."""
-        latents = owntext.strongest(self.shelf, own, first=self.latent)
-        kept = {latent: reading.sentence for latent, reading in self.kept.items()}
-        return {latent: kept.get(latent, self.shelf.site.sentences[latent]) for latent in latents}
+    def _fill(self) -> None:
+        """The list box, as sorted and filtered."""
+        shown = self.session.table(sort=self.sort.value, text=self.filter.value)
+        inside = self.session.latent in shown["latent"].tolist()
+        self._filling = True  # new options select the first of them: that is nobody's choice
+        self.list.options = table.lines(shown)
+        self.list.value = self.session.latent if inside else None
+        self._filling = False
 
-    # ── three faces ──────────────────────────────────────────────────────────────────────────
+    def _beside(self, step: int) -> int:
+        return self.session.beside(step, sort=self.sort.value, text=self.filter.value)
+
+    def _buttons(self) -> None:
+        """Which controls can be used, and what pressing them costs."""
+        session, busy, words = self.session, self._busy, self.text.value.strip()
+        price = f" ({session.text_price(words)})" if words else ""
+        self.predict.description = f"predict{price}"
+        self.try_it.description = f"try this sentence ({session.price})"
+        self.windows.description = f"predict in the windows of text ({session.windows_price})"
+        for one in (self.number, self.previous, self.next, self.random, self.list, self.sentence,
+                    self.try_it, self.windows, self.text, self.fires, self.predict):  # fmt: skip
+            one.disabled = busy
+        nothing = session.draft is None and session.latent not in session.kept
+        self.discard.disabled = self.save.disabled = busy or nothing
+        self.keep.disabled = busy or session.draft is None
+        self.cancel.disabled = not busy
+
+    def _after(self, act: Callable[[], Html | str], said: str = "") -> None:
+        done = act()
+        self._show()
+        self.said.value = marks.note(said or str(done))
+
+    # ── what takes its time ──────────────────────────────────────────────────────────────────
+
+    def ask(self, target: widgets.HTML, question: Callable[..., Html], *words: str) -> None:
+        """Put a question to the session in a thread, its answer into ``target``; one at a time."""
+        if self._busy:
+            return
+
+        def work() -> None:
+            self._guarded(answer)
+            self._busy, self.progress.value = False, 0
+            self._buttons()
+
+        def answer() -> None:
+            target.value = question(*words, step=self._step).markup
+            self.said.value = ""
+
+        self._busy, self.said.value = True, marks.note("computing …")
+        self._cancel.clear()
+        self._buttons()
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def _step(self, share: float) -> None:
+        self.progress.value = share
+        if self._cancel.is_set():
+            raise Cancelled
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Whatever goes wrong is said on the page: a callback's traceback would be lost."""
+        try:
+            act()
+        except Cancelled:
+            self.said.value = marks.note("cancelled; nothing has changed")
+        except Exception as error:
+            self.said.value = marks.note(str(error))
+
+
+class LatentExplorer(Session):
+    """All latents of one site that have a sentence, one of them selected, in a notebook."""
 
     @property
     def static(self) -> Html:
         """The card, and the whole table below it, for readers without a kernel."""
-        return Html(f"{self.card.markup}{self._listed}", repr(self.card))
+        return Html(f"{self.card.markup}{self._listed}", repr(self))
 
     @functools.cached_property
     def _listed(self) -> str:
         """The folded table of all latents."""
         summary = f"all {len(self.rows)} latents with sentences"
-        inner = table.html(self.rows).markup
-        return f"<details><summary>{summary}</summary>{inner}</details>"
+        return f"<details><summary>{summary}</summary>{table.html(self.rows).markup}</details>"
 
     def __repr__(self) -> str:
         return repr(self.card)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        live = Controls(self).widget
-        view = {"version_major": 2, "version_minor": 0, "model_id": live.model_id}
-        return self.static._repr_mimebundle_() | {WIDGET: view}
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.static._repr_mimebundle_()
 
     def _ipython_display_(self) -> None:
         """Live controls, and the static card as an output of its own.
@@ -217,18 +222,13 @@ class LatentExplorer:
         JupyterLab shows nothing of a bundle whose widget has lost its kernel, so the static card
         stands below, and folds itself away while a live one is on the page.
         """
-        controls = Controls(self, seen=self._fold)
-        view = {"version_major": 2, "version_minor": 0, "model_id": controls.widget.model_id}
-        display({WIDGET: view, "text/plain": repr(self)}, raw=True)
-        self._static = display(self._folding(opened=True), display_id=True)
+        below: list[DisplayHandle] = []
+        controls = Controls(self, seen=lambda: [one.update(self._folding("")) for one in below])
+        live = {"version_major": 2, "version_minor": 0, "model_id": controls.widget.model_id}
+        display({WIDGET: live, "text/plain": repr(self)}, raw=True)
+        below.append(display(self._folding(" open"), display_id=True))
 
-    def _fold(self) -> None:
-        """Fold the static card, brought up to date with what is selected."""
-        if self._static is not None:
-            self._static.update(self._folding(opened=False))
-
-    def _folding(self, *, opened: bool) -> Html:
-        static = self.static
-        summary = "the card, as it stays when the kernel is gone"
-        head = f"<details{' open' * opened}><summary>{summary}</summary>"
-        return Html(f"{head}{static.markup}</details>", repr(static))
+    def _folding(self, opened: str) -> Html:
+        """The static card, brought up to date with what is selected, under a line that folds it."""
+        head = f"<details{opened}><summary>the card, as it stays when the kernel is gone</summary>"
+        return Html(f"{head}{self.static.markup}</details>", repr(self))

@@ -1,44 +1,31 @@
-"""The marks a card is made of: a strip of tokens, an interval on its axis, a histogram, a section.
+"""The marks a card is made of: strips of tokens, an interval on its axis, a histogram, a section.
 
-Out: HTML with inline styles only, of the kind that JupyterLab keeps in an untrusted notebook. Text
-keeps the page's own colour and every colour is laid on with part transparency or stands on its own
-in both themes. All text is escaped here.
+Out: HTML with the inline styles that JupyterLab keeps in an untrusted notebook. Text keeps the
+page's own colour; every other colour is part transparent or stands out in both themes.
 """
 
 import html
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils.explorer.windows import Shown
-from rewrite_utils.report.display import BLUE, ORANGE, in_a_line, visible
+from rewrite_utils.report.display import BLUE, DEEPEST, GREY, ORANGE, SMALL, tokens, visible
+from rewrite_utils.stats import Estimate
 
-GREY = "128, 128, 128"
-SMALL = "font-size: 85%; opacity: 0.75"
-DEEPEST = 0.5
-"""Opacity of the strongest background: text stays readable on it, white as well as black."""
-THICKEST = 6
-"""Pixels of the strongest underline."""
-
-
-def strip(shown: Shown, *, maximum: float) -> str:
-    """A window: true activation as background, predicted as underline, on one scale 0 … maximum."""
-    spans = [
-        _span(text, float(true), float(predicted), maximum)
-        for text, true, predicted in zip(shown.texts, shown.true, shown.predicted, strict=True)
-    ]
-    return (
-        '<div style="font-family: monospace; white-space: pre-wrap; line-height: 1.9; '
-        f'margin: 0 0 2px 0">{"".join(spans)} '
-        f'<span style="font-family: sans-serif; {SMALL}">{visible(shown.note)}</span></div>'
-    )
+Found = Estimate | tuple[float, float, float]
+"""A value and the ends of its interval."""
+WIDTH = 150
+"""Pixels of an interval's axis."""
 
 
 def strips(shown: Iterable[Shown], *, maximum: float, nothing: str) -> str:
     """Several windows under one another, or why there are none."""
-    return "".join(strip(one, maximum=maximum) for one in shown) or note(nothing)
+    drawn = [tokens(*one[:3], maximum=maximum, note=one.note).markup for one in shown]
+    return "".join(drawn) or note(nothing)
 
 
 def legend(maximum: float) -> str:
@@ -53,30 +40,28 @@ def legend(maximum: float) -> str:
     )
 
 
-def interval(
-    value: float,
-    low: float,
-    high: float,
-    *,
-    ends: tuple[float, float],
-    floor: float,
-    width: int = 150,
-) -> str:
-    """A point with its interval on an axis from ``ends[0]`` to ``ends[1]``, a tick at the floor."""
+def interval(found: Found, *, ends: tuple[float, float], floor: float) -> str:
+    """A value with its interval on an axis from ``ends[0]`` to ``ends[1]``, a tick at the floor."""
 
     def place(x: float) -> int:
         share = (x - ends[0]) / (ends[1] - ends[0]) if ends[1] > ends[0] else 0.5
-        return round(width * min(max(share, 0.0), 1.0))
+        return round(WIDTH * min(max(share, 0.0), 1.0))
 
-    if math.isnan(value):
+    def box(left: int, width: int, top: int, height: int, shade: str) -> str:
+        return (
+            f'<span style="position: absolute; left: {left}px; top: {top}px; width: {width}px; '
+            f'height: {height}px; background: {shade}"></span>'
+        )
+
+    if math.isnan(value := found[0]):
         return ""
-    left, right = (place(value), place(value)) if math.isnan(low) else (place(low), place(high))
-    parts = [_box(left, max(right - left, 1), 6, 4, f"rgba({BLUE}, 0.5)")]
+    left, right = (place(value if math.isnan(x) else x) for x in found[1:3])
+    parts = [box(left, max(right - left, 1), 6, 4, f"rgba({BLUE}, 0.5)")]
     if not math.isnan(floor):
-        parts.append(_box(place(floor), 2, 0, 16, f"rgba({GREY}, 0.9)"))
-    parts.append(_box(place(value) - 3, 7, 4, 8, f"rgb({BLUE})"))
+        parts.append(box(place(floor), 2, 0, 16, f"rgba({GREY}, 0.9)"))
+    parts.append(box(place(value) - 3, 7, 4, 8, f"rgb({BLUE})"))
     return (
-        f'<div style="position: relative; width: {width + 6}px; height: 16px; '
+        f'<div style="position: relative; width: {WIDTH + 6}px; height: 16px; '
         f'background: rgba({GREY}, 0.12)">{"".join(parts)}</div>'
     )
 
@@ -85,15 +70,13 @@ def histogram(values: Float[ndarray, " firing"], *, maximum: float, bins: int = 
     """Firings by activation, 0 … maximum; bar heights go by the square root of the count."""
     if not len(values) or maximum <= 0:
         return note("never fires on the explain rows")
-    counts = [0] * bins
-    for value in values.tolist():
-        counts[min(int(bins * value / maximum), bins - 1)] += 1
-    top = max(counts)
+    counts, edges = np.histogram(values, bins=bins, range=(0, maximum))
+    heights = np.maximum((60 * np.sqrt(counts / counts.max())).round(), counts > 0).astype(int)
     bars = [
-        f'<span title="{maximum * i / bins:.2f} … {maximum * (i + 1) / bins:.2f}: {count}" '
+        f'<span title="{low:.2f} … {high:.2f}: {count}" '
         'style="display: inline-block; width: 7px; margin: 0 1px 0 0; vertical-align: bottom; '
-        f'height: {_height(count, top)}px; background: rgba({ORANGE}, 0.85)"></span>'
-        for i, count in enumerate(counts)
+        f'height: {height}px; background: rgba({ORANGE}, 0.85)"></span>'
+        for low, high, count, height in zip(edges, edges[1:], counts, heights, strict=False)
     ]
     axis = f"0 … {maximum:.2f}, {len(values):,} firings; heights by square root"
     row = f'<div style="height: 62px; white-space: nowrap">{"".join(bars)}</div>'
@@ -107,7 +90,7 @@ def section(title: str, body: str, *, remark: str = "") -> str:
     return f"{head}{small if remark else ''}</div>{body}"
 
 
-def columns(cells: Sequence[str], *, even: bool = False) -> str:
+def columns(cells: Iterable[str], *, even: bool = False) -> str:
     """Parts beside one another, below one another where the page is too narrow for that.
 
     ``even``: running text, which shares the width; otherwise a part is as wide as what it holds.
@@ -148,23 +131,7 @@ def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def _span(text: str, true: float, predicted: float, maximum: float) -> str:
-    shade = DEEPEST * min(max(true, 0) / maximum, 1) if maximum > 0 else 0
-    style, title = f"background: rgba({ORANGE}, {shade:.2f})", f"true {true:.2f}"
-    if not math.isnan(predicted):
-        share = min(max(predicted, 0) / maximum, 1) if maximum > 0 else 0
-        line = f"{round(1 + (THICKEST - 1) * share)}px solid rgb({BLUE})"
-        style += f"; border-bottom: {line if share > 0 else f'1px solid rgba({GREY}, 0.8)'}"
-        title += f", predicted {predicted:.2f}"
-    return f'<span style="{style}" title="{title}">{in_a_line(text)}</span>'
-
-
-def _height(count: int, top: int) -> int:
-    return max(round(60 * math.sqrt(count / top)), 1 if count else 0)
-
-
-def _box(left: int, width: int, top: int, height: int, shade: str) -> str:
-    return (
-        f'<span style="position: absolute; left: {left}px; top: {top}px; width: {width}px; '
-        f'height: {height}px; background: {shade}"></span>'
-    )
+def within(found: Found, digits: int = 3, *, sign: bool = False) -> str:
+    """A value with its interval."""
+    value, low, high = (number(x, digits, sign=sign) for x in found[:3])
+    return f"{value} [{low}, {high}]"

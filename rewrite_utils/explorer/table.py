@@ -1,19 +1,15 @@
 """All latents of a site as a table that can be sorted and filtered.
 
-In: a Shelf. Out: one row a latent with a sentence; the frame for code, text rows for a list box,
-HTML for a page without a kernel.
+In: one row a latent with a sentence (``Shelf.rows``). Out: rows of it, as a frame for code, as text
+for a list box, as HTML for a page without a kernel.
 """
 
 import re
-from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from rewrite_utils import stats
 from rewrite_utils.explorer import marks
-from rewrite_utils.explorer.shelf import Shelf
-from rewrite_utils.report.display import Html
+from rewrite_utils.report.display import Html, visible
 
 SORTS = {
     "latent": True,
@@ -35,25 +31,7 @@ BOUNDS = {
 """What a filter calls the columns of numbers."""
 BOUND = re.compile(rf"\b({'|'.join(BOUNDS)})\s*([<>])\s*(-?(?:\d+\.?\d*|\.\d+))(%?),?")
 """One bound in a filter: ``rating > .7``, ``fires<5%``."""
-
-
-def frame(shelf: Shelf) -> pd.DataFrame:
-    """One row a latent: scores, firing rate, what its sentence costs against its mean, sentence."""
-    latents = shelf.latents
-    means = shelf.losses.pivot_table(index="latent", columns="arm", values="loss").loc[latents]
-    ratings = [_rating(shelf, latent) for latent in latents]
-    energy = shelf.site.energy
-    return pd.DataFrame(
-        {
-            "latent": latents,
-            "rating AUROC": ratings,
-            "detection AUROC": shelf.scores["auroc"].reindex(latents).to_numpy(),
-            "firing rate": shelf.cache.rate[latents],
-            "CE sentence − mean": (means["sentence"] - means["mean"]).to_numpy(),
-            "share of output": energy[latents] / max(float(energy.sum()), 1e-12),
-            "sentence": [shelf.site.sentences[latent] for latent in latents],
-        }
-    )
+HEADER = "latent  rating  detect  fires on  CE−mean  sentence"
 
 
 def chosen(table: pd.DataFrame, *, sort: str = "latent", text: str = "") -> pd.DataFrame:
@@ -77,47 +55,25 @@ def lines(table: pd.DataFrame) -> list[tuple[str, int]]:
     """(text, latent) of each row, columns aligned, for a list box."""
     return [
         (
-            f"{row[0]:>6}  {_two(row[1])}  {_two(row[2])}  {row[3]:>7.2%}  {row[4]:+.4f}  {row[6]}",
-            row[0],
+            f"{latent:>6}  {_two(rating)}  {_two(detection)}  {rate:>7.2%}  {cost:+.4f}  {said}",
+            latent,
         )
-        for row in table.itertuples(index=False, name=None)
+        for latent, rating, detection, rate, cost, _, said in table.itertuples(index=False)
     ]
-
-
-HEADER = "latent  rating  detect  fires on  CE−mean  sentence"
 
 
 def html(table: pd.DataFrame, *, most: int = 200) -> Html:
     """The table for readers without a kernel, at most so many rows."""
-    header = [marks.visible(name) for name in table.columns]
     body = [
         [str(latent), _two(rating), _two(detection), f"{rate:.2%}", f"{cost:+.4f}", f"{share:.1%}",
-         f'<span style="white-space: normal">{marks.visible(sentence)}</span>']
-        for latent, rating, detection, rate, cost, share, sentence
-        in table.head(most).itertuples(index=False, name=None)
+         f'<span style="white-space: normal">{visible(said)}</span>']
+        for latent, rating, detection, rate, cost, share, said
+        in table.head(most).itertuples(index=False)
     ]  # fmt: skip
     units = marks.note("CE in nats, this latent alone replaced; share: of what the latents write")
-    drawn = f'<div style="overflow-x: auto">{marks.rows(header, body)}{units}</div>'
-    return Html(drawn, "\n".join(text for text, _ in lines(table.head(most))))
-
-
-def headline(shelves: Mapping[str, Shelf]) -> str:
-    """Sentence against mean with one latent replaced at a time, mean over latents."""
-    parts = []
-    for name, shelf in shelves.items():
-        cost = frame(shelf)["CE sentence − mean"].to_numpy()
-        found = stats.bootstrap(cost, unit="latent", seed=shelf.site.params.seed)
-        windows = shelf.site.settings.evaluate_windows
-        said = f"CE sentence − mean {found} nats, {windows} windows"
-        parts.append(f"{name}: one latent alone, {said}")
-    return "; ".join(parts)
-
-
-def _rating(shelf: Shelf, latent: int) -> float:
-    place = shelf.place(latent)
-    active = np.concatenate([shelf.true[split][:, place] > 0 for split in shelf.ratings])
-    expected = np.concatenate([part.expected[:, place] for part in shelf.ratings.values()])
-    return stats.auroc_value(active, expected.astype(np.float64))
+    drawn = marks.rows([visible(name) for name in table.columns], body) + units
+    text = "\n".join(line for line, _ in lines(table.head(most)))
+    return Html(f'<div style="overflow-x: auto">{drawn}</div>', text)
 
 
 def _two(value: float) -> str:

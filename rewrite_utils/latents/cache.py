@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.runs.whole import read_or_none, whole
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
@@ -115,7 +116,8 @@ class LatentCache:
 
     def write(self, file: Path) -> None:
         """Save as one safetensors file."""
-        save_file({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, file)
+        with whole(file) as beside:
+            save_file({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, beside)
 
     @classmethod
     def read(cls, file: Path) -> "LatentCache":
@@ -137,7 +139,8 @@ class OutputMoments(NamedTuple):
 
     def write(self, file: Path) -> None:
         """Save as one safetensors file."""
-        save_file(self._asdict(), file)
+        with whole(file) as beside:
+            save_file(self._asdict(), beside)
 
     @classmethod
     def read(cls, file: Path) -> "OutputMoments":
@@ -155,23 +158,22 @@ def cache_latents(
     name: str,
     batch: int = 16,
 ) -> tuple[LatentCache, OutputMoments]:
-    """Encode every row; finished batches wait in ``folder`` and are not computed again after a
-    kill."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    """Encode every row. Finished batches wait in ``folder``, a split's own, and are not computed
+    again after a kill; remove it once the result is on disk."""
+    parts = []
     for start in tqdm(range(0, len(rows), batch), desc=f"latents of {name}", unit="batch"):
-        file = folder / f"{name}-{start:08d}.safetensors"
-        if not file.exists():
-            _write_batch(file, start, _encode(subject, hookpoint, coder, rows[start:][:batch]))
-        files.append(file)
-    parts = [load_file(file) for file in files]
+        file = folder / f"{start:08d}.safetensors"
+        part = read_or_none(file, load_file)
+        if part is None:
+            part = _encode(subject, hookpoint, coder, rows[start:][:batch], start)
+            with whole(file) as beside:
+                save_file(part, beside)
+        parts.append(part)
     total, square = (sum(part.pop(key) for part in parts) for key in ("total", "square"))
     entries = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     cache = _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
     mean = total / cache.n_tokens
     variance = np.asarray(square / cache.n_tokens - np.square(mean).sum())
-    for file in files:
-        file.unlink()
     return cache, OutputMoments(mean.astype(np.float32), variance)
 
 
@@ -181,45 +183,30 @@ def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
     return cache.variance * norms
 
 
-class _Encoded(NamedTuple):
-    """One batch of rows: its latents and the sums that the output's moments are made of."""
-
-    values: Float[Tensor, "row pos k"]
-    indices: Int[Tensor, "row pos k"]
-    total: Float[Tensor, " d_out"]
-    square: Float[Tensor, ""]
-
-
 @torch.no_grad()
 def _encode(
-    subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, rows: Int[Tensor, "row pos"]
-) -> _Encoded:
+    subject: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    rows: Int[Tensor, "row pos"],
+    start: int,
+) -> dict[str, ndarray]:
+    """The firings in one batch of rows, the first of which is row ``start``, and the sums that the
+    output's moments are made of (total [d_out] and square [], float64)."""
     acts = hooked(subject, rows, hookpoint)
     inputs, outputs = acts.inputs[:, 1:], acts.outputs[:, 1:].flatten(0, 1).double()
     latents = coder.encode(inputs.flatten(0, 1).float())
-    shape = (*inputs.shape[:2], -1)
-    return _Encoded(
-        latents.values.reshape(shape).cpu(),
-        latents.indices.reshape(shape).cpu(),
-        outputs.sum(0).cpu(),
-        outputs.square().sum().cpu(),
-    )
-
-
-def _write_batch(file: Path, start: int, found: _Encoded) -> None:
-    fires: Bool[Tensor, "row pos k"] = found.values > 0
+    values, indices = (part.unflatten(0, inputs.shape[:2]).cpu() for part in latents)
+    fires: Bool[Tensor, "row pos k"] = values > 0
     row, position, _ = fires.nonzero(as_tuple=True)
-    temporary = file.with_suffix(".tmp")
-    entries = {
+    return {
         "row": (row + start).int().numpy(),
         "position": (position + 1).int().numpy(),
-        "latent": found.indices[fires].int().numpy(),
-        "value": found.values[fires].float().numpy(),
-        "total": found.total.numpy(),
-        "square": found.square.numpy(),
+        "latent": indices[fires].int().numpy(),
+        "value": values[fires].float().numpy(),
+        "total": outputs.sum(0).cpu().numpy(),
+        "square": outputs.square().sum().cpu().numpy(),
     }
-    save_file(entries, temporary)
-    temporary.replace(file)
 
 
 def _sorted_by_latent(

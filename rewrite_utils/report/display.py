@@ -1,7 +1,7 @@
 """HTML that survives in an untrusted notebook: tokens with their activations, tables of sentences.
 
-Only inline styles that JupyterLab keeps; everything from models or data is escaped; what a page
-would not show is drawn. Nothing here draws figures (figures.py).
+Only inline styles that JupyterLab keeps, on a white page and on a black one; everything from models
+or data is escaped; what a page would not show is drawn. Draws no figures.
 """
 
 import html
@@ -19,6 +19,12 @@ from rewrite_utils.latents.windows import firing_windows, window_tokens, window_
 ORANGE = "230, 159, 0"
 BLUE = "30, 136, 210"
 """Stands out (3:1) from a white page and from a black one."""
+GREY = "128, 128, 128"
+SMALL = "font-size: 85%; opacity: 0.75"
+DEEPEST = 0.5
+"""Opacity of the strongest background: text stays readable on it, white as well as black."""
+THICKEST = 6
+"""Pixels of the strongest underline."""
 NO_TEXT = "⟨⟩"
 SHOWN_TOKENS = 24
 """Length of a window that is drawn."""
@@ -29,21 +35,16 @@ class Html:
     """A piece of HTML with a one-line text face for places that show none."""
 
     def __init__(self, markup: str, text: str) -> None:
-        self._markup, self._text = markup, text
-
-    @property
-    def markup(self) -> str:
-        """The HTML."""
-        return self._markup
+        self.markup, self._text = markup, text
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return {"text/html": self._markup, "text/plain": self._text}
+        return {"text/html": self.markup, "text/plain": self._text}
 
     def __repr__(self) -> str:
         return self._text
 
     def __add__(self, other: "Html") -> "Html":
-        return Html(self._markup + other._markup, f"{self._text}\n{other._text}")
+        return Html(self.markup + other.markup, f"{self._text}\n{other._text}")
 
     def __radd__(self, other: int) -> "Html":
         return self  # sum() begins with 0
@@ -70,33 +71,29 @@ def in_a_line(text: str) -> str:
 
 def tokens(
     texts: Sequence[str],
-    true: Sequence[float],
-    predicted: Sequence[float] | None = None,
+    true: Sequence[float] | ndarray,
+    predicted: Sequence[float] | ndarray | None = None,
     *,
     maximum: float,
+    note: str = "",
 ) -> Html:
-    """A window: true activation as background, predicted activation as underline, on one scale;
-    no underline where the prediction is NaN: nothing was asked there."""
-    spans = []
-    for place, text in enumerate(texts):
-        shade = min(max(true[place], 0) / maximum, 1) if maximum > 0 else 0
-        style = f"background: rgba({ORANGE}, {shade:.2f});"
-        title = f"true {true[place]:.2f}"
-        if predicted is not None and not math.isnan(predicted[place]):
-            depth = min(max(predicted[place], 0) / maximum, 1) if maximum > 0 else 0
-            style += f" border-bottom: 3px solid rgba({BLUE}, {depth:.2f});"
-            title += f", predicted {predicted[place]:.2f}"
-        spans.append(f'<span style="{style}" title="{title}">{in_a_line(text)}</span>')
-    markup = "".join(spans)
-    return Html(
-        f'<div style="font-family: monospace; white-space: pre-wrap">{markup}</div>', "".join(texts)
-    )
+    """A window: true activation as background, predicted as underline, on one scale 0 … maximum.
+
+    No underline where the prediction is NaN: nothing was asked there. ``note`` stands behind it.
+    """
+    guesses = [math.nan] * len(texts) if predicted is None else predicted
+    triples = zip(texts, true, guesses, strict=True)
+    spans = [_span(text, float(one), float(guess), maximum) for text, one, guess in triples]
+    small = f' <span style="font-family: sans-serif; {SMALL}">{visible(note)}</span>'
+    style = "font-family: monospace; white-space: pre-wrap; line-height: 1.9; margin: 0 0 2px 0"
+    markup = f'<div style="{style}">{"".join(spans)}{small if note else ""}</div>'
+    return Html(markup, "".join(texts))
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> Html:
     """A plain table; cells that are Html are kept, everything else is escaped."""
     head = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in header)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     text = "\n".join(" | ".join(str(value) for value in row) for row in rows)
     return Html(f"<table><tr>{head}</tr>{body}</table>", text)
 
@@ -130,7 +127,7 @@ def strongest(
     values = window_values(cache, latent, chosen, SHOWN_TOKENS)
     whole, scale = said(title, head=True), float(cache.maximum[latent])
     for own, true in zip(ids, values, strict=True):
-        whole = whole + tokens(texts(own), true.tolist(), maximum=scale)
+        whole = whole + tokens(texts(own), true, maximum=scale)
     return whole
 
 
@@ -141,8 +138,21 @@ def _number(value: object, digits: int) -> object:
 
 
 def _cell(value: object) -> str:
-    inner = value._markup if isinstance(value, Html) else html.escape(str(value))
+    inner = value.markup if isinstance(value, Html) else html.escape(str(value))
     return f'<td style="text-align: left; vertical-align: top">{inner}</td>'
+
+
+def _span(text: str, true: float, predicted: float, maximum: float) -> str:
+    def share(value: float) -> float:
+        return min(max(value, 0.0) / maximum, 1.0) if maximum > 0 else 0.0
+
+    style = f"background: rgba({ORANGE}, {DEEPEST * share(true):.2f})"
+    title = f"true {true:.2f}"
+    if not math.isnan(predicted):
+        thick, some = 1 + (THICKEST - 1) * share(predicted), share(predicted) > 0
+        line = f"{round(thick)}px solid rgb({BLUE})" if some else f"1px solid rgba({GREY}, 0.8)"
+        style, title = f"{style}; border-bottom: {line}", f"{title}, predicted {predicted:.2f}"
+    return f'<span style="{style}" title="{title}">{in_a_line(text)}</span>'
 
 
 def _drawn(character: str) -> str:

@@ -4,8 +4,8 @@ A killed process, or a full disk, leaves at most ``.<name>.part``, which the nex
 Every file of a stage that a later process believes is written and read through these two.
 """
 
-import logging
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
-log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError)
 DAMAGE += (pickle.UnpicklingError, SafetensorError)
 """What readers of JSON, NumPy, torch and safetensors raise where a file is cut or is another."""
+
+
+class DamagedFileWarning(UserWarning):
+    """A file on disk cannot be read to its end; it is made again, never used."""
 
 
 @contextmanager
@@ -39,5 +42,6 @@ def read_or_none(path: Path, read: Callable[[Path], Content]) -> Content | None:
     try:
         return read(path)
     except DAMAGE as error:
-        log.warning("%s is damaged, not used (%s: %s)", path, type(error).__name__, error)
+        reason = f"{path} is damaged, not used ({type(error).__name__}: {error})"
+        warnings.warn(reason, DamagedFileWarning, stacklevel=2)
         return None

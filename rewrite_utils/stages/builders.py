@@ -94,8 +94,9 @@ def make_quality(site: "SiteStages", folder: Path) -> dict[str, Any]:
 def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
     """Cache the sparse activations of all rows that are not training rows."""
     tokens = {split: site.corpus.rows(split) for split in CACHED_SPLITS}
-    entries = sum(rows.numel() for rows in tokens.values()) * site.coder.config.k
-    require_space(folder, needed=24 * entries)
+    if site.coder.k is not None:  # of a coder with thresholds nobody knows how many will fire
+        entries = sum(rows.numel() for rows in tokens.values()) * site.coder.k
+        require_space(folder, needed=24 * entries)
     for split, rows in tokens.items():
         if not (folder / f"{split}.safetensors").exists():
             cache, moments = activations.cache_latents(
@@ -103,13 +104,13 @@ def make_latents(site: "SiteStages", folder: Path) -> dict[str, Any]:
                 site.hookpoint,
                 site.coder,
                 rows,
-                folder=folder / "batches",
+                folder=folder / f"batches-{split}",
                 name=f"{site.name}, {split}",
             )
             if split == "calibrate":
                 moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
-    shutil.rmtree(folder / "batches", ignore_errors=True)  # gone, if killed after this line
+        shutil.rmtree(folder / f"batches-{split}", ignore_errors=True)
     return {split: list(rows.shape) for split, rows in tokens.items()}
 
 

@@ -14,7 +14,8 @@ import torch
 
 from rewrite_utils.coder.formats import load_coder
 from rewrite_utils.coder.harvest import Harvest, Streamed, pairs
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, check_coder, random_coder
+from rewrite_utils.coder.quality import check_coder
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, random_coder
 from rewrite_utils.coder.training import Batches, Pair, TrainingSettings, train
 from rewrite_utils.subject.model import Subject
 
@@ -133,7 +134,7 @@ def _load(site: "SiteStages") -> tuple[SparseCoder, dict[str, Any]]:
     found = coder.config
     for what, has, wanted in (
         ("latents", found.num_latents, asked.latents),
-        ("k", found.k, asked.k),
+        ("k", found.k or asked.k, asked.k),  # one with thresholds has no k
         ("skip", found.skip_connection, asked.skip),
     ):
         if has != wanted:

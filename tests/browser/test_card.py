@@ -9,7 +9,7 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, Route
 
-from rewrite_utils.explorer import LatentExplorer, Simulator
+from rewrite_utils.explorer import LatentExplorer
 
 CUT = """node => {
   const end = node.getBoundingClientRect().right + 1;
@@ -25,8 +25,7 @@ CUT = """node => {
 @pytest.fixture(scope="module")
 def faces(world) -> dict[str, str]:
     """The markup of everything that stands in a page, by name."""
-    site = world.sites["mlp"]
-    explorer = LatentExplorer(site, simulator=Simulator(site, engine=world.llm))
+    explorer = LatentExplorer(world.sites["mlp"], engine=world.llm)
     static = explorer.static.markup.replace("<details>", "<details open>")
     own = explorer.read("the thin man sat in a red hat").markup
     explorer.attempt("men in red hats, " * 6)

@@ -14,7 +14,8 @@ from report_cases import coder_table
 from stage_cases import SITE, tokenizer_with_chat, write_text
 
 from rewrite_utils.coder import harvest, quality
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, fvu
+from rewrite_utils.coder.fvu import fvu
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.params import parse
 from rewrite_utils.report import coders, figures
 from rewrite_utils.runs.run import Run
@@ -240,7 +241,7 @@ def test_firing_rates_are_over_all_rows_that_are_not_training_rows(kinds):
     site = kinds["plain"]
     fired, tokens = np.zeros(12), 0
     for split in CACHED_SPLITS:
-        x = hooked(site.subject, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
+        x = hooked(site.collector, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
         on = site.coder.dense(site.coder.encode(x.flatten(0, 1))) > 0
         fired, tokens = fired + on.sum(0).numpy(), tokens + len(on)
     np.testing.assert_allclose(rate, fired / tokens, atol=2e-3)

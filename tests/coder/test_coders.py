@@ -1,22 +1,20 @@
+import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rewrite_utils.coder.formats import load_coder
-from rewrite_utils.coder.sparse import (
-    FVU,
-    CoderConfig,
-    Latents,
-    SparseCoder,
-    check_coder,
-    fvu,
-    random_coder,
-)
+from rewrite_utils.coder.fvu import FVU, fvu
+from rewrite_utils.coder.quality import check_coder
+from rewrite_utils.coder.sparse import CoderConfig, Latents, SparseCoder, random_coder
+from rewrite_utils.subject.splice import Coder, GivenLatents, Site, TrueLatents
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 DATA = Path(__file__).parents[1] / "data"
@@ -55,6 +53,7 @@ def test_forward_is_the_formula(kind):
     y = z @ coder.W_dec + coder.b_dec
     y = y if coder.W_skip is None else y + x @ coder.W_skip.T
     torch.testing.assert_close(coder(x), y)
+    assert isinstance(coder, Coder)  # what the splice asks for
     latents = coder.encode(x)
     torch.testing.assert_close(coder.dense(latents), z)
     torch.testing.assert_close(coder.decode_dense(z, x), y)
@@ -154,24 +153,111 @@ def test_a_sparsify_coder_of_another_function_is_an_error(option, tmp_path):
         SparseCoder.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["saelens-topk", "saelens-topk-rescaled"])
+def saelens(name: str, hookpoint: str = "layers.6") -> tuple[SparseCoder, dict[str, torch.Tensor]]:
+    """A coder that sae-lens 6.54.0 saved (`save_model`), and its inputs, latents and outputs."""
+    folder = DATA / f"saelens-{name}"
+    return load_coder(folder, hookpoint=hookpoint), load_file(folder / "example.safetensors")
+
+
+@pytest.mark.parametrize("name", ["topk", "topk-rescaled"])
 def test_saelens_coder_gives_its_own_outputs(name):
-    # Saved, with its outputs, by sae-lens 6.54.0 (`TopKSAE.save_model`).
-    example = load_file(DATA / name / "example.safetensors")
-    coder = load_coder(DATA / name, hookpoint="layers.6")
+    coder, example = saelens(name)
     torch.testing.assert_close(coder(example["x"]), example["y"], atol=1e-4, rtol=1e-4)
-    assert not coder.config.transcode
+    assert not coder.config.transcode and coder.config.k == 3
 
 
-def test_saelens_coder_that_is_not_topk_is_an_error(tmp_path):
-    cfg = json.loads((DATA / "saelens-topk" / "cfg.json").read_text())
-    save_file(
-        load_file(DATA / "saelens-topk" / "sae_weights.safetensors"),
-        tmp_path / "sae_weights.safetensors",
-    )
-    (tmp_path / "cfg.json").write_text(json.dumps({**cfg, "architecture": "jumprelu"}))
-    with pytest.raises(ValueError, match="'jumprelu': only TopK"):
-        SparseCoder.load(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "hookpoint"),
+    [
+        ("standard", "layers.6"),
+        ("jumprelu", "layers.6"),
+        ("gated", "layers.6"),
+        ("batchtopk", "layers.6"),  # by its threshold: as save_inference_model's coder does
+        ("transcoder", "layers.6.mlp"),
+        ("skip-transcoder", "layers.6.mlp"),
+    ],
+)
+def test_saelens_coders_with_thresholds_give_their_own_latents_and_outputs(
+    name, hookpoint, tmp_path
+):
+    coder, example = saelens(name, hookpoint)
+    x, z, y = (example[part] for part in "xzy")
+    assert coder.config.k is None and coder.config.transcode == (hookpoint == "layers.6.mlp")
+    coder.save(tmp_path)
+    for read in (coder, SparseCoder.load(tmp_path, hookpoint=hookpoint)):
+        latents = read.encode(x)
+        torch.testing.assert_close(read.dense(latents), z, atol=1e-4, rtol=1e-4)
+        assert latents.values.shape[1] == (z > 0).sum(1).max()  # at most as many as are active
+        torch.testing.assert_close(read(x), y, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(read.decode_dense(z, x), y, atol=1e-4, rtol=1e-4)
+        assert torch.equal(read.encode(x[:0]).values, torch.zeros(0, 1))
+
+
+def changed_saelens(folder: Path, name: str, **changes: object) -> Path:
+    """A coder of SAELens with other entries in its cfg.json; None takes one out."""
+    shutil.copytree(DATA / f"saelens-{name}", folder, dirs_exist_ok=True)
+    cfg = json.loads((folder / "cfg.json").read_text()) | changes
+    (folder / "cfg.json").write_text(json.dumps({k: v for k, v in cfg.items() if v is not None}))
+    return folder
+
+
+def test_a_topk_coder_of_2024_says_standard(tmp_path):
+    """Before version 6: names of its own, k among the activation's arguments, a flag for norms."""
+    old = {"architecture": "standard", "activation_fn_str": "topk", "normalize_activations": False}
+    old |= {"activation_fn_kwargs": {"k": 3}, "hook_point": "blocks.6.hook_resid_post"}
+    folder = changed_saelens(tmp_path, "topk", **old, metadata=None, k=None)
+    coder, (expected, example) = load_coder(folder, hookpoint="layers.6"), saelens("topk")
+    assert torch.equal(coder(example["x"]), expected(example["x"])) and coder.config.k == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("topk", {"architecture": "jumprelu"}, "'jumprelu', but its weights hold no 'threshold'"),
+        ("topk", {"architecture": "batchtopk"}, "'batchtopk', but its weights hold no 'topk_thr"),
+        ("topk", {"architecture": "abstopk"}, "'abstopk' with activation 'relu'.*can be read is"),
+        ("topk", {"k": None}, "'topk' with activation 'relu' and k = None"),
+        ("standard", {"activation_fn": "tanh-relu"}, "activation 'tanh-relu'"),
+        ("standard", {"normalize_activations": "layer_norm"}, "normalize_activations = 'layer"),
+        ("standard", {"metadata": {"hook_name": "blocks.6.hook_mlp_out"}}, "not the residual"),
+        ("transcoder", {"metadata": {"hook_name": "blocks.6.mlp.hook_in"}}, "a block's MLP"),
+    ],
+)
+def test_a_saelens_coder_of_another_function_is_refused(tmp_path, name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_coder(changed_saelens(tmp_path, name, **changes), hookpoint="layers.6")
+
+
+@pytest.mark.parametrize("hookpoint", ["layers.6", "layers.6.mlp"])
+def test_gemmascope_coder_is_its_published_formula(tmp_path, hookpoint):
+    """`params.npz` of a residual SAE and of a transcoder: b_dec stays on the input of both."""
+    folder = tmp_path / "layer_6" / "width_16k" / "average_l0_71"
+    folder.mkdir(parents=True)
+    shapes = {"W_enc": (8, 24), "W_dec": (24, 8), "b_enc": (24,), "b_dec": (8,), "threshold": (24,)}
+    raw = {
+        name: torch.randn(s, generator=generator(i)) for i, (name, s) in enumerate(shapes.items())
+    }
+    np.savez(folder / "params.npz", **raw)
+    coder, x = load_coder(folder, hookpoint=hookpoint), inputs()
+    before = x @ raw["W_enc"] + raw["b_enc"]
+    z = (before > raw["threshold"]) * before.relu()
+    torch.testing.assert_close(coder.dense(coder.encode(x)), z, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(coder(x), z @ raw["W_dec"] + raw["b_dec"], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"coder of layer 6, not of 'layers\.7'"):
+        load_coder(folder, hookpoint="layers.7")
+    (folder / "params.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="cannot be read as a coder"):
+        load_coder(folder, hookpoint=hookpoint)
+
+
+def test_a_coder_without_k_cannot_keep_the_k_largest_and_says_so():
+    coder, example = saelens("jumprelu")
+    site = Site(coder, example["x"], example["y"], torch.arange(12), torch.ones(12).long(), 12)
+    assert torch.equal(TrueLatents().output(site), coder(example["x"]))
+    true = GivenLatents(example["z"][:, None].expand(-1, 2, -1))
+    torch.testing.assert_close(true.output(site), example["y"], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"leave out the arms that end in '\+topk'"):
+        dataclasses.replace(true, topk=True).output(site)
 
 
 def test_coder_of_another_hookpoint_is_an_error(tmp_path):

@@ -115,16 +115,18 @@ def test_progress_without_its_array_is_not_believed(subject, many, tmp_path, mon
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+@pytest.mark.parametrize("file", ["outputs.npy", "progress.json"])
 @pytest.mark.parametrize("left", [0, 500])
-def test_progress_with_a_truncated_array_is_not_believed(
-    subject, many, tmp_path, monkeypatch, left
+def test_progress_with_a_truncated_file_is_not_believed(
+    subject, many, tmp_path, monkeypatch, left, file
 ):
     place = Hookpoint(0, "mlp")
     monkeypatch.setattr(harvesting, "hooked", Counted(after=20))
     with pytest.raises(Killed):
         collect(subject, place, many, tmp_path / "killed")
-    with (tmp_path / "killed" / "outputs.npy").open("r+b") as file:
-        file.truncate(left)
+    path = tmp_path / "killed" / file
+    path.write_bytes(path.read_bytes()[: min(left, path.stat().st_size - 3)])
     monkeypatch.setattr(harvesting, "hooked", hooked)
     collect(subject, place, many, tmp_path / "killed")
     collect(subject, place, many, tmp_path / "whole")

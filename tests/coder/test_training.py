@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, fvu, total_variance
+from rewrite_utils.coder.fvu import fvu, total_variance
+from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.coder.training import (
     ScheduleFreeSignum,
     TensorBatches,
@@ -18,6 +19,7 @@ from rewrite_utils.coder.training import (
     train,
 )
 from rewrite_utils.coder.training.loss import CoderLoss, auxk
+from rewrite_utils.runs.whole import DamagedFileWarning
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
@@ -151,6 +153,17 @@ def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path):
     assert_same(resumed.coder, train(CONFIG, batches(), settings=SETTINGS).coder)
 
 
+@pytest.mark.parametrize("file", ["training.json", "sae.safetensors", "cfg.json"])
+def test_a_damaged_result_is_named_and_trained_again(tmp_path, file):
+    done = train(CONFIG, batches(), settings=SETTINGS, folder=tmp_path)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(DamagedFileWarning, match=f"{tmp_path}.* is damaged, not used"):
+        again = train(CONFIG, batches(), settings=SETTINGS, folder=tmp_path)
+    assert_same(again.coder, done.coder)
+    assert train(CONFIG, batches(), settings=SETTINGS, folder=tmp_path).records == again.records
+
+
 class Poisoned:
     """Batches of which one holds something that must stop the training."""
 
@@ -209,6 +222,8 @@ def test_settings_and_activations_that_do_not_fit():
         train(CoderConfig(d_in=9, num_latents=32, k=4), batches(), settings=SETTINGS)
     with pytest.raises(ValueError, match="normalize_decoder needs optimizer 'adam'"):
         train(SAE, batches(), settings=TrainingSettings(optimizer="signum"))
+    with pytest.raises(ValueError, match="coders are trained as TopK: give the configuration a k"):
+        train(CoderConfig(d_in=8, num_latents=32), batches(), settings=SETTINGS)
     with pytest.raises(ValueError, match="2000 tokens make no batch of 3000"):
         TensorBatches(*sparse_data(), batch=3000)
 

@@ -3,7 +3,9 @@
 import html
 import re
 import shutil
+import threading
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,26 +15,26 @@ from splice_cases import HOOKPOINTS, coder_for
 
 from rewrite_utils.explain import curated, logits
 from rewrite_utils.explorer import (
-    Cancelled,
     LatentExplorer,
-    NoSimulator,
+    Session,
     Shelf,
-    Simulator,
     alone,
-    card,
+    browser,
     curve,
     marks,
-    owntext,
     table,
     windows,
 )
-from rewrite_utils.explorer.asking import calibrator_alone
-from rewrite_utils.explorer.controls import Controls
-from rewrite_utils.explorer.scores import scored
+from rewrite_utils.explorer.browser import Controls
+from rewrite_utils.explorer.card import card
+from rewrite_utils.explorer.edit import Cancelled, NoSimulator, turn
+from rewrite_utils.explorer.records import Reading
+from rewrite_utils.explorer.shelf import calibrator_alone
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.latents import neighbours
-from rewrite_utils.latents.windows import window_values
+from rewrite_utils.latents.windows import firing_windows
 from rewrite_utils.params import ParameterError
+from rewrite_utils.report.display import Html
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.stages import SIMULATED, SiteStages, builders
 from rewrite_utils.stats import auroc, auroc_value
@@ -48,8 +50,11 @@ def shelf(world) -> Shelf:
 
 @pytest.fixture
 def explorer(world) -> LatentExplorer:
-    site = world.sites["mlp"]
-    return LatentExplorer(site, simulator=Simulator(site, engine=world.llm))
+    return LatentExplorer(world.sites["mlp"], engine=world.llm)
+
+
+def drawn(shelf: Shelf, reading: Reading) -> str:
+    return card(shelf.known(reading.latent), reading).markup
 
 
 # ── one latent alone ──────────────────────────────────────────────────────────────────────────
@@ -81,18 +86,16 @@ def test_a_latent_at_its_own_truth_costs_nothing_more():
 
 
 def test_zero_in_a_silent_latent_s_place_is_the_truth(shelf):
-    losses, windows_ = shelf.losses, shelf.true["evaluate"]
+    held = shelf.rated["split"] == "evaluate"
     for place, latent in enumerate(shelf.latents):
-        mine = losses[losses["latent"] == latent].pivot(
-            index="window", columns="arm", values="loss"
-        )
-        silent = windows_[:, place] == 0
+        mine = shelf.losses[latent].pivot(index="window", columns="arm", values="loss")
+        silent = shelf.true[held, place] == 0
         np.testing.assert_allclose(mine["zero"][silent], mine["truth"][silent], atol=1e-5)
 
 
 def test_the_verdict_is_paired_against_the_truth(shelf):
     latent = shelf.latents[0]
-    mine = shelf.losses[shelf.losses["latent"] == latent]
+    mine = shelf.losses[latent]
     table_ = shelf.reading(latent).alone.set_index("arm")
     assert list(table_.index) == list(alone.ARMS)
     for arm in ("sentence", "mean"):
@@ -117,32 +120,25 @@ def test_auroc_of_one_class_is_not_a_number(active):
     assert np.isnan(auroc(active, np.arange(3.0), seed=0)).all()
 
 
-def test_values_along_windows_are_those_of_the_slow_way(shelf):
-    cache, latent = shelf.cache, shelf.latents[0]
-    shown, _ = windows.firing_windows(cache, latent, window_tokens=8)
-    fast = windows.values_at(cache, latent, shown, 8)
-    np.testing.assert_array_equal(fast, window_values(cache, latent, shown, 8))
-
-
 def test_worst_errors_come_first_and_every_window_has_one_kind(shelf):
     rated = shelf.reading(shelf.latents[1]).rated
     kinds = windows.errors(rated)
-    gap = np.abs(rated.predicted - rated.true)
+    gap = np.abs(rated["predicted"] - rated["true"]).to_numpy()
     for chosen in kinds.values():
         assert (np.diff(gap[chosen]) <= 0).all()
     everything = np.concatenate(list(kinds.values()))
     assert len(set(everything.tolist())) == len(everything) <= len(gap)
-    assert (rated.true[kinds["worst false positives"]] == 0).all()
-    assert (rated.true[kinds["worst misses"]] > 0).all()
+    assert (rated["true"][kinds["worst false positives"]] == 0).all()
+    assert (rated["true"][kinds["worst misses"]] > 0).all()
 
 
 def test_the_readings_are_the_run_s_own_numbers(shelf):
     site, latent = shelf.site, shelf.latents[2]
     rated = shelf.reading(latent).rated
-    held = rated.split == "evaluate"
-    np.testing.assert_array_equal(rated.true[held], site.true("evaluate")[:, 2])
+    held = rated[rated["split"] == "evaluate"]
+    np.testing.assert_array_equal(held["true"], site.true("evaluate")[:, 2])
     headline = site.estimates[site.params.rewrite.headline].values[:, 2]
-    np.testing.assert_allclose(rated.predicted[held], headline)
+    np.testing.assert_allclose(held["predicted"], headline)
 
 
 def test_cofiring_is_the_jaccard_overlap(shelf):
@@ -172,7 +168,7 @@ def test_logits_follow_the_direct_path(shelf):
 
 def test_the_caveat_of_the_logits_says_how_many_layers_are_left_out(shelf):
     above = shelf.site.subject.n_layers - 1 - shelf.site.hookpoint.layer
-    markup = card(shelf, shelf.reading(shelf.latents[0])).markup
+    markup = drawn(shelf, shelf.reading(shelf.latents[0]))
     assert logits.caveat(above) in html.unescape(markup)
     assert "the whole of it" in logits.caveat(0) and "without the 29 layers" in logits.caveat(29)
 
@@ -185,17 +181,16 @@ def test_f1_and_its_interval_are_cut_where_the_run_cuts(world):
         judged = shelf.site.judgements_of("detection")
         weak = judged.assign(probability=np.where(judged["active"], 0.4, 0.1))
         shelf.site.judgements_of = lambda kind, weak=weak: weak
-        found.append(scored(shelf, shelf.reading(shelf.latents[0]))[2])
-    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.10"]
-    assert [tuple(one[1:4]) for one in found] == [(0, 0, 0), (1, 1, 1)]
+        found.append(shelf.reading(shelf.latents[0]).scores[2])
+    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.40"]
+    assert [one.found for one in found] == [(0, 0, 0), (1, 1, 1)]
 
 
 def test_few_firing_windows_are_said_to_make_the_interval_too_narrow(shelf):
     reading = shelf.reading(shelf.latents[0])
-    silent = np.arange(len(reading.rated.true)) >= 2
-    for few, true in ((True, np.where(silent, 0.0, 1.0)), (False, np.where(silent, 1.0, 0.0))):
-        changed = reading._replace(sentence="x", rated=reading.rated._replace(true=true))
-        assert ("too narrow" in card(shelf, changed).markup) == few
+    for firing in (2, 12):
+        changed = reading._replace(scores=[reading.scores[0]._replace(firing=firing)])
+        assert ("too narrow" in drawn(shelf, changed)) == (firing == 2)
 
 
 def test_calibration_means_are_in_order_of_prediction():
@@ -205,10 +200,15 @@ def test_calibration_means_are_in_order_of_prediction():
 
 def test_scores_have_floors_and_detection_belongs_to_the_judged_sentence(shelf):
     reading = shelf.reading(shelf.latents[0])
-    names = [one.name for one in scored(shelf, reading)]
+    names = [one.name for one in reading.scores]
     assert names == ["rating AUROC", "detection AUROC", "detection F1 at 0.50"]
-    other = reading._replace(sentence="another one")
-    assert [one.name for one in scored(shelf, other)] == ["rating AUROC"]
+    share = reading.scores[2].firing / (reading.scores[2].firing + reading.scores[2].silent)
+    assert reading.scores[2].floor == pytest.approx(2 * share / (1 + share))
+    said = reading.rated["expected"].to_numpy(), reading.rated["predicted"].to_numpy()
+    losses = shelf.losses[reading.latent]
+    other = shelf.read(reading.latent, "another one", "yours", *said, losses)
+    assert [one.name for one in other.scores] == ["rating AUROC"]
+    assert other.scores[0] == reading.scores[0]
 
 
 # ── table ─────────────────────────────────────────────────────────────────────────────────────
@@ -258,10 +258,16 @@ def test_a_latent_without_a_sentence_is_an_error_that_names_the_others(explorer)
 ALLOWED = {"div", "span", "table", "tr", "th", "td", "b", "code", "img", "details", "summary"}
 
 
-def test_three_faces_and_nothing_that_jupyterlab_strips(explorer):
+def test_three_faces_and_nothing_that_jupyterlab_strips(explorer, monkeypatch):
+    shown = []
+    monkeypatch.setattr(browser, "display", lambda one, **_: shown.append(one))
+    explorer._ipython_display_()
+    live, static = shown
+    assert set(live) == {"text/plain", browser.WIDGET} and "<details open>" in static.markup
     faces = explorer._repr_mimebundle_()
-    assert set(faces) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert set(faces) == {"text/plain", "text/html"} and live["text/plain"] == faces["text/plain"]
     markup = faces["text/html"]
+    assert markup in static.markup
     assert not FORBIDDEN.search(markup)
     assert set(Shown(markup).tags) <= ALLOWED
     assert "\n" not in faces["text/plain"] and "rating AUROC" in faces["text/plain"]
@@ -275,10 +281,11 @@ def test_the_same_run_gives_the_same_bytes(explorer, world):
 
 def test_a_script_in_a_sentence_or_a_token_is_shown_as_text(shelf):
     reading = shelf.reading(shelf.latents[0])._replace(sentence=ATTACK, origin=ATTACK)
-    shown = Shown(card(shelf, reading).markup)
+    shown = Shown(drawn(shelf, reading))
     assert "script" not in shown.tags and ATTACK in shown.text
     values = np.array([1.0, 2.0])
-    window = Shown(marks.strip(Window([ATTACK, "\n"], values, values, ATTACK), maximum=2.0))
+    strip = Window([ATTACK, "\n"], values, values, ATTACK)
+    window = Shown(marks.strips([strip], maximum=2.0, nothing=""))
     assert "script" not in window.tags and window.text.count(ATTACK) == 2 and "⏎" in window.text
 
 
@@ -294,14 +301,16 @@ def test_the_numbers_of_the_card_have_their_n_and_their_unit(explorer):
     rows = explorer.shelf.cache.n_tokens
     evaluate = explorer.shelf.site.settings.evaluate_windows
     assert f"of {rows:,})" in shown and f"nats, {evaluate} evaluate windows" in shown
-    firing = windows.firing(explorer.shelf, explorer.latent)
-    assert shown.count(f"of {firing} windows in which it fires") == 2
+    cache = explorer.shelf.cache
+    firing, _ = firing_windows(cache, explorer.latent, window_tokens=windows.LENGTH)
+    assert shown.count(f"of {len(firing.rows)} windows in which it fires") == 2
     assert repr(explorer).endswith("windows), nats") and "nan" not in repr(explorer)
 
 
 def test_truth_is_the_background_and_prediction_the_underline_on_one_scale():
     window = Window(["a", "b", "c"], np.array([0.0, 2.0, 4.0]), np.array([np.nan, 4.0, 0.0]), "")
-    spans = [a for a in Shown(marks.strip(window, maximum=4.0)).attributes if "title" in a]
+    markup = marks.strips([window], maximum=4.0, nothing="")
+    spans = [a for a in Shown(markup).attributes if "title" in a]
     shades = [re.search(r", (\d\.\d\d)\)", span["style"])[1] for span in spans]
     assert shades == ["0.00", "0.25", "0.50"]
     lines = [re.search(r"border-bottom: (\d)px", span["style"]) for span in spans]
@@ -315,8 +324,7 @@ def test_the_same_sentence_again_gives_the_same_reading(explorer):
     old = explorer.reading
     explorer.attempt(old.sentence)
     new = explorer.draft
-    np.testing.assert_array_equal(new.rated.expected, old.rated.expected)
-    np.testing.assert_allclose(new.rated.predicted, old.rated.predicted, rtol=1e-5)
+    pd.testing.assert_frame_equal(new.rated, old.rated, rtol=1e-5)
     pairs = zip(new.alone["over_truth"], old.alone["over_truth"], strict=True)
     assert all(a.value == pytest.approx(b.value, abs=1e-4) for a, b in pairs)
 
@@ -325,11 +333,11 @@ def test_another_sentence_is_put_to_the_simulator_on_the_run_s_windows(explorer,
     before, shares = len(world.llm.texts), []
     explorer.attempt("men in red hats", step=shares.append)
     asked = world.llm.texts[before:]
-    assert len(asked) == sum(len(r.expected) for r in explorer.shelf.ratings.values()) == 14
+    assert len(asked) == len(explorer.shelf.rated) == 14
     assert all("men in red hats" in text for text in asked)
     assert shares[0] == 0 and shares[-1] == 1 and shares == sorted(shares)
     assert explorer.draft.origin == "yours" and "yours" in explorer.comparison.markup
-    assert not np.array_equal(explorer.draft.rated.expected, explorer.reading.rated.expected)
+    assert not explorer.draft.rated.equals(explorer.reading.rated)
     truth = explorer.reading.alone.iloc[0]["delta"].value
     assert explorer.draft.alone.iloc[0]["delta"].value == pytest.approx(truth)
 
@@ -407,7 +415,7 @@ def test_a_saved_sentence_takes_the_explainer_s_place(world, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(world.run.folder, folder)
     site = SiteStages(world.again(folder), "mlp")
-    explorer = LatentExplorer(site, simulator=Simulator(site, engine=world.llm))
+    explorer = LatentExplorer(site, engine=world.llm)
     with pytest.raises(ValueError, match="has no new sentence: try one first"):
         explorer.save()
     explorer.attempt("men in red hats")
@@ -421,7 +429,7 @@ def test_a_saved_sentence_takes_the_explainer_s_place(world, tmp_path):
     assert chosen.simulation_stage.hash != site.simulation_stage.hash
     place = chosen.simulated.index(explorer.latent)
     rated = np.concatenate([chosen.ratings(split).expected[:, place] for split in SIMULATED])
-    np.testing.assert_array_equal(rated.astype(np.float64), expected.expected)
+    np.testing.assert_array_equal(rated.astype(np.float64), expected["expected"])
     assert Shelf(chosen).reading(explorer.latent).origin == "curated"
 
 
@@ -465,13 +473,13 @@ def test_a_second_save_replaces_the_first(tmp_path):
 
 
 def test_a_text_is_read_as_the_cache_was(shelf):
-    site, tokenizer = shelf.site, shelf.site.subject.tokenizer
+    tokenizer = shelf.site.subject.tokenizer
     rows = shelf.cache.tokens[:, 1:].tolist()
     texts = [tokenizer.decode(row) for row in rows]
     same = [tokenizer.encode(text, add_special_tokens=False) == row
             for text, row in zip(texts, rows, strict=True)]  # fmt: skip
     chosen = same.index(True)
-    own = owntext.read(site, texts[chosen])
+    own = shelf.own(texts[chosen])
     for latent in shelf.latents:
         firings = shelf.cache.of(latent)
         mine = firings.rows == chosen
@@ -484,7 +492,7 @@ def test_predictions_on_one_s_own_text_have_an_underline_at_every_token(explorer
     text = "the thin man sat in a red hat"
     before, after = explorer.read(text), explorer.predict(text)
     assert "border-bottom" not in before.markup and "border-bottom" in after.markup
-    assert "prediction" in explorer.text_price(text)
+    assert "at most" in explorer.text_price(text) and "prediction" in explorer.text_price(text)
     explorer.attempt("men in red hats")
     explorer.keep()
     assert "men in red hats" in explorer.predict(text).markup
@@ -522,11 +530,11 @@ def test_a_question_can_be_cancelled_from_the_page(explorer):
     controls = Controls(explorer)
     controls.sentence.value = "men in red hats"
 
-    def slow(share: float) -> None:
+    def slow(*, step) -> Html:
         controls.cancel.click()
-        controls._step(share)
+        return explorer.attempt("men in red hats", step=step)
 
-    controls._start(lambda _: explorer.attempt("men in red hats", step=slow))
+    controls.ask(controls.beside, slow)
     controls.thread.join(30)
     assert "cancelled" in controls.said.value and explorer.draft is None
     assert not controls.try_it.disabled and controls.cancel.disabled
@@ -538,3 +546,41 @@ def test_what_goes_wrong_is_said_on_the_page(explorer):
     controls.try_it.click()
     controls.thread.join(30)
     assert "has no explanation" in controls.said.value and not controls.try_it.disabled
+
+
+def test_two_pages_compute_one_after_the_other_and_only_cancel_stays_live(explorer, world):
+    """One subject serves all explorers of a process: the second waits, and can stop waiting."""
+    started, go, order = threading.Event(), threading.Event(), []
+
+    def slow(*, step) -> Html:
+        with turn(step):
+            started.set()
+            go.wait(30)
+            order.append("first")
+        return Html("", "")
+
+    first, second = Controls(explorer), Controls(Session(world.sites["sae"], engine=world.llm))
+    first.ask(first.beside, slow)
+    assert started.wait(30)
+    buttons = [one for one in vars(first).values() if isinstance(one, widgets.Button)]
+    live = [one.description for one in buttons if not one.disabled]
+    assert live == ["cancel"] and len(buttons) == 11
+    assert first.number.disabled and first.list.disabled and first.text.disabled
+    second.text.value = "the thin man"
+    second.fires.click()
+    second.cancel.click()
+    second.thread.join(30)
+    assert "cancelled" in second.said.value and not second.read.value
+    second.fires.click()
+    assert second.thread.is_alive() and not second.read.value
+    go.set()
+    second.thread.join(30)
+    order.append("second" if "latents fire" in second.read.value else second.said.value)
+    assert order == ["first", "second"] and not first.fires.disabled
+
+
+def test_a_price_needs_no_pass(explorer, monkeypatch):
+    monkeypatch.setattr(Shelf, "own", lambda *_: pytest.fail("the subject was asked"))
+    controls = Controls(explorer)
+    controls.text.value = "the thin man"
+    assert "at most" in controls.predict.description

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from latent_cases import all_windows, cache_of, drawn, truths
 from splice_cases import HOOKPOINTS, coder_for
 
+from rewrite_utils.coder.sparse import CoderConfig, random_coder
 from rewrite_utils.latents import cache as activations
 from rewrite_utils.latents.cache import (
     LatentCache,
@@ -16,6 +17,7 @@ from rewrite_utils.latents.cache import (
     cache_latents,
     energy,
 )
+from rewrite_utils.runs.whole import DamagedFileWarning
 from rewrite_utils.subject.splice import hooked
 
 
@@ -128,6 +130,55 @@ def test_mistake_the_cache_holds_latents_of_the_coders_input(
     np.testing.assert_array_equal(cache.tokens, rows.numpy())
     assert cache.counts.sum() == len(cache.value) > 0
     assert (cache.value > 0).all() and (cache.position > 0).all()
+
+
+@pytest.mark.parametrize("name", ["jumprelu", "batchtopk"])
+def test_a_coder_without_k_is_cached_like_any_other(subject, rows, tmp_path, name):
+    """As many firings a token as are above their threshold, another number in every batch."""
+    config = CoderConfig(d_in=32, num_latents=40, transcode=False, hookpoint="layers.1")
+    coder, hookpoint = random_coder(config, torch.Generator().manual_seed(3)), HOOKPOINTS[2]
+    coder.threshold += {"jumprelu": torch.linspace(0, 3, 40), "batchtopk": 1.5}[name]
+    cache, _ = cache_latents(subject, hookpoint, coder, rows, folder=tmp_path, name="t", batch=1)
+    x = hooked(subject, rows, hookpoint).inputs - coder.b_dec
+    z = (x @ coder.W_enc.T + coder.b_enc).relu()
+    z = torch.where(z > coder.threshold, z, 0.0).detach()
+    z[:, 0] = 0
+    grid = np.zeros(z.shape, np.float32)
+    for latent in range(40):
+        firings = cache.of(latent)
+        grid[firings.rows, firings.positions, latent] = firings.values
+    np.testing.assert_allclose(grid, z, atol=1e-4)
+    assert len(set((z > 0).sum(-1)[:, 1:].flatten().tolist())) > 3
+
+
+def test_a_batch_that_was_cut_is_made_again_and_one_that_was_made_is_kept(subject, rows, tmp_path):
+    hookpoint, coder = HOOKPOINTS[0], coder_for(HOOKPOINTS[0])
+
+    def make():
+        return cache_latents(subject, hookpoint, coder, rows, folder=tmp_path, name="t", batch=1)
+
+    whole = make()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == len(rows)  # kept until the result is on disk
+    files[1].write_bytes(files[1].read_bytes()[:-40])
+    files[2].write_bytes(b"")
+    with pytest.warns(DamagedFileWarning, match=f"{files[1].name} is damaged"):
+        again = make()
+    np.testing.assert_array_equal(whole[0].value, again[0].value)
+    np.testing.assert_array_equal(whole[1].mean, again[1].mean)
+
+
+def test_a_killed_write_leaves_no_cache_that_looks_whole(tmp_path, monkeypatch):
+    """What was cut while it was written counted as whole, and failed for ever."""
+    file = tmp_path / "cache.safetensors"
+
+    def dying(tensors, path):
+        path.write_bytes(b"the beginning")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(activations, "save_file", dying)
+        cache_of(*drawn()).write(file)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from shown import FORBIDDEN, Shown
 
-from rewrite_utils.explorer.marks import DEEPEST
 from rewrite_utils.report.display import (
     BLUE,
+    DEEPEST,
     ORANGE,
     Html,
     in_a_line,
@@ -88,8 +88,11 @@ def test_marks_stand_out_from_a_light_and_a_dark_page_and_text_from_the_marks(pa
 
 def test_background_is_the_truth_and_underline_the_prediction_on_one_scale():
     spans = [a for a in Shown(markup_of(window())).attributes if "title" in a]
-    shades = [re.findall(r"rgba\([^)]*, (\d\.\d\d)\)", span["style"]) for span in spans]
-    assert shades == [["0.00", "1.00"], ["0.50", "0.00"], ["1.00", "0.50"], ["1.00", "0.00"]]
+    shades = [re.search(r", (\d\.\d\d)\)", span["style"])[1] for span in spans]
+    assert shades == ["0.00", "0.25", "0.50", "0.50"]
+    lines = [re.search(r"border-bottom: (.*)", span["style"])[1] for span in spans]
+    assert [line[:3] for line in lines] == ["6px", "1px", "4px", "1px"]
+    assert [BLUE in line for line in lines] == [True, False, True, False]
     assert spans[1]["title"] == "true 1.50, predicted -1.00"
 
 
@@ -102,7 +105,7 @@ def test_where_nothing_was_asked_there_is_no_underline():
 
 def test_without_predictions_there_is_no_underline():
     markup = markup_of(tokens(["a"], [1.0], maximum=2.0))
-    assert "border" not in markup and "predicted" not in markup and "0.50" in markup
+    assert "border" not in markup and "predicted" not in markup and "0.25" in markup
 
 
 def test_a_latent_that_never_fires_is_drawn_white():

@@ -18,6 +18,7 @@ from rewrite_utils.report import (
     figures,
     paper,
     ratings,
+    scores,
     tables,
     verdicts,
 )

@@ -10,7 +10,7 @@ from pretend_device import FAR, Far, Pretending
 from stage_cases import World
 
 from rewrite_utils.explain.logits import promoted
-from rewrite_utils.explorer import owntext
+from rewrite_utils.explorer import Shelf
 from rewrite_utils.latents import neighbours
 from rewrite_utils.stages import coded, open_sites
 from rewrite_utils.subject.model import load_subject
@@ -53,7 +53,7 @@ def test_the_whole_run_is_the_same_on_another_device(
         pd.testing.assert_frame_equal(site.losses, near.losses, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(site.energy, near.energy, rtol=1e-3)
         text = "the thin man in a red hat"
-        own, before = owntext.read(site, text), owntext.read(near, text)
+        own, before = Shelf(site).own(text), Shelf(near).own(text)
         np.testing.assert_allclose(own.true, before.true, rtol=1e-3, atol=1e-4)
         latent = site.simulated[0]
         np.testing.assert_allclose(

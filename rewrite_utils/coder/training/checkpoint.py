@@ -7,22 +7,20 @@ named in a warning and not used.
 """
 
 import json
-import pickle
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
+from rewrite_utils.coder.config import CoderConfig
+from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.coder.training.settings import TrainingRecord, TrainingSettings
+from rewrite_utils.runs.whole import read_or_none, whole
 
-_DAMAGE = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, SafetensorError)
 _FREE = {"record_every", "save_every"}  # settings that do not change the weights
 
 
@@ -60,12 +58,14 @@ class TrainingFolder:
     def finished(self) -> tuple[SparseCoder, list[TrainingRecord]] | None:
         """The coder and records, if this training has been done here."""
         file = self.folder / "training.json"
-        if not file.is_file():
+        done = read_or_none(file, lambda file: dict(json.loads(file.read_text())))
+        if done is None:
             return None
-        done = json.loads(file.read_text())
         self._same(done, file)
-        coder = SparseCoder.load(self.folder).requires_grad_(False)
-        return coder, [TrainingRecord(*record) for record in done["records"]]
+        coder = read_or_none(self.folder, SparseCoder.load)
+        if coder is None:
+            return None
+        return coder.requires_grad_(False), [TrainingRecord(*record) for record in done["records"]]
 
     def write(self, run: Resumable) -> None:
         """Save a checkpoint, then remove the older ones."""
@@ -88,24 +88,19 @@ class TrainingFolder:
     def restore(self, run: Resumable) -> bool:
         """Continue from the newest checkpoint that can be read; False if there is none."""
         for path in reversed(self._checkpoints()):
-            try:
-                state = torch.load(path / "training.pt", weights_only=True)
-                weights = load_file(path / "sae.safetensors")
-            except _DAMAGE as error:
-                warnings.warn(f"checkpoint {path} is damaged, not used: {error}", stacklevel=3)
-                continue
-            self._same(state.pop("what"), path)
-            run.set_state(weights, state)
-            return True
+            if (found := read_or_none(path, _read)) is not None:
+                weights, state = found
+                self._same(state.pop("what"), path)
+                run.set_state(weights, state)
+                return True
         return False
 
     def finish(self, coder: SparseCoder, records: list[TrainingRecord]) -> None:
         """Save the coder and its records; remove the checkpoints."""
         if _first_process():
             coder.save(self.folder)
-            temporary = self.folder / ".training.json"
-            temporary.write_text(json.dumps({**self.what, "records": records}, indent=1) + "\n")
-            temporary.replace(self.folder / "training.json")
+            with whole(self.folder / "training.json") as file:
+                file.write_text(json.dumps({**self.what, "records": records}, indent=1) + "\n")
             for path in self._checkpoints():
                 shutil.rmtree(path)
         _wait()
@@ -120,6 +115,12 @@ class TrainingFolder:
                     f"{where} belongs to another training ({part}: {other.get(part)} there, {mine} "
                     "here); choose another folder"
                 )
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The coder's weights, and everything else."""
+    state = torch.load(checkpoint / "training.pt", weights_only=True)
+    return load_file(checkpoint / "sae.safetensors"), state
 
 
 def _first_process() -> bool:

@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from tqdm.auto import tqdm
 
-from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, require_widths, total_variance
+from rewrite_utils.coder.config import CoderConfig
+from rewrite_utils.coder.fvu import total_variance
+from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.coder.training.batches import Batches, Pair
 from rewrite_utils.coder.training.checkpoint import TrainingFolder
 from rewrite_utils.coder.training.loss import CoderLoss, StepOutput
@@ -78,6 +80,8 @@ def _check(config: CoderConfig, settings: TrainingSettings, steps: int) -> None:
             f"warmup_steps = {settings.warmup_steps}, but the batches make {steps} steps; "
             "lower it, give more tokens, or make batches smaller"
         )
+    if config.k is None:
+        raise ValueError("coders are trained as TopK: give the configuration a k")
     if settings.optimizer == "signum" and config.normalize_decoder:
         raise ValueError("normalize_decoder needs optimizer 'adam': Signum averages the weights")
 
@@ -134,7 +138,7 @@ class _Run:
 
     def _batch(self, step: int) -> Pair:
         x, y = self.batches[step]
-        require_widths(self.coder.config, x, y)
+        self.coder.config.require_widths(x.shape[-1], y.shape[-1])
         return x, y
 
     def _move(self) -> None:

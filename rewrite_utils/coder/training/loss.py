@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rewrite_utils.coder.sparse import Latents, SparseCoder, fvu
+from rewrite_utils.coder.fvu import fvu
+from rewrite_utils.coder.sparse import Latents, SparseCoder
 from rewrite_utils.coder.topk import decode_sparse
 
 
@@ -47,7 +48,9 @@ class CoderLoss(nn.Module):
         if self.auxk_alpha and dead.any():
             residual = (y - y_hat).detach()
             loss = loss + self.auxk_alpha * auxk(self.coder, x, residual, variance, dead)
-        return StepOutput(loss * self.processes, error.detach(), Latents(*map(_off, latents)))
+        return StepOutput(
+            loss * self.processes, error.detach(), Latents(*(part.detach() for part in latents))
+        )
 
 
 def auxk(
@@ -69,7 +72,3 @@ def auxk(
     values, chosen = active.topk(k, dim=1, sorted=False)
     predicted = decode_sparse(values, rows[chosen], coder.W_dec)
     return min(len(rows) / wanted, 1.0) * fvu(residual, predicted, variance=variance)
-
-
-def _off(tensor: Tensor) -> Tensor:
-    return tensor.detach()

@@ -15,6 +15,7 @@ from rewrite_utils.subject.splice.patching import (
 )
 from rewrite_utils.subject.splice.several import Spot, losses_at_once, spliced_at_once
 from rewrite_utils.subject.splice.sources import (
+    Coder,
     GivenLatents,
     GivenOutput,
     OneLatent,
@@ -31,6 +32,7 @@ from rewrite_utils.subject.splice.sources import (
 
 __all__ = [
     "ArmLosses",
+    "Coder",
     "GivenLatents",
     "GivenOutput",
     "HookedActivations",

@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rewrite_utils.coder.sparse import SparseCoder, require_hookpoint, require_widths
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice.sources import Site, Source
+from rewrite_utils.subject.splice.sources import Coder, Site, Source
 
 Positions = Literal["last", "all"] | Bool[Tensor, "batch pos"]
 """Where to splice: each row's last token, every token but the BOS, or exactly the True ones."""
@@ -39,20 +38,20 @@ def hooked(
     """The hookpoint's activations on ``rows``; the layers above it are not run."""
     subject.hookpoint(hookpoint.name)
     kept: dict[str, Tensor] = {}
-    hooks: list[Hook] = [(name, keep(kept, name)) for name in hook_names(hookpoint)]
+    names = dict.fromkeys([hookpoint.input_hook, hookpoint.output_hook])  # once, if they are one
+    hooks: list[Hook] = [(name, keep(kept, name)) for name in names]
     # Behind the last layer the unembedding is run in any case, and copies its matrix for each row.
     hooks.append(("unembed.hook_in", lambda hidden, hook: hidden[:1, :1]))
     with subject.bridge.hooks(fwd_hooks=hooks):
         subject.bridge(rows.to(subject.device), stop_at_layer=hookpoint.layer + 1)
-    return HookedActivations(
-        kept[hookpoint.input_hook].float(), kept[hookpoint.output_hook].float()
-    )
+    inputs, outputs = kept[hookpoint.input_hook], kept[hookpoint.output_hook]
+    return HookedActivations(inputs.float(), outputs.float())
 
 
 @contextlib.contextmanager
 def spliced(
     subject: Subject,
-    coder: SparseCoder | None,
+    coder: Coder | None,
     hookpoint: Hookpoint,
     source: Source,
     *,
@@ -70,20 +69,29 @@ def spliced(
 
 
 def splice_hooks(
-    coder: SparseCoder | None, hookpoint: Hookpoint, source: Source, *, positions: Positions
+    coder: Coder | None, hookpoint: Hookpoint, source: Source, *, positions: Positions
 ) -> list[Hook]:
     """The hooks of one splice; they belong to one model and hold nothing between passes."""
+
+    def splice(inputs: Tensor, outputs: Tensor) -> Tensor:
+        mask = _mask(positions, outputs)
+        rows, where = mask.nonzero(as_tuple=True)
+        site = Site(coder, inputs[mask].float(), outputs[mask].float(), rows, where, len(outputs))
+        new = outputs.clone()
+        new[mask] = source.output(site).to(outputs.dtype)
+        return new
+
+    return replacing(hookpoint, splice)
+
+
+def replacing(hookpoint: Hookpoint, new: Callable[[Tensor, Tensor], Tensor]) -> list[Hook]:
+    """Hooks that put ``new(inputs, outputs)`` of the hookpoint in the place of its outputs."""
     kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def replace(value: Tensor, hook: object) -> Tensor:
         inputs = value if hookpoint.kind == "resid" else kept.pop(hookpoint.input_hook)
-        mask = _mask(positions, value)
-        rows, where = mask.nonzero(as_tuple=True)
-        site = Site(coder, inputs[mask].float(), value[mask].float(), rows, where, len(value))
-        new = value.clone()
-        new[mask] = source.output(site).to(value.dtype)
-        return new
+        return new(inputs, value)
 
     hooks: list[Hook] = [(hookpoint.output_hook, replace)]
     if hookpoint.kind == "mlp":
@@ -91,18 +99,11 @@ def splice_hooks(
     return hooks
 
 
-def require_fit(subject: Subject, coder: SparseCoder | None, hookpoint: Hookpoint) -> None:
+def require_fit(subject: Subject, coder: Coder | None, hookpoint: Hookpoint) -> None:
     """ValueError if the hookpoint is not in the model, or the coder not of this hookpoint."""
     subject.hookpoint(hookpoint.name)
     if coder is not None:
-        require_hookpoint(coder.config, hookpoint.name)
-        width = torch.empty(0, subject.d_model)
-        require_widths(coder.config, width, width)
-
-
-def hook_names(hookpoint: Hookpoint) -> list[str]:
-    """The hooks that read a hookpoint, each once."""
-    return list(dict.fromkeys([hookpoint.input_hook, hookpoint.output_hook]))
+        coder.require_fit(hookpoint.name, subject.d_model)
 
 
 def keep(kept: dict[str, Tensor], name: str) -> Callable[[Tensor, object], None]:

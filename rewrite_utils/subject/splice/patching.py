@@ -14,11 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice.context import Hook, keep, require_fit
 from rewrite_utils.subject.splice.resuming import continued
-from rewrite_utils.subject.splice.sources import Site, Source
+from rewrite_utils.subject.splice.sources import Coder, Site, Source
 
 TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
 
@@ -126,7 +125,7 @@ def patched_losses_everywhere(
 
 def arm_losses(
     subject: Subject,
-    coder: SparseCoder | None,
+    coder: Coder | None,
     hookpoint: Hookpoint,
     sources: Sequence[Source],
     rows: Int[Tensor, "batch pos"],
@@ -154,7 +153,7 @@ def arm_losses(
 
 
 def arm_outputs(
-    coder: SparseCoder | None,
+    coder: Coder | None,
     sources: Sequence[Source],
     clean: Clean,
     these: Int[Tensor, " batch"],

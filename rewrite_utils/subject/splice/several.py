@@ -11,9 +11,14 @@ from typing import NamedTuple
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice.context import Hook, Positions, keep, require_fit, splice_hooks
+from rewrite_utils.subject.splice.context import (
+    Hook,
+    Positions,
+    replacing,
+    require_fit,
+    splice_hooks,
+)
 from rewrite_utils.subject.splice.patching import (
     TOKENS,
     Clean,
@@ -21,7 +26,7 @@ from rewrite_utils.subject.splice.patching import (
     arm_outputs,
     grid_losses,
 )
-from rewrite_utils.subject.splice.sources import Site, Source
+from rewrite_utils.subject.splice.sources import Coder, Site, Source
 
 
 class Spot(NamedTuple):
@@ -29,7 +34,7 @@ class Spot(NamedTuple):
 
     hookpoint: Hookpoint
     """Where in the model."""
-    coder: SparseCoder | None
+    coder: Coder | None
     """Its coder; None where only whole outputs are replaced."""
     sources: Sequence[Source]
     """What stands there, one an arm; ``Untouched`` in the arms that leave this place alone."""
@@ -109,28 +114,22 @@ def _arm_hooks(
     n_rows: int,
 ) -> list[Hook]:
     """Hooks that let each query's arm have its source's output at this spot."""
-    kept: dict[str, Tensor] = {}
-    hookpoint = spot.hookpoint
 
-    def replace(value: Tensor, hook: object) -> Tensor:
-        inputs = value if hookpoint.kind == "resid" else kept.pop(hookpoint.input_hook)
-        new = value.clone()
+    def splice(inputs: Tensor, outputs: Tensor) -> Tensor:
+        new = outputs.clone()
         for place in arm.unique().tolist():
             mine = arm == place
             queries = int(mine.sum())
             site = Site(
                 spot.coder,
                 inputs[:, mine].flatten(0, 1).float(),
-                value[:, mine].flatten(0, 1).float(),
+                outputs[:, mine].flatten(0, 1).float(),
                 these.repeat_interleave(queries),
                 at[:, mine].flatten().cpu(),
                 n_rows,
             )
             output = spot.sources[place].output(site)
-            new[:, mine] = output.unflatten(0, (len(value), queries)).to(value.dtype)
+            new[:, mine] = output.unflatten(0, (len(outputs), queries)).to(outputs.dtype)
         return new
 
-    hooks: list[Hook] = [(hookpoint.output_hook, replace)]
-    if hookpoint.kind == "mlp":
-        hooks.append((hookpoint.input_hook, keep(kept, hookpoint.input_hook)))
-    return hooks
+    return replacing(spot.hookpoint, splice)

@@ -2,25 +2,60 @@
 
 In: a Site (what the model and the coder say at the patched tokens). Out: what to write there.
 The order is the paper's (§6): true top-k → overwrite the substituted latents → keep the k largest
-(if asked) → decode, the skip reading the true input. Knows nothing of models.
+(if asked) → decode, the skip reading the true input. Knows nothing of models, and of a coder only
+what ``Coder`` says.
 """
 
 import dataclasses
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rewrite_utils.coder.sparse import Latents, SparseCoder
+
+@runtime_checkable
+class Coder(Protocol):
+    """What the splice asks of a sparse coder."""
+
+    @property
+    def k(self) -> int | None:
+        """Latents that may be active on a token; None where no such number decides."""
+        ...
+
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> Any:
+        """The true latents, in a form of the coder's own."""
+        ...
+
+    def dense(self, latents: Any) -> Float[Tensor, "batch latent"]:
+        """What ``encode`` gave as whole vectors, with their zeros."""
+        ...
+
+    def decode(self, latents: Any, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
+        """The output of what ``encode`` gave; a skip reads ``x``."""
+        ...
+
+    def decode_dense(
+        self, z: Float[Tensor, "batch latent"], x: Float[Tensor, "batch d_in"]
+    ) -> Float[Tensor, "batch d_out"]:
+        """The same from whole vectors, which may be any."""
+        ...
+
+    def direction(self, latent: int) -> Float[Tensor, " d_out"]:
+        """What one unit of a latent adds to the output."""
+        ...
+
+    def require_fit(self, hookpoint: str, width: int) -> None:
+        """ValueError where the coder is not of this hookpoint, or of another width."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
     """The patched tokens of one forward pass, and all that a source may know about them."""
 
-    coder: SparseCoder | None
+    coder: Coder | None
     """The coder of the hookpoint; None where only whole outputs are replaced."""
     inputs: Float[Tensor, "site d_in"]
     """What the coder reads there, float32."""
@@ -34,8 +69,8 @@ class Site:
     """Rows there are: what the first axis of a source's values must be."""
 
     @cached_property
-    def latents(self) -> Latents:
-        """The true top-k latents."""
+    def latents(self) -> Any:
+        """The true latents, as the coder gives them."""
         return self.require_coder().encode(self.inputs)
 
     @cached_property
@@ -43,7 +78,7 @@ class Site:
         """The same with their zeros."""
         return self.require_coder().dense(self.latents)
 
-    def require_coder(self) -> SparseCoder:
+    def require_coder(self) -> Coder:
         """The coder; ValueError if there is none."""
         if self.coder is None:
             raise ValueError("this source needs the coder of the hookpoint: pass one, not None")
@@ -104,7 +139,12 @@ class GivenLatents:
         true, which = site.dense, self.substituted
         every = torch.ones_like(true, dtype=torch.bool)
         chosen = every if which is None else site.take(which)
-        k = coder.config.k if self.topk else None
+        if self.topk and coder.k is None:
+            raise ValueError(
+                "the paper's top k after the overwrite needs a TopK coder, and this one has "
+                "thresholds: leave out the arms that end in '+topk'"
+            )
+        k = coder.k if self.topk else None
         return coder.decode_dense(mix(true, site.take(self.values), chosen, k=k), site.inputs)
 
 
@@ -123,7 +163,7 @@ class OneLatent:
         coder = site.require_coder()
         change = self.values.to(site.inputs)[site.rows] - site.dense[:, self.latent]
         decoded = coder.decode(site.latents, site.inputs)
-        return decoded + change[:, None] * coder.W_dec[self.latent]
+        return decoded + change[:, None] * coder.direction(self.latent)
 
 
 @dataclasses.dataclass(frozen=True)
