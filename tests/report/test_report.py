@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from report_cases import found_of, losses_in_latent_space, rates_of
+from report_cases import coder_table, found_of, losses_in_latent_space, rates_of
 from sklearn.metrics import roc_auc_score
 
 from rewrite_utils import stats
