@@ -72,14 +72,12 @@ for name, site in sites.items():
 # %%
 def found(name: str) -> claims.Found:
     site, asked = sites[name], run.params.rewrite
-    true, target = site.true("evaluate"), site.evidence.target
     estimates = {source: site.estimates[source].values for source in asked.calibrators}
-    counts = stages.few_windows(site), site.settings.calibrate_windows
     return claims.Found(
         site=name, kind=site.hookpoint.kind, seed=seed, resamples=draws,
         calibrators=asked.calibrators, headline=asked.headline,
-        losses=site.losses, windows=len(true), true=true, estimates=estimates, target=target,
-        rates=rates[name], fewer=stages.fewer(site), counts=counts,
+        losses=site.losses, true=site.true("evaluate"), estimates=estimates,
+        target=site.evidence.target, rates=rates[name], fewer=stages.fewer(site),
         even=even[name], checkpoint=checkpoint[name],
     )  # fmt: skip
 

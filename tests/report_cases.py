@@ -42,7 +42,7 @@ def even_of(site: SiteStages, *, topk: bool) -> Estimate:
 
 def found_of(site: SiteStages) -> claims.Found:
     """Notebook 09: what the claims are judged on."""
-    asked, checkpoint, true = site.params.rewrite, None, site.true("evaluate")
+    asked, checkpoint = site.params.rewrite, None
     draws = {"seed": site.params.seed, "resamples": asked.bootstrap}
     if site.params.subject.checkpoints:
         told = losses_of(site.losses, "coder"), site.training_curve, site.params.subject.steps
@@ -53,13 +53,11 @@ def found_of(site: SiteStages) -> claims.Found:
         calibrators=asked.calibrators,
         headline=asked.headline,
         losses=site.losses,
-        windows=len(true),
-        true=true,
+        true=site.true("evaluate"),
         estimates={source: site.estimates[source].values for source in asked.calibrators},
         target=site.evidence.target,
         rates=rates_of(site),
         fewer=stages.fewer(site),
-        counts=(stages.few_windows(site), site.settings.calibrate_windows),
         even=even_of(site, topk=True),
         checkpoint=checkpoint,
         **draws,

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
 from rewrite_utils.calibrate import Target
-from rewrite_utils.report.studies import PAPER_SILENT_TO_ACTIVE
+from rewrite_utils.report.studies import PAPER_SILENT_TO_ACTIVE, read_windows
 from rewrite_utils.report.tables import interval
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.rewrite.equivalence import Equivalence
@@ -64,10 +64,8 @@ class Found:
     """The calibration declared before the run."""
     losses: pd.DataFrame
     """One row a (window, arm)."""
-    windows: int
-    """Evaluate windows that were simulated: the first ones."""
     true: Float[ndarray, "window latent"]
-    """True activations there."""
+    """True activations at the simulated evaluate windows, which are the first of all."""
     estimates: Mapping[str, Float[ndarray, "window latent"]]
     """Of each calibration there, before any TopK."""
     target: Target
@@ -75,9 +73,7 @@ class Found:
     rates: pd.DataFrame
     """Sensitivity and specificity of each (latent, calibration)."""
     fewer: pd.DataFrame
-    """Losses of calibrations fitted on few and on all calibrate windows."""
-    counts: tuple[int, int]
-    """How many windows that are."""
+    """Losses of calibrations fitted on few and on all calibrate windows, as their names say."""
     even: Estimate
     """False alarms a true activation at which a rewrite with TopK costs what mean ablation does."""
     checkpoint: Equivalence | None
@@ -101,7 +97,7 @@ class Found:
 
     def against(self, source: str, other: str) -> Estimate:
         """CE of one source minus another's, on the simulated windows."""
-        return self.difference(*(self.loss(name)[: self.windows] for name in (source, other)))
+        return self.difference(*(self.loss(name)[: len(self.true)] for name in (source, other)))
 
     def over_latents(self, values: Float[ndarray, " latent"]) -> Estimate:
         """Mean with its interval over latents."""
@@ -140,8 +136,7 @@ def headline(table: pd.DataFrame) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
-Told = Iterator[tuple[str, str, str, str]]
-"""Claim, the paper's number, ours, verdict."""
+Told = Iterator[tuple[str, str, str, str]]  # claim, the paper's number, ours, verdict
 
 
 def _coder(found: Found) -> Told:
@@ -205,10 +200,11 @@ def _rewrites(found: Found) -> Told:
 
 def _fewer(found: Found) -> Told:
     """Figure A2: few calibrate windows against all of them."""
-    matched, (few, most) = found.first("quantile"), found.counts
+    matched, every = found.first("quantile"), int(found.fewer["count"].max())
+    counts = {read_windows(name).get("n") for name in found.fewer["source"]} - {None}
+    few, most = min(counts), max(counts)
     if not matched:
         return
-    every = int(found.fewer["count"].max())
     names = (f"{count} windows: {matched}" for count in (few, most))
     cost = found.difference(*(losses_of(found.fewer, name, every) for name in names))
     ours = f"{cost} nat, {few} against {most} calibrate windows"
@@ -300,6 +296,5 @@ def _percent(found: Estimate) -> str:
 
 
 def _sign(found: Estimate, sign: int) -> str:
-    if not found.excludes_zero:
-        return "not resolved"
-    return "agrees" if found.value * sign > 0 else "disagrees"
+    told = "agrees" if found.value * sign > 0 else "disagrees"
+    return told if found.excludes_zero else "not resolved"
