@@ -56,6 +56,19 @@ def promoted(subject: Subject, coder: SparseCoder, latent: int, *, count: int = 
     return Promoted(raised, lowered)
 
 
+def output_words(
+    subject: Subject, coder: SparseCoder, latent: int, *, raises: int = 40, lowers: int = 10
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that a latent raises and lowers most, as a description may name them.
+
+    Tokens that hold a part of a character have no text and are left out.
+    """
+    found = promoted(subject, coder, latent, count=2 * max(raises, lowers))
+    named = ([text for text, _ in end if "\ufffd" not in text and text] for end in found)
+    raised, lowered = (tuple(dict.fromkeys(texts)) for texts in named)
+    return raised[:raises], lowered[:lowers]
+
+
 def caveat(above: int) -> str:
     """What the direct path leaves out with so many layers above the hookpoint."""
     if not above:

@@ -22,8 +22,35 @@ def token_table(
     """
     asked = on.tokens[windows.rows, windows.ends]
     kinds, where = np.unique(asked, return_inverse=True)
-    totals, seen = _totals(cache, kinds)
+    totals, seen = token_totals(cache, kinds)
     return ((totals + prior * cache.mean) / (seen[:, None] + prior))[where].astype(np.float32)
+
+
+def vocabulary_table(
+    cache: LatentCache,
+    kinds: Int[ndarray, " kind"],
+    vectors: Float[ndarray, "kind d"] | None = None,
+    *,
+    prior: float = 1.0,
+    sharpness: float = 12.0,
+) -> Float[ndarray, "kind latent"]:
+    """E[a_j | token] for every one of ``kinds`` (ascending token ids), which makes a whole layer.
+
+    Rare and unseen tokens lean on ``prior`` tokens at the latent's mean; with ``vectors`` (unit
+    length), at the mean of similar tokens instead, weighted by occurrences · exp(sharpness ·
+    cosine).
+    """
+    totals, seen = token_totals(cache, kinds)
+    behind = np.broadcast_to(cache.mean, totals.shape)
+    if vectors is not None:
+        behind = np.empty(totals.shape)
+        for start in range(0, len(kinds), 512):
+            part = slice(start, start + 512)
+            weight = np.exp(sharpness * (vectors[part] @ vectors.T))
+            rows = np.arange(len(weight))
+            weight[rows, start + rows] = 0  # what it says itself comes on top
+            behind[part] = (weight @ totals) / np.maximum(weight @ seen, 1e-12)[:, None]
+    return ((totals + prior * behind) / (seen[:, None] + prior)).astype(np.float32)
 
 
 def word_list(
@@ -43,13 +70,13 @@ def strongest_tokens(
     A latent with fewer such tokens above zero has -1 in the places left over.
     """
     kinds = np.unique(cache.tokens[:, 1:])
-    totals, seen = _totals(cache, kinds)
+    totals, seen = token_totals(cache, kinds)
     means = np.where((seen >= least)[:, None], totals / np.maximum(seen[:, None], 1), 0)
     order = np.argsort(-means, axis=0, kind="stable")[:words]
     return np.where(np.take_along_axis(means, order, axis=0) > 0, kinds[order], -1)
 
 
-def _totals(
+def token_totals(
     cache: LatentCache, kinds: Int[ndarray, " kind"]
 ) -> tuple[Float[ndarray, "kind latent"], Int[ndarray, " kind"]]:
     """Summed activation of every latent on every kind of token, and how often that token occurs."""

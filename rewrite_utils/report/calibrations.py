@@ -112,7 +112,7 @@ def losses(
     for source, where, found in _losses(measured, names, controls):
         interval = stats.bootstrap(found.difference, unit="window", seed=measured.seed)
         row = {"source": source, "where": where, "windows": interval.n}
-        rows.append(row | tables.named("difference", interval))
+        rows.append(row | interval.named("difference"))
     return pd.DataFrame(rows)
 
 
@@ -154,7 +154,7 @@ def choice(measured: Measured, first: str, others: Sequence[str]) -> pd.DataFram
         difference = measured.held_out(source).estimate - against.estimate
         found = stats.bootstrap(difference, unit="window", seed=measured.seed)
         row = {"calibration": source, f"loss − {first}'s": found.value}
-        row |= {"95 %": f"[{found.low:+.3f}, {found.high:+.3f}]", "calibrate windows": found.n}
+        row |= {"95 %": stats.ends(found.low, found.high), "calibrate windows": found.n}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -219,7 +219,7 @@ def _rates(found: Found) -> Told:
         own = found.rates[found.rates["source"] == raw]
         before = found.over_latents(own["specificity"].dropna().to_numpy())
         agrees = "agrees" if before.high < 0.999 else "not resolved"
-        verdict = agrees if before.low < 0.999 else "disagrees"
+        verdict = "disagrees" if before.low >= 0.999 else agrees
         claim, said = "specificity before normalisation is too low", "≈ 80 %; 99.9 % needed"
         yield claim, said, _percent(before), verdict
         claim = "false alarms a true activation before normalisation"

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import calibrate
-from rewrite_utils.calibrate import screened
 from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.calibrate.screened import filled
 from rewrite_utils.report import tables
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.simulate.ways import PLAIN
@@ -65,8 +65,9 @@ def centred_ranks(expected: Float[ndarray, "window latent"]) -> Float[ndarray, "
     sent = expected >= 0
     if sent.all():
         return calibrate.center(expected)
-    moved = screened.centred(np.where(sent, expected, np.nan), float(expected[sent].mean()))
-    return np.where(sent, moved, np.nanmin(moved) - 1)
+    rated = filled(np.where(sent, expected, np.nan))
+    moved = calibrate.center(rated, level=float(expected[sent].mean()))
+    return np.where(sent, moved, moved[sent].min() - 1)
 
 
 def latent_aurocs(

@@ -115,7 +115,7 @@ def paired(scores: pd.DataFrame, *, seed: int, statistic: str = "auroc") -> pd.D
             found = stats.bootstrap(change, unit="latent", seed=seed)
             row = {"site": site, "test": test, "kind": kind, "source": f"{kind}, {test}"}
             row |= {"latents": found.n, "plain": float(both[:, 0].mean())}
-            row |= tables.named("difference", found) | {"detectable": stats.detectable(change)}
+            row |= found.named("difference") | {"detectable": stats.detectable(change)}
             rows.append(row | {"better": int((change > 0).sum()), "worse": int((change < 0).sum())})
     return pd.DataFrame(rows)
 
@@ -125,7 +125,7 @@ def paired_table(differences: pd.DataFrame) -> pd.DataFrame:
     if differences.empty:
         return differences
     ends = zip(differences["difference_low"], differences["difference_high"], strict=True)
-    shown = differences.assign(**{"95 %": [f"[{a:+.3f}, {b:+.3f}]" for a, b in ends]})
+    shown = differences.assign(**{"95 %": [stats.ends(low, high) for low, high in ends]})
     columns = ["site", "test", "kind", "latents", "plain", "difference", "95 %"]
     return shown[[*columns, "better", "worse", "detectable"]]
 

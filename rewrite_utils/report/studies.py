@@ -66,7 +66,7 @@ def best_factors(losses: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         every = np.stack([losses_of(losses, name, count, ALL) for name in part["source"]])
         found = stats.best_of(part["factor"].to_numpy(), every, seed=seed)
         row = {"calibration": calibrator, "best factor": found.value}
-        row |= {"95 %": f"[{found.low:g}, {found.high:g}]", "calibrate windows": found.n}
+        row |= {"95 %": stats.ends(found.low, found.high, "g"), "calibrate windows": found.n}
         rows.append(row | {"excludes 0": "yes" if found.low > 0 else "no"})
     return pd.DataFrame(rows)
 
@@ -95,7 +95,10 @@ def break_even_table(
     for name, found in even.items():
         for topk, at in found.items():
             row = {"site": name, "top k afterwards": "yes" if topk else "no", "windows": at.n}
-            row |= {"alarms a true activation": at.value, "95 %": f"[{at.low:.2f}, {at.high:.2f}]"}
+            row |= {
+                "alarms a true activation": at.value,
+                "95 %": stats.ends(at.low, at.high, ".2f"),
+            }
             row |= {"specificity here": _specificity(at.value, silent_to_active[name])}
             paper = _specificity(at.value, PAPER_SILENT_TO_ACTIVE)
             rows.append(row | {"at 32 of 32,768 latents": paper})
@@ -111,7 +114,7 @@ def break_even_line(name: str, found: Estimate) -> str:
         said = f"cost {side} than mean ablation at every level measured, break-even"
     return (
         f"{name}: true activations with false alarms {said} "
-        f"[{found.low:.2f}, {found.high:.2f}] alarms a true activation (n = {found.n} windows)"
+        f"{stats.ends(found.low, found.high, '.2f')} alarms a true activation (n = {found.n} windows)"
     )
 
 

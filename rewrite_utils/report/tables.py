@@ -15,9 +15,9 @@ from rewrite_utils.stats import Estimate
 
 
 def interval(found: Estimate | Sequence[float], spec: str = "+.3f") -> str:
-    """``value [low, high]`` of an estimate, or of any three numbers."""
-    value, low, high = (f"{number:{spec}}" for number in found[:3])
-    return f"{value} [{low}, {high}]"
+    """``value [low, high]`` of an estimate, or of any three numbers; or that there is none."""
+    value, low, high = found[:3]
+    return f"{value:{spec}} {stats.ends(low, high, spec)}"
 
 
 def intervals(table: pd.DataFrame, name: str, spec: str = "+.3f") -> list[str]:
@@ -29,11 +29,6 @@ def intervals(table: pd.DataFrame, name: str, spec: str = "+.3f") -> list[str]:
 def columns(name: str) -> tuple[str, str, str]:
     """A number's three columns: value, lower and upper end of its 95 % interval."""
     return name, f"{name}_low", f"{name}_high"
-
-
-def named(name: str, found: Estimate) -> dict[str, float]:
-    """An estimate as those three columns."""
-    return dict(zip(columns(name), found[:3], strict=True))
 
 
 def mean(values: Float[ndarray, " latent"], *, seed: int) -> str:

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from rewrite_utils import stats
 from rewrite_utils.report.figures import label
-from rewrite_utils.report.tables import interval, intervals, named, stacked
+from rewrite_utils.report.tables import interval, intervals, stacked
 from rewrite_utils.rewrite.equivalence import Equivalence, equivalent
 from rewrite_utils.rewrite.measure import V2_LEAST_BASE_LOSS, losses_of
 
@@ -143,7 +143,7 @@ def curve(losses: pd.DataFrame, steps: Sequence[int], *, seed: int, resamples: i
     for step, name in zip(steps, losses, strict=True):
         sample = losses[name].to_numpy()
         found = stats.bootstrap(sample, unit="window", seed=seed, resamples=resamples)
-        rows.append({"step": step} | named("CE", found))
+        rows.append({"step": step} | found.named("CE"))
     return pd.DataFrame(rows)
 
 

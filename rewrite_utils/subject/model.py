@@ -138,6 +138,20 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
     return texts
 
 
+def spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Each token's text by itself, whatever stands beside it: for vocabularies, not for rows.
+
+    Bytes that make no character alone are U+FFFD. ValueError as for ``token_texts``.
+    """
+    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
+    return [
+        added[token]
+        if token in added
+        else _token_bytes(tokenizer, token).decode("utf-8", errors="replace")
+        for token in map(int, ids)
+    ]
+
+
 def quotable_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """``token_texts`` for another model's prompt: special tokens as words, such as [end of text].
 

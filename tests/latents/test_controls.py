@@ -1,12 +1,18 @@
 """The token table and the word list against counting by hand, token by token."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from latent_cases import all_windows, cache_of, drawn, truths
 
 from rewrite_utils.latents.cache import Windows
-from rewrite_utils.latents.controls import strongest_tokens, token_table, word_list
+from rewrite_utils.latents.controls import (
+    strongest_tokens,
+    token_table,
+    vocabulary_table,
+    word_list,
+)
 
 
 def activations_of(dense, tokens, token):
@@ -105,3 +111,17 @@ def test_a_latent_that_never_fires_has_no_words_and_a_table_of_zeros():
     assert (strongest_tokens(cache)[:, 0] == -1).all()
     assert not word_list(cache, windows, cache)[:, 0].any()
     assert not token_table(cache, windows, cache)[:, 0].any()
+
+
+def test_vocabulary_table_backs_off_to_similar_tokens():
+    tokens = np.array([[0, 1, 1, 2, 3, 3, 3]])
+    dense = np.zeros((1, 7, 1), np.float32)
+    dense[0, 1:4, 0] = [4, 4, 4]
+    cache = cache_of(dense, tokens)
+    kinds = np.array([1, 2, 3, 9])
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    plain = vocabulary_table(cache, kinds)[:, 0]
+    np.testing.assert_allclose(plain, [(8 + 2) / 3, (4 + 2) / 2, 2 / 4, 2], rtol=1e-6)
+    backed = vocabulary_table(cache, kinds, vectors)[:, 0]
+    assert backed[3] == pytest.approx(4, abs=0.01)  # unseen, like tokens 1 and 2
+    assert backed[2] < plain[2] + 0.6

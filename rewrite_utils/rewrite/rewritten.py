@@ -1,0 +1,123 @@
+"""The rewritten model: the subject with one or more of its MLPs replaced at every position.
+
+In: a subject and, a place, what says its latents. Out: losses and perplexity of whole rows, and
+generated text. The same object is the rewrite, the coder as it is, and mean ablation; without a
+place it is the subject itself. Beyond the paper, which patches one position.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import GivenLatents, Source, Spot, TrueLatents, spliced_at_once
+
+Says = Callable[[Int[Tensor, "batch pos"]], Source]
+"""What stands in the place of the MLP, for the tokens of one pass."""
+
+
+class Place(NamedTuple):
+    """One MLP and what replaces it."""
+
+    hookpoint: Hookpoint
+    """Where it is."""
+    coder: SparseCoder | None
+    """Decodes the latents; None where the whole output is given."""
+    says: Says
+    """Gives the source, pass by pass."""
+
+
+def coded(tokens: Int[Tensor, "batch pos"]) -> Source:
+    """The coder as it is."""
+    return TrueLatents()
+
+
+def constant(source: Source) -> Says:
+    """The same whatever the tokens are: mean ablation, a mean output."""
+    return lambda tokens: source
+
+
+def by_token(table: Float[ndarray, "vocab latent"]) -> Says:
+    """A reader of single tokens, computed once from the descriptions. ValueError for NaN."""
+    if not np.isfinite(table).all():
+        raise ValueError("the table of the vocabulary holds NaN: read every token before rewriting")
+    values = torch.from_numpy(table).float()
+    return lambda tokens: GivenLatents(values[tokens.cpu()])
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A model whose MLPs at ``places`` are not its own."""
+
+    subject: Subject
+    """The model; it is as before after every call."""
+    places: tuple[Place, ...] = ()
+    """What is replaced, at every position but the BOS."""
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """Next-token logits of rows, BOS first."""
+        with self._spliced(tokens):
+            return self.subject.bridge(tokens.to(self.subject.device))
+
+    @torch.no_grad()
+    def losses(
+        self, rows: Int[Tensor, "row pos"], *, batch: int = 4
+    ) -> Float[ndarray, "row pos_but_one"]:
+        """−log p(next token) in nats, from the first token behind the BOS on."""
+        found = []
+        for part in rows.split(batch):
+            log_p = self.logits(part)[:, 1:-1].float().log_softmax(-1)
+            target = part[:, 2:, None].to(log_p.device)
+            found.append(-log_p.gather(2, target)[..., 0].cpu().numpy())
+        return np.concatenate(found)
+
+    def perplexity(self, rows: Int[Tensor, "row pos"], *, batch: int = 4) -> float:
+        """exp of the mean loss over all rows. (`losses` has what an interval over rows needs.)"""
+        return math.exp(float(self.losses(rows, batch=batch).mean()))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str,
+        tokens: int = 40,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> str:
+        """The text that follows ``prompt``: the likeliest next token, or drawn at a temperature.
+
+        ValueError for an empty prompt, or a temperature without a generator.
+        """
+        if temperature and generator is None:
+            raise ValueError(f"temperature {temperature} draws tokens: pass a generator")
+        ids = self.subject.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError("the prompt is empty: give the text a beginning")
+        row = torch.tensor([[self.subject.bos, *ids]])
+        for _ in range(tokens):
+            following = self.logits(row)[0, -1].float().cpu()
+            if temperature:
+                chances = (following / temperature).softmax(-1)
+                chosen = int(chances.multinomial(1, generator=generator))
+            else:
+                chosen = int(following.argmax())
+            if chosen == self.subject.tokenizer.eos_token_id:
+                break
+            row = torch.cat([row, torch.tensor([[chosen]])], dim=1)
+        return self.subject.tokenizer.decode(row[0, 1 + len(ids) :].tolist())
+
+    def _spliced(self, tokens: Int[Tensor, "batch pos"]) -> contextlib.AbstractContextManager:
+        if not self.places:
+            return contextlib.nullcontext()
+        spots = [Spot(p.hookpoint, p.coder, [p.says(tokens)]) for p in self.places]
+        return spliced_at_once(self.subject, spots)

@@ -1,0 +1,106 @@
+"""Spaces of words: one unit vector a word, and a dot product says how alike two words are.
+
+In: words, blanks and all. Out: vectors, each word's computed once. By the simulator LLM's input
+embeddings, plain or whitened, or by a sentence encoder. No LLM pass anywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from numpy import ndarray
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from rewrite_utils.assets import model_folder
+from rewrite_utils.llm.embedding import Embed, embedder
+
+INPUTS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
+"""What the input embeddings are called in the files of Llama-type models, GPT-NeoX and GPT-2."""
+RIDGE = 1e-3
+"""Share of the mean variance that is added to each direction before whitening."""
+
+
+@runtime_checkable
+class Space(Protocol):
+    """A named way to place words."""
+
+    name: str
+    """As figures and parameters call it."""
+
+    def __call__(self, words: Sequence[str]) -> Float[ndarray, "word d"]:
+        """Unit vectors, float32; a word that has none (the empty text) is all zeros."""
+        ...
+
+
+class Remembering:
+    """A space from any function of words; no word is placed twice."""
+
+    def __init__(self, name: str, place: Callable[[Sequence[str]], ndarray]) -> None:
+        """``place``: words to vectors of any length."""
+        self.name, self._place = name, place
+        self._known: dict[str, ndarray] = {}
+
+    def __call__(self, words: Sequence[str]) -> Float[ndarray, "word d"]:
+        """As `Space` says; ValueError where a vector is not finite."""
+        new = [word for word in dict.fromkeys(words) if word not in self._known]
+        if new:
+            found = np.asarray(self._place(new), np.float32)
+            if not np.isfinite(found).all():
+                bad = new[int(np.flatnonzero(~np.isfinite(found).all(1))[0])]
+                raise ValueError(f"the space {self.name!r} gives NaN for {bad!r}: a damaged model?")
+            lengths = np.linalg.norm(found, axis=1, keepdims=True)
+            self._known |= zip(new, found / np.maximum(lengths, 1e-12), strict=True)
+        return np.stack([self._known[word] for word in words])
+
+
+def sentence_space(embed: Embed | None = None) -> Space:
+    """By a sentence encoder (MiniLM), blanks around the word left out."""
+    return Remembering("minilm", lambda words: (embed or embedder())([w.strip() for w in words]))
+
+
+def input_spaces(model: str) -> tuple[Space, Space]:
+    """By an LLM's input embeddings: a word is the mean of its tokens. Plain, and whitened.
+
+    ValueError where the model's files hold no input embeddings under a known name.
+    """
+    folder = model_folder(model)
+    if not Path(folder).is_dir():
+        folder = snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+    matrix = _inputs(Path(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    mean, root = _whitening(matrix)
+
+    def plain(words: Sequence[str]) -> ndarray:
+        ids = tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        rows = [matrix[one].float().mean(0) if one else torch.zeros(matrix.shape[1]) for one in ids]
+        return torch.stack(rows).numpy()
+
+    def whitened(words: Sequence[str]) -> ndarray:
+        return (plain(words) - mean) @ root
+
+    return Remembering("input", plain), Remembering("whitened", whitened)
+
+
+def _inputs(folder: Path) -> torch.Tensor:
+    """The matrix of input embeddings, read without the rest of the model."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (no mapping)
+                if key.endswith(INPUTS):
+                    return tensors.get_tensor(key)
+    raise ValueError(f"{folder} holds no input embeddings ({', '.join(INPUTS)})")
+
+
+def _whitening(matrix: torch.Tensor) -> tuple[ndarray, ndarray]:
+    """The mean, and a root of the inverse covariance, over the vocabulary."""
+    rows = matrix.float()
+    mean = rows.mean(0)
+    covariance = rows.T @ rows / len(rows) - torch.outer(mean, mean)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors / (values + RIDGE * values.mean()).clamp_min(1e-12).sqrt()
+    return mean.numpy(), root.numpy()
