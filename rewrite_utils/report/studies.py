@@ -112,10 +112,8 @@ def break_even_line(name: str, found: Estimate) -> str:
     if found.value in (0, np.inf):
         side = "more" if found.value == 0 else "less"
         said = f"cost {side} than mean ablation at every level measured, break-even"
-    return (
-        f"{name}: true activations with false alarms {said} "
-        f"{stats.ends(found.low, found.high, '.2f')} alarms a true activation (n = {found.n} windows)"
-    )
+    said += f" {stats.ends(found.low, found.high, '.2f')} alarms a true activation"
+    return f"{name}: true activations with false alarms {said} (n = {found.n} windows)"
 
 
 def visible(arms: pd.DataFrame) -> str:
