@@ -189,4 +189,4 @@ def unseen(traits: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _share(hits: pd.Series) -> str:
-    return tables.interval(stats.wilson(int(hits.sum()), len(hits)), ".0%")
+    return tables.interval(stats.wilson(float(hits.sum()), len(hits)), ".0%")

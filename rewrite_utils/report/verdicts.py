@@ -165,9 +165,9 @@ def equivalences(
 ) -> pd.DataFrame:
     """One row an arm: the subject itself, the coder, and every arm that replaces all latents."""
     last = losses[losses["order"] == "all"].groupby("source", sort=False)["count"].max()
+    names = dict.fromkeys(["coder", "output zero", *last.index])
     told = {"untouched": losses_of(losses, "coder", column="base_loss")}
-    told |= {name: losses_of(losses, name, last[name]) for name in ("coder", "output zero")}
-    told |= {name: losses_of(losses, name, last[name]) for name in last.index if name not in told}
+    told |= {name: losses_of(losses, name, int(last[name])) for name in names}
     rows = []
     for source, patched in told.items():
         found = equivalence(patched, curve, steps, seed=seed, resamples=resamples)

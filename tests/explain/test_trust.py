@@ -160,14 +160,14 @@ def test_held_out_rows_need_rows_that_are_not_scored(world):
 # ── tables ────────────────────────────────────────────────────────────────────────────────────
 
 
-def tests_of(site: SiteStages) -> pd.DataFrame:
+def every_test(site: SiteStages) -> pd.DataFrame:
     found = {SCORE_KINDS[kind].label: site.scores_of(kind) for kind in site.score_kinds}
     parts = [table.assign(test=label) for label, table in found.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def test_scores_stand_beside_their_floors(judged):
-    found = tables.stacked({name: tests_of(site) for name, site in judged.items()})
+    found = tables.stacked({name: every_test(site) for name, site in judged.items()})
     labels = {SCORE_KINDS[kind].label for kind in ("detection", "hard", "fuzzing", "shuffled")}
     assert set(found["test"]) == labels and set(found["site"]) == {"mlp", "sae"}
     table = scores.means(found, seed=0)
@@ -308,7 +308,7 @@ def test_best_and_worst_have_intervals_and_name_no_latent_twice(judged):
 @pytest.mark.usefixtures("drawing")
 def test_the_figures_draw_every_latent(judged):
     site = judged["sae"]
-    part = tests_of(site)
+    part = every_test(site)
     own = scores.traits(site.explanations, site.score_intervals(), embed=letters_of)
     figure, axes = plt.subplots(1, 3)
     spreads.floors(axes[0], part, title="sae")

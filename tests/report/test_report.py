@@ -324,7 +324,7 @@ def test_claims_about_rewrites_compare_the_arms_that_they_name(world, claimed):
 )
 def test_the_specificity_needed_is_settled_at_ten_alarms(found, low, high, verdict):
     """99 % of the paper's 1,023 silent latents an active one leave 10.23 alarms."""
-    even = Estimate(2.0, low, high, 9, "window", "percentile")
+    even = Estimate(2.0, float(low), float(high), 9, "window", "percentile")
     told = [dataclasses.replace(one, even=even) for one in found]
     table = claims.table(told).set_index("claim")
     rows = table.loc[["a specificity of 99 % is not enough to beat ablation"]]
