@@ -66,9 +66,9 @@ print(f"{at.input_hook} → {at.output_hook}: {len(x)} tokens, {x.shape[1]} numb
 
 # %% [markdown]
 # **The encoder asks every latent and keeps the k strongest answers.** Each row of `W_enc` is one
-# question put to x. The ReLU drops every no, and of the yeses only those pass that reach the bar:
-# the k-th largest answer of the token. What is left, nearly all zeros, is z, the latents of that
-# token. (An SAE first takes `b_dec` off x; a coder without k has a bar of its own for each latent.)
+# question put to x; the ReLU drops every no, and only the k loudest yeses reach the bar. What is
+# left, nearly all zeros, is z: the latents of that token. (An SAE first takes `b_dec` off x; a
+# coder without k has a bar of its own for each latent.)
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x

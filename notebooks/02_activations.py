@@ -38,9 +38,9 @@ use_style()
 # ## By hand
 #
 # One latent along one row of text. k latents fire on every token, so on average a latent fires on k
-# / width of the tokens; the one to look at is the described latent nearest to that, a typical one,
-# and the notebooks up to 07 stay with it. `site.collector` is the subject in the precision that
-# activations are collected in.
+# / width of the tokens; of the latents that will get a sentence, look at the one nearest to that
+# average. The notebooks up to 07 stay with this typical latent. (`site.collector` is the subject in
+# the precision that activations are collected in.)
 
 # %%
 import matplotlib.pyplot as plt

@@ -36,8 +36,8 @@ sites = open_sites(run)
 # %% [markdown]
 # ## By hand
 #
-# One latent, from its numbers to its sentence. An LLM reads text, so all that it is to know has to
-# become text first.
+# The latent of notebook 02, from its numbers to its sentence. An LLM reads text, so all that it is
+# to know has to become text first.
 
 # %%
 import numpy as np

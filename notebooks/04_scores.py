@@ -38,8 +38,8 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One sentence, tried on windows of text that its author never saw. The judge's answers are read
-# from the stage's table: no LLM is asked here.
+# The sentence of the same latent, tried on windows of text that its author never saw. The judge's
+# answers are read from the stage's table: no LLM is asked here.
 
 # %%
 import numpy as np

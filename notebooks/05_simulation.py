@@ -38,8 +38,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent and one window, the first of the evaluate windows in which it fires, so that there is
-# something to find. The simulator's answer is read from the stage's arrays: no LLM is asked here.
+# The same latent and one window, the first of the evaluate windows in which it fires, so that there
+# is something to find. The simulator's answer is read from the stage's arrays: no LLM is asked
+# here.
 
 # %%
 import matplotlib.pyplot as plt

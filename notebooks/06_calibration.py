@@ -41,9 +41,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One latent: the paper's equation in five lines of NumPy, and what could replace it in three. What
-# they have to go by are pairs from the calibrate windows: what the simulator said (E) and what was
-# so (a).
+# The same latent: the paper's equation in five lines of NumPy, and what could replace it in three.
+# What they have to go by are pairs from the calibrate windows: what the simulator said, its rating
+# E, and what was so, the true activation a.
 
 # %%
 import matplotlib.pyplot as plt

@@ -40,9 +40,9 @@ use_style()
 # %% [markdown]
 # ## By hand
 #
-# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
-# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
-# how well the model still expects the token that follows the marked one.
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. It
+# is the window of notebook 05, the first in which the same typical latent fires; what is measured
+# is how well the model still expects the token that follows the marked one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -114,8 +114,9 @@ def decoded(z):
 
 # %% [markdown]
 # **Four answers to one question: how strongly does each latent fire here?** The truth, from the
-# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
-# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
+# encoder; what a reader of the sentences says, calibrated as in 06, without the encoder; the mean,
+# whatever the text, which is the ablation that the sentences have to beat; and nothing, zero. Only
+# latents that have a sentence are overwritten.
 
 # %%
 sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}

@@ -63,7 +63,7 @@ def open_site(raw, run_folder):
 
 
 def pairs(site: SiteStages) -> tuple[torch.Tensor, torch.Tensor]:
-    acts = hooked(site.subject, site.corpus.rows("explain"), site.hookpoint)
+    acts = hooked(site.collector, site.corpus.rows("explain"), site.hookpoint)
     return acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
 
 
@@ -87,6 +87,22 @@ def test_a_loaded_coder_is_the_same_and_says_what_it_explains(trained, open_site
     assert site.training.empty
     facts = site.coder_stage.manifest["facts"]
     assert 0 < facts["fvu"] < 0.95 and 2.5 < facts["l0"] < 3.001 and facts["tokens"] > 1000
+
+
+def test_a_coder_with_thresholds_needs_no_k(trained, open_site, tmp_path):
+    """The trained coder with one threshold in the place of its k, as BatchTopK has."""
+    x, _ = pairs(trained)
+    threshold = trained.coder.encode(x).values.min(1).values.median()
+    coder = SparseCoder(trained.coder.config.model_copy(update={"k": None}))
+    same = {"threshold": threshold.expand(coder.config.num_latents)}
+    coder.load_state_dict(trained.coder.state_dict() | same)
+    coder.save(tmp_path)
+    site = open_site(coder=str(tmp_path))
+    assert site.coder.config.k is None and torch.equal(site.coder(x), coder(x))
+    on = site.coder.dense(site.coder.encode(x)) > 0
+    assert len(set(on.sum(1).tolist())) > 2
+    np.testing.assert_allclose(site.cache("explain").rate, on.float().mean(0), atol=2e-3)
+    assert len(site.quality) == 5 and site.coder_stage.manifest["facts"]["fvu"] < 1
 
 
 def test_the_old_bias_convention_is_a_parameter(trained, open_site, tmp_path):
