@@ -73,12 +73,19 @@ def test_below_the_site_nothing_takes_a_site_or_a_run(name):
     if room(name) in ("", "runs", "site", "explorer", "series") or is_command(name):
         return
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    foreign = imported & {"SiteStages", "Run"}
     taken = {
         f"{function.name}({argument.arg}: {ast.unparse(argument.annotation)})"
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef)
         for argument in (*function.args.args, *function.args.kwonlyargs)
-        if argument.annotation and ast.unparse(argument.annotation) in ("SiteStages", "Run")
+        if argument.annotation and ast.unparse(argument.annotation) in foreign
     }
     assert not taken
 
