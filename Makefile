@@ -15,6 +15,7 @@ NOTEBOOKS := $(filter-out notebooks/00_%,$(sort $(wildcard notebooks/[0-9][0-9]_
 PYTHON_FILES := rewrite_utils tests requirements $(wildcard benchmarks) $(wildcard notebooks/*.py)
 LOCK := requirements/lock-cpu.txt
 TORCH := torch==2.13.0
+WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # One stamp for one content of lock and pyproject.toml: a second `make env` does nothing.
@@ -60,18 +61,20 @@ reproduce: env ## run the whole series of notebooks on PARAMS, live, and print i
 	echo "reproduce: the notebooks, on $(PARAMS)"
 	$(BIN)/python -m rewrite_utils.series $(PARAMS) $(if $(ONLY),--only $(ONLY))
 
-test: env ## ruff, pytest and nbval: what continuous integration runs
+test: env ## ruff, pytest, the live smoke series, nbval: what continuous integration runs
 	@echo "test: ruff"
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	echo "test: embedded models and text"
 	$(BIN)/python -m rewrite_utils.assets
-	echo "test: pytest"
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "" --jaxtyping-packages=rewrite_utils,beartype.beartype tests
-	if [ -n "$(strip $(NOTEBOOKS))" ]; then
-	  echo "test: nbval, $(words $(NOTEBOOKS)) notebooks"
-	  $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 $(NOTEBOOKS)
-	fi
+	echo "test: pytest, on $(WORKERS) cores"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "" \
+	  --jaxtyping-packages=rewrite_utils,beartype.beartype tests
+	echo "test: the series of params/smoke.yaml, live, with real models"
+	$(BIN)/python -m rewrite_utils.series params/smoke.yaml
+	echo "test: nbval, $(words $(NOTEBOOKS)) notebooks on the published run"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 $(NOTEBOOKS)
 	echo
 	echo "All green. Open next: README.md, or make lab (notebooks/00_tour.ipynb)"
 
