@@ -5,6 +5,7 @@ window). Out: estimates with 95 % intervals; arms are paired, so differences go 
 dozen MB are held, whatever the number of units.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -230,8 +231,17 @@ def resampled_means(
     values: Float[ndarray, "unit column"], *, seed: int, resamples: int
 ) -> Float[ndarray, "draw column"]:
     """Means over units drawn with replacement, the same ones for all columns."""
-    parts = _drawn(len(values), seed, resamples)
-    return np.concatenate([_counts(drawn) @ values / len(values) for drawn in parts])
+    n = len(values)
+    if n * resamples <= AT_ONCE:
+        return _all_counts(n, seed, resamples) @ values / n
+    parts = (_counts(drawn) for drawn in _drawn(n, seed, resamples))
+    return np.concatenate([counts @ values / n for counts in parts])
+
+
+@functools.lru_cache(maxsize=2)
+def _all_counts(n: int, seed: int, resamples: int) -> Float[ndarray, "draw unit"]:
+    """How often each unit was drawn: the same for every column of a table, so it is kept."""
+    return np.concatenate([_counts(drawn) for drawn in _drawn(n, seed, resamples)])
 
 
 def _drawn(n: int, seed: int, resamples: int) -> Iterator[Int[ndarray, "draw unit"]]:
