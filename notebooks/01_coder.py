@@ -67,14 +67,15 @@ print(f"{at.input_hook} → {at.output_hook}: {len(x)} tokens, {x.shape[1]} numb
 
 # %% [markdown]
 # **The encoder asks every latent and keeps the k strongest answers.** Each row of `W_enc` is one
-# question put to x; the ReLU drops every no, `topk` all but the k loudest yes. What is left, nearly
-# all zeros, is z: the latents of that token. (An SAE first takes `b_dec` off x.)
+# question put to x. The ReLU drops every no, and of the yeses only those pass that reach the bar:
+# the k-th largest answer of the token. What is left, nearly all zeros, is z, the latents of that
+# token. (An SAE first takes `b_dec` off x; a coder without k has a bar of its own for each latent.)
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
-answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
-top = answers.topk(coder.config.k)
-z = torch.zeros_like(answers).scatter(1, top.indices, top.values)
+answers = read @ coder.W_enc.T + coder.b_enc  # [pos latent]
+bar = coder.threshold if coder.k is None else answers.topk(coder.k).values[:, -1:]
+z = torch.relu(answers) * (answers >= bar)
 said, kept = ((part > 0).sum(1).float().mean() for part in (answers, z))
 print(f"a token: {said:.1f} of {z.shape[1]} latents say yes, {kept:.1f} are kept")
 

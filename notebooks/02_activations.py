@@ -73,9 +73,9 @@ print(f"{len(values)} firings in {cache.n_tokens:,} tokens; the strongest is in 
 _, seen = model.run_with_cache(tokens, names_filter=[at.input_hook])
 x = seen[at.input_hook][0].float()
 read = x - coder.b_dec if coder.config.shifts_input else x
-answers = torch.relu(read @ coder.W_enc.T + coder.b_enc)  # [pos latent]
-kth = answers.topk(coder.config.k).values[:, -1]  # the weakest answer that is kept
-along = torch.where(answers[:, latent] >= kth, answers[:, latent], 0).cpu().numpy()
+answers = read @ coder.W_enc.T + coder.b_enc  # [pos latent]
+bar = coder.threshold if coder.k is None else answers.topk(coder.k).values[:, -1:]
+along = (torch.relu(answers) * (answers >= bar))[:, latent].cpu().numpy()
 along[0] = 0  # the BOS is left out of everything
 print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.max():.1f}")
 

@@ -52,8 +52,7 @@ from rewrite_utils.llm.prompts import turns
 
 site = next(iter(sites.values()))
 asked, cache, source = run.params.explain, site.cache("explain"), site.evidence_source
-rate = site.cache("explain").rate
-latent = min(site.sentences, key=lambda one: abs(rate[one] - rate.mean()))  # a typical one
+latent = min(site.sentences, key=lambda one: abs(cache.rate[one] - cache.rate.mean()))  # typical
 rows, ends = source.chosen(latent).firing  # its windows, drawn from the deciles of their peaks
 print(f"latent {latent}: {len(rows)} windows of {asked.window_tokens} tokens")
 

@@ -104,8 +104,9 @@ print(f"its own output written back: {spliced(y):.4f} nat")
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
-top = torch.relu(coder.W_enc @ read + coder.b_enc).topk(coder.config.k)
-truth = coder.W_enc.new_zeros(coder.config.num_latents).scatter(0, top.indices, top.values)
+said = coder.W_enc @ read + coder.b_enc  # [latent]
+bar = coder.threshold if coder.k is None else said.topk(coder.k).values[-1]
+truth = torch.relu(said) * (said >= bar)
 
 
 def decoded(z):
@@ -125,8 +126,8 @@ answers = {"the truth": truth}
 for name, source in sources.items():
     z = truth.clone()
     z[described] = torch.from_numpy(site.estimates[source].values[window]).to(z)
-    if source.endswith("+topk"):  # the paper's last step: keep the k largest
-        kept = z.topk(coder.config.k)
+    if source.endswith("+topk") and coder.k:  # the paper's last step: keep the k largest
+        kept = z.topk(coder.k)
         z = torch.zeros_like(z).scatter(0, kept.indices, kept.values)
     answers[name] = z
 print({name: round(z[latent].item(), 2) for name, z in answers.items()}, f"for latent {latent}")

@@ -1,8 +1,13 @@
 """Intervals: they cover, they say what they are, and they refuse what is no sample."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import sem, t
 
+from rewrite_utils import stats
 from rewrite_utils.stats import (
     Estimate,
     best_of,
@@ -12,6 +17,8 @@ from rewrite_utils.stats import (
     rank_correlation,
     ratio,
     recovered,
+    resampled,
+    resampled_means,
 )
 
 
@@ -26,40 +33,164 @@ def test_a_95_percent_interval_covers_the_true_mean_about_that_often():
 
 def test_bca_leans_where_the_data_lean():
     """Of skewed data the percentile interval is too low at both ends; BCa shifts it up."""
-    sample = np.random.default_rng(3).exponential(size=25)
+    sample = np.random.default_rng(3).exponential(size=60)
     found = bootstrap(sample, unit="window", seed=0)
     assert found.method == "BCa"
     assert found.high - found.value > 1.15 * (found.value - found.low)
+
+
+@pytest.mark.parametrize("n", [20, 300])
+def test_bca_is_scipys(n):
+    """Jackknife by a formula, resamples in parts: the same numbers."""
+    sample = np.random.default_rng(n).gamma(1.0, size=n)
+    theirs = scipy_bootstrap(
+        (sample,), np.mean, n_resamples=500, method="BCa", rng=np.random.default_rng(7)
+    ).confidence_interval
+    ones = np.ones(n)
+    draws = resampled_means(sample[:, None], seed=7, resamples=500)[:, 0]
+    left_out = (sample.sum() - sample) / (n - 1)
+    found = stats._bca(draws, sample.mean(), left_out)
+    assert found[:2] == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+    assert found[2] == "BCa" and ratio(sample, ones, unit="a", seed=7, resamples=500) == bootstrap(
+        sample, unit="a", seed=7, resamples=500
+    )
+
+
+@pytest.mark.parametrize("n", [8, 12, 20])
+def test_intervals_of_few_units_cover_what_they_say(n):
+    """BCa alone covered 82 to 89 in 100 of them; the wider of it and Student's t is named."""
+    draws = np.random.default_rng(n).normal(2.0, 3.0, size=(400, n))
+    found = [bootstrap(row, unit="window", seed=1, resamples=300) for row in draws]
+    assert 0.92 <= np.mean([estimate.low <= 2.0 <= estimate.high for estimate in found]) <= 0.99
+    assert {estimate.method for estimate in found} <= {"BCa", "Student's t"}
+    one = next(row for row, estimate in zip(draws, found, strict=True) if "t" in estimate.method)
+    expected = t.interval(0.95, n - 1, one.mean(), sem(one))
+    assert bootstrap(one, unit="window", seed=1)[1:3] == pytest.approx(expected)
+
+
+def test_many_units_take_little_memory():
+    """30,000 latents asked for 15 GB: all resamples at once, and a jackknife of n² numbers."""
+    sample = np.random.default_rng(0).normal(1.0, 2.0, 30_000)
+    tracemalloc.start()
+    found = bootstrap(sample, unit="latent", seed=0, resamples=300)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6 and found.high - found.low == pytest.approx(
+        2 * 1.96 * 2 / 3e4**0.5, rel=0.1
+    )
 
 
 def test_the_estimate_holds_the_statistic_its_n_and_its_unit():
     sample = np.array([1.0, 2.0, 4.0, 9.0])
     mean = bootstrap(sample, unit="latent", seed=0)
     assert (mean.value, mean.n, mean.unit) == (4.0, 4, "latent")
-    assert bootstrap(sample, unit="row", seed=0, statistic=np.median).value == 3.0
+    named = {"a": 4.0, "a_low": mean.low, "a_high": mean.high}
+    assert mean.named("a") == named and mean.low < 4 < mean.high
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
-    sample = np.random.default_rng(1).normal(size=30)
+    sample = np.random.default_rng(1).normal(size=60)
     one, same, other = (bootstrap(sample, unit="window", seed=s, resamples=200) for s in (1, 1, 2))
     assert one == same and (one.low, one.high) != (other.low, other.high)
 
 
-def test_constant_data_have_no_width_and_say_so():
-    found = bootstrap(np.full(7, 0.25), unit="window", seed=0)
-    assert found == Estimate(0.25, 0.25, 0.25, 7, "window", "constant")
+@pytest.mark.parametrize("level", [0.25, 0.0, 0.1])
+def test_constant_data_have_no_interval_and_say_so(level):
+    """Not one of no width: seven equal numbers do not prove an eighth."""
+    found = bootstrap(np.full(7, level), unit="window", seed=0)
+    assert found.value == pytest.approx(level) and (found.n, found.method) == (7, "constant")
+    assert np.isnan(found.low) and np.isnan(found.high) and not found.excludes_zero
+    assert str(found).endswith("[no interval] (n = 7 windows, constant)")
 
 
 def test_where_bca_is_undefined_the_percentile_interval_is_named():
-    mostly = np.array([0.0] * 20 + [1.0])  # leaving one out never moves this median
-    found = bootstrap(mostly, unit="window", seed=0, statistic=np.median)
-    assert found.method == "percentile" and found.low == found.high == 0
+    draws, left_out = np.array([1.0, 2.0, 3.0, 4.0]), np.ones(5)
+    low, high, method = stats._bca(draws, 9.0, left_out)  # every resample is below the value
+    assert method == "percentile" and (low, high) == (1.075, 3.925)
 
 
-@pytest.mark.parametrize("sample", [[], [1.0], [1.0, np.nan, 2.0]])
-def test_what_is_no_sample_is_an_error(sample):
-    with pytest.raises(ValueError, match=r"two or more numbers.* windows or NaN"):
-        bootstrap(np.array(sample), unit="window", seed=0)
+def test_what_is_no_sample_is_an_error_that_names_the_unit():
+    for sample in ([], [1.0]):
+        with pytest.raises(ValueError, match="two or more windows, got"):
+            bootstrap(np.array(sample), unit="window", seed=0)
+    for wrong in (np.nan, np.inf):
+        sample = np.array([1.0, 2.0, wrong, 3.0])
+        with pytest.raises(ValueError, match=f"latent 2 is {wrong}: no interval"):
+            bootstrap(sample, unit="latent", seed=0)
+        with pytest.raises(ValueError, match=f"row 17 is {wrong}: no interval"):
+            bootstrap(sample, unit="row", seed=0, units=np.array([4, 4, 17, 17]))
+    with pytest.raises(ValueError, match="4 numbers do not fit 3 rows"):
+        bootstrap(np.arange(4.0), unit="row", seed=0, units=np.arange(3))
+    with pytest.raises(ValueError, match="two or more rows, got 1"):
+        bootstrap(np.arange(4.0), unit="row", seed=0, units=np.full(4, 6))
+
+
+# ── several numbers a unit ────────────────────────────────────────────────────────────────────
+
+
+def clustered(seed: int, rows: int = 60):
+    """One to five windows a row, alike within it: (values, row of each); the mean is 2."""
+    generator = np.random.default_rng(seed)
+    units = np.repeat(np.arange(rows), generator.integers(1, 6, rows))
+    own = generator.normal(0, 1, rows)[units]
+    return 2 + own + generator.normal(0, 0.3, len(units)), units
+
+
+def test_windows_of_one_row_are_resampled_together():
+    """Taken for independent, windows of one row said 95 and covered some 70 of 100."""
+    whole, apart = [], []
+    for seed in range(200):
+        values, units = clustered(seed)
+        options = {"seed": 0, "resamples": 300}
+        whole.append(bootstrap(values, unit="row", units=units, **options))
+        apart.append(bootstrap(values, unit="window", **options))
+    covered = [np.mean([e.low <= 2 <= e.high for e in found]) for found in (whole, apart)]
+    assert covered[0] > 0.9 and covered[1] < 0.8
+    values, units = clustered(0)
+    assert whole[0].value == pytest.approx(values.mean())
+    assert (whole[0].n, whole[0].unit) == (60, "row")
+
+
+def test_units_of_one_number_are_numbers():
+    values, _ = clustered(0)
+    labels = np.random.default_rng(0).permutation(len(values)) + 100
+    order = np.argsort(labels)
+    alone = bootstrap(values[order], unit="row", seed=0)
+    assert bootstrap(values, unit="row", units=labels, seed=0) == pytest.approx(alone)
+    one = detectable(values, units=labels), detectable(values)
+    assert one[0] == pytest.approx(one[1])
+
+
+def test_the_same_rows_twice_tell_nothing_more():
+    """Doubling every window leaves the interval of rows as it is, and halves that of windows."""
+    values, units = np.random.default_rng(0).normal(size=70), np.arange(70)
+    once = bootstrap(values, unit="row", seed=0)
+    twice = bootstrap(np.repeat(values, 2), unit="row", units=np.repeat(units, 2), seed=0)
+    assert twice[:3] == pytest.approx(once[:3])
+    doubled = detectable(np.repeat(values, 2), units=np.repeat(units, 2))
+    assert doubled == pytest.approx(detectable(values))
+    coder, ablated = np.zeros(70), 3 + values
+    arm, rows = ablated * 0.4 + 0.1 * values**2, np.repeat(units, 2)
+    plain = recovered(coder, ablated, arm, seed=1)
+    paired = recovered(*(np.repeat(x, 2) for x in (coder, ablated, arm)), seed=1, units=rows)
+    assert paired[:3] == pytest.approx(plain[:3])
+    levels = np.array([0.0, 1.0])
+    both = np.stack([values - 2, values + 2])
+    for function in (crossing, best_of):
+        found = function(levels, np.repeat(both, 2, axis=1), units=rows, unit="row", seed=0)
+        assert (
+            found[:4] == pytest.approx(function(levels, both, seed=0)[:4]) and found.unit == "row"
+        )
+    middle = [
+        resampled(
+            lambda which, x=x: float(np.median(x[which])), len(x), unit="row", seed=0, units=u
+        )
+        for x, u in ((values, None), (np.repeat(values, 2), rows))
+    ]
+    assert middle[1] == pytest.approx(middle[0])
+
+
+# ── what an estimate says ─────────────────────────────────────────────────────────────────────
 
 
 def test_an_interval_beside_zero_excludes_it():
@@ -84,14 +215,17 @@ def test_recovered_is_a_ratio_of_means_not_a_mean_of_ratios():
     assert found.value == pytest.approx((1 + 0 + 1) / (2 + 1 + 0.5))
     assert found.low <= found.value <= found.high and found.n == 3
     assert recovered(coder, ablated, coder, seed=0).value == 1
-    assert recovered(coder, ablated, ablated, seed=0).high == 0
+    assert recovered(coder, ablated, ablated, seed=0).value == 0
+    assert recovered(coder, coder, arm, seed=0).method == "undefined"  # nothing to recover
 
 
 def test_recovered_resamples_windows_in_pairs():
     """An arm that recovers half in every window does so in every resample."""
     coder, ablated = np.random.default_rng(0).random((2, 30)) + np.array([[0.0], [2.0]])
     found = recovered(coder, ablated, (coder + ablated) / 2, seed=1)
-    np.testing.assert_allclose(found[:3], 0.5)
+    assert found.value == pytest.approx(0.5) and found.method == "constant"
+    nearly = (coder + ablated) / 2 + 1e-6 * np.random.default_rng(1).normal(size=30)
+    np.testing.assert_allclose(recovered(coder, ablated, nearly, seed=1)[:3], 0.5, atol=1e-5)
 
 
 def test_the_interval_of_recovered_covers_the_ratio_about_95_times_in_100():

@@ -5,8 +5,7 @@ the latent's maximum. The simulator spreads digits as if latents were common; th
 that is it.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,16 +14,26 @@ from scipy.optimize import fminbound
 from rewrite_utils.calibrate.protocol import (
     DIGITS,
     TOP,
+    CalibrationError,
     Calibrator,
     Digits,
     Rated,
     Sample,
+    Samples,
     Transform,
-    needed_digits,
-    settled,
+    Truth,
 )
 
 FLOOR = 1e-6
+
+
+def needed(digits: Digits, who: str) -> Float[np.ndarray, "window latent digit"]:
+    """The digit probabilities, or an error that says who needs them."""
+    if digits is None:
+        raise CalibrationError(
+            f"{who} reads the ten digits' probabilities: pass digits=[window latent digit]"
+        )
+    return digits
 
 
 @dataclass(frozen=True)
@@ -35,23 +44,18 @@ class DigitShift(Transform):
     """True over simulated frequency of each digit (1 where nothing shifts)."""
     power: Float[np.ndarray, ""]
     """1 / temperature."""
-    maximum: Float[np.ndarray, " latent"]
+    scale: Float[np.ndarray, " latent"]
     """The latent's largest activation."""
-
-    @property
-    def latents(self) -> int:
-        """Number of latents it was fitted on."""
-        return len(self.maximum)
 
     def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
         """The corrected expected digit, as an activation."""
-        p = needed_digits(digits, "this transform") ** self.power * self.ratio
+        p = needed(digits, "this transform") ** self.power * self.ratio
         expected = p @ np.arange(DIGITS, dtype=np.float32) / p.sum(axis=-1)
-        return (expected / TOP * self.maximum).astype(np.float32)
+        return (expected / TOP * self.scale).astype(np.float32)
 
 
 def true_digits(
-    true: Float[np.ndarray, "window latent"], maximum: Float[np.ndarray, " latent"]
+    true: Truth, maximum: Float[np.ndarray, " latent"]
 ) -> Int[np.ndarray, "window latent"]:
     """The digit an activation deserves: 0 when silent, else ⌈9 a / maximum⌉ in 1 … 9."""
     scaled = TOP * true / np.where(maximum > 0, maximum, 1)
@@ -67,27 +71,23 @@ class PriorShift(Calibrator):
     """
 
     reads_digits = True
-    shape: Float[np.ndarray, " digit"] | None = None
-    """How the true digits of active windows are distributed, once estimated; 0 for the digit 0."""
 
-    def prepared(self, samples: Iterable[Sample]) -> "PriorShift":
-        """With that distribution, each count plus one."""
-        if self.shape is not None:
-            return self
-        super().prepared(samples)
+    def shared(self, samples: Samples) -> Float[np.ndarray, " digit"]:
+        """How the true digits of active windows are distributed, each count plus one."""
+        super().shared(samples)
         counts = np.ones(DIGITS)
-        for sample in samples:
+        for sample in samples():
             found = true_digits(sample.true, sample.target.maximum)
             counts += np.bincount(found.ravel(), minlength=DIGITS)
         counts[0] = 0
-        return replace(self, shape=counts / counts.sum())
+        return counts / counts.sum()
 
-    def fitted(self, sample: Sample) -> DigitShift:
+    def fitted(self, sample: Sample, shared: Float[np.ndarray, " digit"]) -> DigitShift:
         """The frequency ratios of every latent."""
-        digits = needed_digits(sample.digits, "prior_shift")
+        digits = needed(sample.digits, "prior_shift")
         simulated = np.maximum(digits.mean(axis=0, dtype=np.float64), FLOOR)
         rate = sample.target.smoothed_rate[:, None]
-        prior = rate * settled(self.shape) + (1 - rate) * (np.arange(DIGITS) == 0)
+        prior = rate * shared + (1 - rate) * (np.arange(DIGITS) == 0)
         ratio = (prior / simulated).astype(np.float32)
         return DigitShift(ratio, np.array(1.0, np.float32), sample.target.maximum)
 
@@ -100,30 +100,26 @@ class Temperature(Calibrator):
     temperature: float | None = None
     """T; None: maximum likelihood."""
 
-    def prepared(self, samples: Iterable[Sample]) -> "Temperature":
-        """With T."""
-        super().prepared(samples)
+    def shared(self, samples: Samples) -> float:
+        """T."""
+        super().shared(samples)
         if self.temperature is not None:
-            return self
-        log_t = fminbound(
-            lambda log_t: sum(_surprise(s, np.exp(-log_t)) for s in samples),
-            -np.log(20),
-            np.log(20),
-        )
-        return replace(self, temperature=float(np.exp(log_t)))
+            return self.temperature
 
-    def fitted(self, sample: Sample) -> DigitShift:
+        def surprise(log_t: float) -> float:
+            return sum(_surprise(sample, np.exp(-log_t)) for sample in samples())
+
+        return float(np.exp(fminbound(surprise, -np.log(20), np.log(20))))
+
+    def fitted(self, sample: Sample, shared: float) -> DigitShift:
         """T with each latent's maximum."""
-        needed_digits(sample.digits, "temperature")
         ratio = np.ones((sample.true.shape[1], DIGITS), np.float32)
-        power = np.array(1 / settled(self.temperature), np.float32)
-        return DigitShift(ratio, power, sample.target.maximum)
+        return DigitShift(ratio, np.array(1 / shared, np.float32), sample.target.maximum)
 
 
 def _surprise(sample: Sample, power: float) -> float:
     """Σ −log p′(true digit)."""
-    digits = needed_digits(sample.digits, "temperature")
-    log_p = power * np.log(np.maximum(digits, FLOOR))
+    log_p = power * np.log(np.maximum(needed(sample.digits, "temperature"), FLOOR))
     label = true_digits(sample.true, sample.target.maximum)
     chosen = np.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
     return float((np.log(np.exp(log_p).sum(axis=-1)) - chosen).sum())

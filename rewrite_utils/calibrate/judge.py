@@ -8,10 +8,15 @@ itself.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator
-from rewrite_utils.calibrate.quantile import Quantile
+from rewrite_utils.calibrate.protocol import (
+    CalibrationError,
+    Calibrator,
+    Digits,
+    Rated,
+    Truth,
+)
 from rewrite_utils.calibrate.target import Target
 
 
@@ -35,8 +40,8 @@ class Losses(NamedTuple):
 
 
 def losses(
-    true: Num[np.ndarray, "window latent"],
-    estimate: Float[np.ndarray, "window latent"],
+    true: Truth,
+    estimate: Rated,
     mean: Float[np.ndarray, "... latent"],
     *,
     decoder: Float[np.ndarray, "latent d_out"] | None = None,
@@ -62,36 +67,21 @@ class Correlation(NamedTuple):
 
     rho: Float[np.ndarray, " latent"]
     """Pearson's ρ; NaN where the true or the estimated activations are constant (undefined)."""
-    beats_mean: Bool[np.ndarray, " latent"]
-    """ρ > ½: with equal marginals E(a − â)² = 2 Var(a) (1 − ρ) is below Var(a), mean ablation's."""
     positives: Int[np.ndarray, " latent"]
     """How many true activations ρ rests on."""
 
 
-def correlations(
-    true: Num[np.ndarray, "window latent"], estimate: Float[np.ndarray, "window latent"]
-) -> Correlation:
-    """ρ of each latent, for instance of cross-fitted estimates."""
+def correlations(true: Truth, estimate: Rated) -> Correlation:
+    """ρ of each latent. Of estimates by ``cross_fit`` it is fair; in-sample it flatters rare
+    latents.
+
+    With equal marginals E(a − â)² = 2 Var(a) (1 − ρ): ρ > ½ beats mean ablation (method.md §6).
+    """
     _same(true, estimate)
     a, b = (x - x.mean(axis=0, dtype=np.float64) for x in (true, estimate))
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     rho = np.divide((a * b).sum(axis=0), norm, where=norm > 0, out=np.full(len(norm), np.nan))
-    return Correlation(rho, rho > 0.5, (true > 0).sum(axis=0))
-
-
-def correlation_condition(
-    predicted: Float[np.ndarray, "window latent"],
-    true: Num[np.ndarray, "window latent"],
-    *,
-    by: Calibrator | None = None,
-) -> Correlation:
-    """The condition of method.md §6, in-sample: ρ after matching marginals (default: type 8).
-
-    In-sample ρ flatters rare latents; pass ``cross_fit`` estimates to ``correlations`` for a fair
-    one.
-    """
-    matched = (by or Quantile()).fit(predicted, true)
-    return correlations(true, matched(predicted))
+    return Correlation(rho, (true > 0).sum(axis=0))
 
 
 class Mismatch(NamedTuple):
@@ -104,8 +94,8 @@ class Mismatch(NamedTuple):
 
 
 def mismatch(
-    true: Num[np.ndarray, "window latent"],
-    estimate: Float[np.ndarray, "window latent"],
+    true: Truth,
+    estimate: Rated,
     maximum: Float[np.ndarray, " latent"],
 ) -> Mismatch:
     """Distances and spurious maxima; ``maximum`` is each latent's largest known activation."""
@@ -117,15 +107,15 @@ def mismatch(
 
 def cross_fit(
     calibrator: Calibrator,
-    predicted: Float[np.ndarray, "window latent"],
-    true: Num[np.ndarray, "window latent"],
+    predicted: Rated,
+    true: Truth,
     *,
     folds: int,
     generator: np.random.Generator,
-    digits: Float[np.ndarray, "window latent digit"] | None = None,
+    digits: Digits = None,
     groups: Int[np.ndarray, " window"] | None = None,
     target: Target | None = None,
-) -> Float[np.ndarray, "window latent"]:
+) -> Rated:
     """Estimates of every window by a calibrator that was fitted on the other folds.
 
     ``groups``: windows with the same number (the same row of text) stay in one fold. ``target``: a
@@ -140,22 +130,6 @@ def cross_fit(
         transform = calibrator.fit(predicted[train], true[train], digits=parts[0], target=target)
         out[test] = transform(predicted[test], digits=parts[1])
     return out
-
-
-def in_sample(
-    calibrator: Calibrator,
-    predicted: Float[np.ndarray, "window latent"],
-    true: Num[np.ndarray, "window latent"],
-    *,
-    digits: Float[np.ndarray, "window latent digit"] | None = None,
-    target: Target | None = None,
-) -> Float[np.ndarray, "window latent"]:
-    """Estimates of the very windows that were fitted on, as in v2's in-sample file.
-
-    It flatters every calibrator, the rarest latents most; beside ``cross_fit`` it says by how much.
-    """
-    transform = calibrator.fit(predicted, true, digits=digits, target=target)
-    return transform(predicted, digits=digits)
 
 
 def _folds(

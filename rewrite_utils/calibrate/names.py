@@ -7,15 +7,13 @@ estimators after ":", one for both sides (``quantile:type7``) or source/target
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
-from rewrite_utils.calibrate.bounds import Capped
 from rewrite_utils.calibrate.digits import PriorShift, Temperature
 from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicShrunk, TwoPart
-from rewrite_utils.calibrate.parametric import GlobalShrink, LogisticPooled, Mean, Raw
-from rewrite_utils.calibrate.protocol import Calibrator
-from rewrite_utils.calibrate.quantile import Quantile, estimator
-from rewrite_utils.calibrate.steps import Centred, SameWindows, Standardised
+from rewrite_utils.calibrate.parametric import LogisticPooled, Mean, Raw
+from rewrite_utils.calibrate.protocol import Calibrator, unknown
+from rewrite_utils.calibrate.quantile import Quantile
+from rewrite_utils.calibrate.steps import Capped, Centred, GlobalShrink, SameWindows, Standardised
 
 CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
     "raw": Raw,
@@ -49,7 +47,7 @@ def calibrator(name: str) -> Calibrator:
     made = GlobalShrink(Quantile()) if last == "global_shrink" else _last(last)
     for step in reversed(steps):
         if step not in STEPS:
-            raise _unknown(step, "step", STEPS)
+            raise unknown(step, "step", STEPS)
         if made.reads_digits and step in ON_RATINGS:
             raise ValueError(f"{name!r}: {last} reads the digits, not E; {step} would do nothing")
         made = STEPS[step](made)
@@ -59,18 +57,10 @@ def calibrator(name: str) -> Calibrator:
 def _last(part: str) -> Calibrator:
     kind, _, methods = part.partition(":")
     if kind not in CALIBRATORS:
-        raise _unknown(kind, "calibrator", CALIBRATORS)
+        raise unknown(kind, "calibrator", CALIBRATORS)
     if not methods:
         return CALIBRATORS[kind]()
     if kind != "quantile":
         raise KeyError(f"{part!r}: only quantile takes an estimator after ':'")
     source, _, target = methods.partition("/")
-    for name in (source, target or source):
-        estimator(name)
     return Quantile(source, target or source)
-
-
-def _unknown(part: str, what: str, known: dict) -> KeyError:
-    close = get_close_matches(part, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return KeyError(f"no {what} {part!r}{hint} (known: {', '.join(known)})")

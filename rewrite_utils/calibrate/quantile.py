@@ -5,18 +5,22 @@ positions) and the target (F_true⁻¹: numpy.quantile's methods). In: ratings, 
 a monotone transform.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import Calibrator, Digits, Rated, Sample, Transform
+from rewrite_utils.calibrate.curves import distinct
+from rewrite_utils.calibrate.protocol import (
+    Calibrator,
+    Digits,
+    Rated,
+    Sample,
+    Transform,
+    unknown,
+)
 from rewrite_utils.calibrate.target import Target
-from rewrite_utils.calibrate.ties import distinct, evaluate
 
 
 class Estimator(NamedTuple):
@@ -48,9 +52,7 @@ def estimator(name: str) -> Estimator:
     """The estimator by numpy.quantile's method name or by Hyndman and Fan's number ("type8")."""
     known = ESTIMATORS.get(NUMBERED.get(name, name))
     if known is None:
-        close = get_close_matches(name, [*ESTIMATORS, *NUMBERED], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"no quantile estimator {name!r}{hint} (known: {', '.join(ESTIMATORS)})")
+        raise unknown(name, "quantile estimator", [*ESTIMATORS, *NUMBERED], listed=ESTIMATORS)
     return known
 
 
@@ -93,19 +95,12 @@ def quantiles(
     whole = np.rint(index)
     index = np.where(np.abs(index - whole) < 8 * np.finfo(float).eps * (total + 1), whole, index)
     lower = np.floor(index)
-    share = _share(index - lower, lower, by.number)
+    share = index - lower
+    if by.number < 4:
+        exact = {1: 0.0, 2: 0.5, 3: lower % 2}[by.number]
+        share = np.where(share > 0, 1.0, exact)
     first = _order_statistic(lower, positive, total)
     return first + share * (_order_statistic(lower + 1, positive, total) - first)
-
-
-def _share(
-    fraction: Float[np.ndarray, "*any"], lower: Float[np.ndarray, "*any"], number: int
-) -> Float[np.ndarray, "*any"]:
-    """Weight of the upper order statistic (γ in Hyndman and Fan)."""
-    if number > 3:
-        return fraction
-    exact = {1: 0.0, 2: 0.5, 3: lower % 2}[number]
-    return np.where(fraction > 0, 1.0, exact)
 
 
 def _order_statistic(
@@ -139,25 +134,21 @@ class QuantileTransform(Transform):
         return len(self.offsets) - 1
 
     def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
-        """T_j of every column j."""
-        columns = np.ascontiguousarray(predicted.T)
-        out = np.empty(columns.shape, np.float32)
-        for latent in range(self.latents):
-            out[latent] = evaluate(columns[latent], partial(self.curve, latent))
-        return out.T
+        """T_j of every column j, once for each distinct rating."""
+        out = np.empty(predicted.shape, np.float32)
+        for latent, column in enumerate(np.ascontiguousarray(predicted.T)):
+            values, place, _ = distinct(column)
+            out[:, latent] = self.curve(latent, values)[place]
+        return out
 
-    def curve(self, latent: int, x: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+    def curve(self, latent: int, x: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
         """T_j at any ratings ``x``."""
-        positive = self.target.of(latent)
+        positive, total = self.target.of(latent), self.target.total
         if not len(positive):
-            return np.zeros(x.shape, np.float32)
+            return np.zeros(x.shape)
         mine = slice(self.offsets[latent], self.offsets[latent + 1])
         p = probabilities(x, self.values[mine], self.counts[mine], estimator(self.source_method))
-        out = np.zeros(p.shape)
-        up = p > 1 - (len(positive) + 2) / self.target.total
-        by = estimator(self.target_method)
-        out[up] = quantiles(p[up], positive, self.target.total, by)
-        return out
+        return quantiles(p, positive, total, estimator(self.target_method))
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,7 @@ class Quantile(Calibrator):
 
     With one type on both sides and F_true from the same windows as F_pred, types 4–9 are one and
     the same transform (rank k to order statistic k): the estimator matters only with a larger
-    ``target`` sample, as in v1, or with two different types.
+    ``target`` sample, as in v1, or with two different types. KeyError for an unknown one.
     """
 
     source: str = "median_unbiased"
@@ -174,24 +165,17 @@ class Quantile(Calibrator):
     target: str = "median_unbiased"
     """Estimator of F_true⁻¹."""
 
-    def prepared(self, samples: Iterable[Sample]) -> "Quantile":
-        """The same with both names checked and spelt out."""
-        super().prepared(samples)
+    def __post_init__(self) -> None:
         for name in (self.source, self.target):
             estimator(name)
-        return replace(
-            self,
-            source=NUMBERED.get(self.source, self.source),
-            target=NUMBERED.get(self.target, self.target),
-        )
 
-    def fitted(self, sample: Sample) -> QuantileTransform:
+    def fitted(self, sample: Sample, shared: None) -> QuantileTransform:
         """Both distributions of every latent."""
-        pairs = [distinct(column) for column in np.ascontiguousarray(sample.predicted.T)]
+        found = [distinct(column) for column in np.ascontiguousarray(sample.predicted.T)]
         return QuantileTransform(
-            values=np.concatenate([values for values, _ in pairs]),
-            counts=np.concatenate([counts for _, counts in pairs]).astype(np.int32),
-            offsets=np.cumsum([0] + [len(values) for values, _ in pairs]),
+            values=np.concatenate([one.values for one in found]),
+            counts=np.concatenate([one.counts for one in found]).astype(np.int32),
+            offsets=np.cumsum([0, *(len(one.values) for one in found)]),
             target=sample.target,
             source_method=self.source,
             target_method=self.target,

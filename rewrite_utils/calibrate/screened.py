@@ -8,9 +8,8 @@ each latent's mean. So nothing is assumed of them, not even that they are silent
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float
 
-from rewrite_utils.calibrate.names import calibrator
 from rewrite_utils.calibrate.protocol import (
     CalibrationError,
     Calibrator,
@@ -18,30 +17,21 @@ from rewrite_utils.calibrate.protocol import (
     Rated,
     Sample,
     Transform,
+    Truth,
     check_digits,
     check_ratings,
 )
+from rewrite_utils.calibrate.quantile import Quantile
+from rewrite_utils.calibrate.steps import Around, AroundTransform, Centred, CentredTransform, center
 from rewrite_utils.calibrate.target import Target
-
-CENTRED, SHRINK = "centred", "global_shrink"
-"""Read here by name; ``global_shrink`` alone shrinks quantile normalisation."""
 
 
 @dataclass(frozen=True)
-class ScreenedTransform(Transform):
+class ScreenedTransform(AroundTransform):
     """The calibration of sent pairs, and the bin of the others."""
 
-    inner: Transform
-    """For the pairs that were sent."""
-    level: float | None
-    """Mean rating of the sent pairs if ratings are centred per window, else None."""
     left_out: Float[np.ndarray, " latent"]
     """E[a_j | left out]."""
-
-    @property
-    def latents(self) -> int:
-        """Number of latents it was fitted on."""
-        return len(self.left_out)
 
     def __call__(self, predicted: Rated, *, digits: Digits = None) -> Rated:
         """Estimated activations of ratings in which NaN is a pair that was not sent."""
@@ -49,48 +39,25 @@ class ScreenedTransform(Transform):
         return self.apply(predicted, digits)
 
     def apply(self, predicted: Rated, digits: Digits = None) -> Rated:
-        """The same for ratings already checked.
-
-        Every curve works entry by entry: what stands in the place of a NaN does not matter.
-        """
+        """The same for ratings already checked: behind centring, curves work entry by entry."""
         sent = ~np.isnan(predicted)
-        moved = predicted if self.level is None else centred(predicted, self.level)
-        filled = np.where(sent, moved, 0).astype(np.float32)
         if digits is not None:
             digits = check_digits(np.where(sent[..., None], digits, 0.1), sent.shape)
-        estimate = self.inner.apply(filled, digits)
-        return np.where(sent, estimate, self.left_out).astype(np.float32)
+        return np.where(sent, self.inner.apply(filled(predicted), digits), self.left_out)
 
 
 @dataclass(frozen=True)
-class Screened(Calibrator):
-    """A calibrator by name, fitted on the sent pairs; centring is over a window's sent pairs.
+class Screened(Around):
+    """A calibrator fitted on the sent pairs; centring is over a window's sent pairs.
 
     Quantile normalisation takes F_true from the sent pairs too, since F_pred is theirs.
     """
 
-    name: str
-    """As in `calibrator`."""
-
-    @property
-    def reads_digits(self) -> bool:
-        """As the one of that name."""
-        return calibrator(self.name).reads_digits
-
     def fit(
-        self,
-        predicted: Rated,
-        true: Num[np.ndarray, "window latent"],
-        *,
-        digits: Digits = None,
-        target: Target | None = None,
+        self, predicted: Rated, true: Truth, *, digits: Digits = None, target: Target | None = None
     ) -> ScreenedTransform:
-        """See `Calibrator.fit`; NaN is a pair that was not sent."""
-        return self.fitted(Sample(predicted, true, digits, target))
-
-    def fitted(self, sample: Sample) -> ScreenedTransform:
-        """Fitted on as many sent windows of each latent as every latent has."""
-        predicted, sent = sample.predicted, ~np.isnan(sample.predicted)
+        """Fitted on as many sent windows of each latent as every latent has; NaN is not sent."""
+        sent = ~np.isnan(predicted)
         kept = int(sent.sum(0).min())
         if kept < 2:
             raise CalibrationError(
@@ -98,38 +65,45 @@ class Screened(Calibrator):
                 "simulate.screen or the site's calibrate_windows"
             )
         order = np.argsort(~sent, axis=0, kind="stable")[:kept]
-        *steps, last = self.name.split("+")
-        matched = last.startswith("quantile") or last == SHRINK
-        inner, level = _only(sample, order, larger=not matched), None
-        if CENTRED in steps:
-            level = float(np.nanmean(predicted, dtype=np.float64))
-            moved = np.take_along_axis(centred(predicted, level), order, axis=0)
-            inner = replace(inner, predicted=moved)
-        method = calibrator("+".join([*(step for step in steps if step != CENTRED), last]))
-        fitted = method.prepared([inner]).fitted(inner)
-        return ScreenedTransform(fitted, level, bin_mean(sample.true, ~sent, sample.target))
+        larger = None if isinstance(_without(Around, self.inner), Quantile) else target
+        sample = Sample.checked(
+            np.take_along_axis(predicted, order, 0),
+            np.take_along_axis(true, order, 0),
+            digits=None if digits is None else np.take_along_axis(digits, order[..., None], 0),
+            target=larger,
+        )
+        fitted = self._fitted(sample, predicted, order)
+        return ScreenedTransform(fitted, bin_mean(true, ~sent, target or Target.from_true(true)))
+
+    def _fitted(self, sample: Sample, predicted: Rated, order: np.ndarray) -> Transform:
+        """On the picked windows, which are centred with all that was sent of them."""
+        if not self.whole_windows:
+            return self.inner.fitted_on(sample)
+        level = np.array(np.nanmean(predicted, dtype=np.float64), np.float32)
+        moved = np.take_along_axis(center(filled(predicted), level=float(level)), order, 0)
+        inner = _without(Centred, self.inner).fitted_on(replace(sample, predicted=moved))
+        return CentredTransform(inner, level)
 
 
-def _only(sample: Sample, order: np.ndarray, *, larger: bool) -> Sample:
-    """Some windows of each latent, checked."""
-    rated, truth = (
-        np.take_along_axis(values, order, axis=0) for values in (sample.predicted, sample.true)
-    )
-    digits = sample.digits
-    some = None if digits is None else np.take_along_axis(digits, order[..., None], axis=0)
-    return Sample.checked(rated, truth, digits=some, target=sample.larger if larger else None)
-
-
-def centred(predicted: Rated, level: float) -> Rated:
-    """E minus the mean of its window's sent pairs plus ``level``; NaN stays."""
+def filled(predicted: Rated) -> Rated:
+    """With its window's mean over the sent pairs in the place of every NaN (float32): the mean that
+    centring takes away stays that of the sent pairs."""
     sent = ~np.isnan(predicted)
-    total = np.where(sent, predicted, 0).sum(1, dtype=np.float64, keepdims=True)
-    mean = total / np.maximum(sent.sum(1, keepdims=True), 1)
-    return (predicted - mean + level).astype(np.float32)
+    total = np.where(sent, predicted, 0).sum(axis=1, dtype=np.float64, keepdims=True)
+    mean = total / np.maximum(sent.sum(axis=1, keepdims=True), 1)
+    return np.where(sent, predicted, mean).astype(np.float32)
+
+
+def _without(kind: type[Around], calibrator: Calibrator) -> Calibrator:
+    """A calibrator without its steps of this kind."""
+    if not isinstance(calibrator, Around):
+        return calibrator
+    inner = _without(kind, calibrator.inner)
+    return inner if isinstance(calibrator, kind) else replace(calibrator, inner=inner)
 
 
 def bin_mean(
-    true: Num[np.ndarray, "window latent"], out: np.ndarray, scale: Target
+    true: Truth, out: Bool[np.ndarray, "window latent"], scale: Target
 ) -> Float[np.ndarray, " latent"]:
     """E[a_j | left out] = g · E[a_j]: one g for all latents, each activation counting alike."""
     mean, square = scale.mean.astype(np.float64), scale.mean_square

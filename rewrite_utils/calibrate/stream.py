@@ -5,19 +5,24 @@ CSC). Out: calibrated activations in ``out``. Memory: a few blocks, whatever the
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Sample, check_ratings
+from rewrite_utils.calibrate.protocol import (
+    CalibrationError,
+    Calibrator,
+    Rated,
+    Sample,
+    Windows,
+    check_ratings,
+)
 from rewrite_utils.calibrate.steps import Centred
 from rewrite_utils.calibrate.target import Target
 
-Windows = slice | Int[np.ndarray, " _"] | Bool[np.ndarray, " _"]
 ALL = slice(None)
 
 
@@ -49,43 +54,18 @@ class Blocks:
     shift: Float[np.ndarray, "window 1"] | None = None
     """What centring adds to each window's ratings."""
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Where each block begins and ends."""
-        latents = self.predicted.shape[1]
-        starts = range(0, latents, self.size)
-        return [(start, min(start + self.size, latents)) for start in starts]
-
-    def read(self, span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """One block: ratings of all windows, true activations of the fitted ones."""
-        true = self.true[:, slice(*span)]
-        dense = true.toarray() if hasattr(true, "toarray") else np.asarray(true)
-        return np.asarray(self.predicted[:, slice(*span)]), dense
-
-    def sample(self, span: tuple[int, int], predicted: np.ndarray, true: np.ndarray) -> Sample:
-        """The checked sample of a block."""
-        target = None if self.target is None else self.target.block(*span)
-        sample = Sample.checked(predicted[self.windows], true, target=target)
-        return replace(sample, predicted=self.centred(predicted)[self.windows])
-
-    def centred(self, predicted: np.ndarray) -> np.ndarray:
-        """The ratings of all windows, centred if that was asked for."""
-        if self.shift is None:
-            return predicted
-        return (predicted + self.shift).astype(predicted.dtype)
-
-    def ahead(self) -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
-        """Span, ratings and truths of every block, the next one read while this one is used."""
-        spans = self.spans()
-        with ThreadPoolExecutor(1) as reader:
-            waiting = reader.submit(self.read, spans[0])
-            for span, following in zip(spans, [*spans[1:], None], strict=True):
-                block = waiting.result()
-                if following:
-                    waiting = reader.submit(self.read, following)
-                yield span, *block
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self.sample(*block) for block in self.ahead())
+    def __iter__(self) -> Iterator[tuple[slice, Rated, Sample]]:
+        """Place, ratings of all windows and checked sample of every block; ratings as centred."""
+        for start in range(0, self.predicted.shape[1], self.size):
+            span = slice(start, min(start + self.size, self.predicted.shape[1]))
+            predicted, true = np.asarray(self.predicted[:, span]), self.true[:, span]
+            check_ratings(predicted)
+            dense = true.toarray() if hasattr(true, "toarray") else np.asarray(true)
+            target = None if self.target is None else self.target.block(span.start, span.stop)
+            sample = Sample.checked(predicted[self.windows], dense, target=target)
+            if self.shift is not None:
+                predicted = (predicted + self.shift).astype(predicted.dtype)
+            yield span, predicted, replace(sample, predicted=predicted[self.windows])
 
 
 def stream(
@@ -113,11 +93,9 @@ def stream(
     if calibrator.whole_windows:
         raise CalibrationError("only a step 'centred' that comes first can stream over latents")
     blocks = Blocks(predicted, true, fitted, target, latents, shift)
-    ready = calibrator.prepared(blocks)
-    for span, ratings, truths in tqdm(blocks.ahead(), "calibrate", len(blocks.spans())):
-        transform = ready.fitted(blocks.sample(span, ratings, truths))
-        check_ratings(ratings)
-        out[:, slice(*span)] = transform.apply(blocks.centred(ratings)[applied], None)
+    shared = calibrator.shared(lambda: (sample for _, _, sample in blocks))
+    for span, ratings, sample in tqdm(blocks, "calibrate", -(-predicted.shape[1] // latents)):
+        out[:, span] = calibrator.fitted(sample, shared).apply(ratings[applied], None)
 
 
 def window_means(predicted: Columns, *, latents: int = 256) -> Float[np.ndarray, " window"]:

@@ -76,8 +76,7 @@ class Target:
     @property
     def sums(self) -> Float[np.ndarray, " latent"]:
         """Sum of each latent's activations (float64)."""
-        running = np.concatenate([[0.0], np.cumsum(self.values, dtype=np.float64)])
-        return np.diff(running[self.offsets])
+        return self._sums(self.values)
 
     @property
     def mean(self) -> Float[np.ndarray, " latent"]:
@@ -92,8 +91,7 @@ class Target:
     @property
     def mean_square(self) -> Float[np.ndarray, " latent"]:
         """Mean squared activation, the zeros included (float64)."""
-        running = np.concatenate([[0.0], np.cumsum(self.values.astype(np.float64) ** 2)])
-        return np.diff(running[self.offsets]) / self.total
+        return self._sums(self.values.astype(np.float64) ** 2) / self.total
 
     @property
     def maximum(self) -> Float[np.ndarray, " latent"]:
@@ -105,3 +103,7 @@ class Target:
     def smoothed_rate(self) -> Float[np.ndarray, " latent"]:
         """Firing rate, (positives + ½) / (total + 1): never 0 or 1."""
         return (self.positives + 0.5) / (self.total + 1.0)
+
+    def _sums(self, values: Float[np.ndarray, " active"]) -> Float[np.ndarray, " latent"]:
+        running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return np.diff(running[self.offsets])

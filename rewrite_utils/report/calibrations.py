@@ -81,7 +81,7 @@ def choice(sites: Mapping[str, SiteStages], first: str, others: Iterable[str]) -
                     "site": site.name,
                     "calibration": source,
                     f"loss − {first}'s": found.value,
-                    "95 %": f"[{found.low:+.3f}, {found.high:+.3f}]",
+                    "95 %": stats.ends(found.low, found.high),
                     "calibrate windows": found.n,
                 }
             )

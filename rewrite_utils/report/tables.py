@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
-from rewrite_utils.calibrate import screened
+from rewrite_utils.calibrate.screened import filled
 from rewrite_utils.report.show import stacked
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.runs.run import Run, Stage
@@ -82,8 +82,9 @@ def centred_ranks(expected: Float[ndarray, "window latent"]) -> Float[ndarray, "
     sent = expected >= 0
     if sent.all():
         return calibrate.center(expected)
-    moved = screened.centred(np.where(sent, expected, np.nan), float(expected[sent].mean()))
-    return np.where(sent, moved, np.nanmin(moved) - 1)
+    rated = filled(np.where(sent, expected, np.nan))
+    moved = calibrate.center(rated, level=float(expected[sent].mean()))
+    return np.where(sent, moved, moved[sent].min() - 1)
 
 
 def latent_aurocs(
@@ -147,8 +148,8 @@ def paper_statistics(final: pd.DataFrame) -> pd.DataFrame:
 
 def intervals(table: pd.DataFrame, name: str) -> list[str]:
     """A column with its ``_low`` and ``_high`` as text."""
-    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in ends]
+    columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    return [f"{value:+.3f} {stats.ends(low, high)}" for value, low, high in columns]
 
 
 def panel_title(site: SiteStages, order: str) -> str:
@@ -239,7 +240,7 @@ def mean_of_latents(values: Float[ndarray, " latent"], *, seed: int) -> str:
     if len(values) < 2:
         return f"{values[0]:.2f}" if len(values) else ""
     found = stats.bootstrap(values, unit="latent", seed=seed)
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f} {stats.ends(found.low, found.high, '.2f')}"
 
 
 def stage_table(run: Run) -> pd.DataFrame:

@@ -5,7 +5,7 @@ In: one estimate of the latents a source, and which latents each arm substitutes
 §6.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +107,6 @@ def masks(
     return found
 
 
-@torch.no_grad()
 def measure(
     subject: Subject,
     hookpoint: Hookpoint,
@@ -125,48 +124,62 @@ def measure(
     batch: int = 8,
 ) -> pd.DataFrame:
     """Losses of every arm at every window: the coder as is, ``constants``, and all planned arms."""
-    planned = plan_arms(estimates, fractions, len(described))
-    n_windows = len(windows.rows)
+    planned, n_windows = plan_arms(estimates, fractions, len(described)), len(windows.rows)
     chosen = masks(planned, rankings, len(described), n_windows=n_windows, seed=seed)
-    width = coder.config.num_latents
     whole = {Arm("coder", 0, ALL): TrueLatents()}
     whole |= {Arm(key, 0, ALL): GivenOutput(value) for key, value in constants.items()}
-    tables = []
-    bar = tqdm(range(0, n_windows, batch), desc=f"rewrite of {name}", unit="batch")
-    for start in bar:
-        these = slice(start, min(start + batch, n_windows))
-        arms: dict[Arm, Source] = dict(whole)
-        for arm in planned:
-            arms[arm] = GivenLatents(
-                _wide(torch.from_numpy(estimates[arm.source].values[these]), described, width),
-                _wide(chosen[arm.count, arm.order][these], described, width),
-                topk=estimates[arm.source].topk or arm.source.endswith(TOPK),
-            )
-        rows = torch.from_numpy(tokens[windows.rows[these]])
-        mask = at_positions(rows, torch.from_numpy(windows.ends[these]))
-        found = arm_losses(subject, coder, hookpoint, list(arms.values()), rows, mask)
-        tables.append(_table(start, list(arms), found))
-    return pd.concat(tables, ignore_index=True)
+    places, width = torch.from_numpy(described), coder.config.num_latents
+
+    def wide(narrow: Tensor) -> Tensor:
+        """Columns of the described latents at their places among all, 0 elsewhere."""
+        return narrow.new_zeros(len(narrow), width).index_copy_(1, places, narrow)
+
+    def told(arm: Arm, part: slice) -> Source:
+        values, _, topk = estimates[arm.source]
+        given = wide(torch.from_numpy(values[part])), wide(chosen[arm.count, arm.order][part])
+        return GivenLatents(*given, topk=topk or arm.source.endswith(TOPK))
+
+    def losses(part: slice, rows: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        sources: list[Source] = [*whole.values(), *(told(arm, part) for arm in planned)]
+        found = arm_losses(subject, coder, hookpoint, sources, rows, mask)
+        return found.losses._asdict() | {"squared_error": found.squared_error}
+
+    arms = pd.DataFrame([*whole, *planned], columns=list(Arm._fields))
+    title = f"rewrite of {name}"
+    return by_window(tokens, windows, arms, losses, name=title, batch=batch)
 
 
-def _wide(narrow: Tensor, described: Int[ndarray, " described"], width: int) -> Tensor:
-    """Columns of the described latents at their places among all ``width`` latents, 0 elsewhere."""
-    wide = narrow.new_zeros(len(narrow), width)
-    wide[:, torch.from_numpy(described)] = narrow
-    return wide
+@torch.no_grad()
+def by_window(
+    tokens: Int[ndarray, "row pos"],
+    windows: Windows,
+    arms: pd.DataFrame,
+    losses: Callable[[slice, Int[Tensor, "window pos"], Bool[Tensor, "window pos"]], dict],
+    *,
+    name: str,
+    batch: int = 8,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """One row a (window, arm): the row of ``arms`` and, as columns, what ``losses`` returns.
 
-
-def _table(start: int, arms: Sequence[Arm], found) -> pd.DataFrame:
-    n_windows, n_arms = found.losses.loss.shape
-    return pd.DataFrame(
-        {
-            "window": start + np.repeat(found.rows.numpy(), n_arms),
-            "source": [arm.source for arm in arms] * n_windows,
-            "count": [arm.count for arm in arms] * n_windows,
-            "order": [arm.order for arm in arms] * n_windows,
-            "base_loss": np.repeat(found.losses.base_loss.numpy(), n_arms),
-            "loss": found.losses.loss.flatten().numpy(),
-            "kl": found.losses.kl.flatten().numpy(),
-            "squared_error": found.squared_error.flatten().numpy(),
+    ``losses`` is given the places of a batch of windows, their rows of tokens and a mask of the
+    window ends; it returns tensors [window arm], or [window] where all arms have the same.
+    ``progress`` is told the share done after each batch, and may raise to stop.
+    """
+    n_windows, tables = len(windows.rows), []
+    starts = range(0, n_windows, batch)
+    for start in starts if progress else tqdm(starts, desc=name, unit="batch"):
+        part = slice(start, min(start + batch, n_windows))
+        rows = torch.from_numpy(tokens[windows.rows[part]])
+        found = losses(part, rows, at_positions(rows, torch.from_numpy(windows.ends[part])))
+        shape = len(rows), len(arms)
+        columns = {
+            key: value.reshape(len(rows), -1).expand(shape).flatten().numpy()
+            for key, value in found.items()
         }
-    )
+        table = pd.concat([arms] * len(rows), ignore_index=True).assign(**columns)
+        table.insert(0, "window", np.repeat(np.arange(part.start, part.stop), len(arms)))
+        tables.append(table)
+        if progress:
+            progress(part.stop / n_windows)
+    return pd.concat(tables, ignore_index=True)

@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from rewrite_utils import stats
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.rewrite.arms import by_window
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
     GivenLatents,
@@ -25,14 +26,12 @@ from rewrite_utils.subject.splice import (
     Spot,
     TrueLatents,
     Untouched,
-    at_positions,
     losses_at_once,
 )
 
 CODER = "coder"
 SOURCES = (CODER, "zero", "mean", "token table", "word list")
 """The coders as they are, both ablations, and the two rewrites that need no LLM."""
-BATCH = 8
 
 
 class Place(NamedTuple):
@@ -63,28 +62,15 @@ def measure(
     name: str,
 ) -> pd.DataFrame:
     """Loss and KL of every (set, source) at every window: one position, all places of the set."""
-    arms = [(which, source) for which in sets([p.name for p in places]) for source in SOURCES]
-    rows, ends, tables = windows.rows, windows.ends, []
-    for start in tqdm(range(0, len(rows), BATCH), desc=f"layers at once, {name}", unit="batch"):
-        part = slice(start, start + BATCH)
-        these = torch.from_numpy(tokens[rows[part]])
-        mask = at_positions(these, torch.from_numpy(ends[part]))
-        spots = [Spot(p.hookpoint, p.coder, _sources(p, arms, part)) for p in places]
-        found = losses_at_once(subject, spots, these, mask)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "window": start + np.repeat(np.arange(len(these)), len(arms)),
-                    "places": ["+".join(which) for which, _ in arms] * len(these),
-                    "count": [len(which) for which, _ in arms] * len(these),
-                    "source": [source for _, source in arms] * len(these),
-                    "base_loss": np.repeat(found.base_loss.numpy(), len(arms)),
-                    "loss": found.loss.flatten().numpy(),
-                    "kl": found.kl.flatten().numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+    kinds = [(which, source) for which in sets([p.name for p in places]) for source in SOURCES]
+    columns = [("+".join(which), len(which), source) for which, source in kinds]
+    arms = pd.DataFrame(columns, columns=["places", "count", "source"])
+
+    def losses(part: slice, rows: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        spots = [Spot(p.hookpoint, p.coder, _sources(p, kinds, part)) for p in places]
+        return losses_at_once(subject, spots, rows, mask)._asdict()
+
+    return by_window(tokens, windows, arms, losses, name=f"layers at once, {name}")
 
 
 def judged(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
@@ -96,23 +82,16 @@ def judged(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.Data
     delta = losses.assign(delta=losses["loss"] - losses["base_loss"]).pivot(
         index="window", columns=["places", "source"], values="delta"
     )
-    rows = []
+    options, rows = {"unit": "window", "seed": seed, "resamples": resamples}, []
     for places, source in delta.columns:
         own, parts = delta[places, source], [delta[p, source] for p in places.split("+")]
-        shown = {
-            "delta": own,
-            "minus_mean": own - delta[places, "mean"],
-            "over_sum": own - sum(parts),
-        }
+        over_mean, alone = own - delta[places, "mean"], sum(parts)
         row = {"places": places, "count": len(parts), "source": source, "windows": len(own)}
-        row |= {"parts": float(sum(parts).mean())}
+        row |= {"parts": float(alone.mean())}
+        shown = {"delta": own, "minus_mean": over_mean, "over_sum": own - alone}
         for name, values in shown.items():
-            found = stats.bootstrap(
-                values.to_numpy(np.float64), unit="window", seed=seed, resamples=resamples
-            )
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        row |= {"detectable": stats.detectable((own - delta[places, "mean"]).to_numpy())}
-        rows.append(row)
+            row |= stats.bootstrap(values.to_numpy(), **options).named(name)
+        rows.append(row | {"detectable": stats.detectable(over_mean.to_numpy())})
     return pd.DataFrame(rows)
 
 

@@ -15,13 +15,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from rewrite_utils import stats
 from rewrite_utils.latents.windows import Windows
 from rewrite_utils.subject.model import Subject
 
 EQUAL = 1e-9
 """Nats: means closer than this are the same mean, summed in another order."""
-DRAWS = 64
-"""Bootstrap draws held at once: 5 MB of counts at 10,000 windows."""
 
 
 class Equivalence(NamedTuple):
@@ -81,7 +80,8 @@ def equivalent(
     """
     _require_curve(curve, patched, steps)
     first, last, crossings = _crossings(curve.mean(0)[None], patched.mean()[None], steps)
-    means = _resampled(np.column_stack([curve, patched]), seed=seed, resamples=resamples)
+    both = np.column_stack([curve, patched]).astype(np.float64)
+    means = stats.resampled_means(both, seed=seed, resamples=resamples)
     low, high, _ = _crossings(means[:, :-1], means[:, -1], steps)
     return Equivalence(
         loss=float(patched.mean()),
@@ -136,19 +136,6 @@ def _require_curve(
         raise ValueError(f"steps {list(steps)} do not grow: a curve needs two or more, in order")
     if not (np.isfinite(curve).all() and np.isfinite(patched).all()):
         raise ValueError("a loss is missing or infinite")
-
-
-def _resampled(
-    losses: Float[ndarray, "window column"], *, seed: int, resamples: int
-) -> Float[ndarray, "draw column"]:
-    """Means over windows drawn with replacement, the same ones for all columns."""
-    generator, n = np.random.default_rng(seed), len(losses)
-    means = np.empty((resamples, losses.shape[1]))
-    for start in range(0, resamples, DRAWS):
-        part = means[start : start + DRAWS]
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=len(part))
-        part[:] = counts @ losses / n
-    return means
 
 
 def _crossings(

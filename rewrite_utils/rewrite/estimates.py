@@ -21,6 +21,9 @@ from rewrite_utils.simulate import Ratings
 FOLDS = 24
 """Rows of text are left out one by one, or in so many folds where there are more."""
 
+REFITTED, KEPT = "shuffled explanations", "shuffled explanations, real curve"
+"""The two floors: other latents' sentences, by a curve refitted to them or by the real one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
@@ -37,8 +40,8 @@ class Evidence:
 
     def method(self, name: str) -> Calibrator:
         """The calibrator of that name; "+topk" concerns only the splice."""
-        name = name.removesuffix(TOPK)
-        return Screened(name) if self.screened else calibrator(name)
+        method = calibrator(name.removesuffix(TOPK))
+        return Screened(method) if self.screened else method
 
     def fit(self, name: str) -> Transform:
         """The calibrator of that name, fitted."""
@@ -76,6 +79,25 @@ class Evidence:
     def shuffled(self, order: Int[ndarray, " latent"]) -> "Evidence":
         """The same with each latent's ratings taken from another latent's sentence."""
         return dataclasses.replace(self, ratings=shuffled(self.ratings, order))
+
+    def floors(
+        self, name: str, ratings: Ratings, *, draws: int, seed: int
+    ) -> dict[str, Float[ndarray, "window latent"]]:
+        """Both floors of a calibration, of ``draws`` derangements: other latents' sentences.
+
+        ``REFITTED`` fits the curve on them too: it learns that they say nothing and becomes mean
+        ablation, a floor that cannot move. ``KEPT`` reads them through the curve of the real
+        sentences: what sentences cost that are believed and are about something else. The first of
+        each bears just that name, the others their number too.
+        """
+        method, found = self.fit(name), {}
+        digits = self.method(name).reads_digits
+        for draw in range(draws):
+            order = derangement(len(self.target.positives), seed + draw)
+            other, number = shuffled(ratings, order), f" {draw + 1}" if draw else ""
+            found[REFITTED + number] = self.shuffled(order).calibrated(name, other)
+            found[KEPT + number] = method(other.expected, digits=other.digits if digits else None)
+        return found
 
 
 def shuffled(ratings: Ratings, order: Int[ndarray, " latent"]) -> Ratings:

@@ -5,54 +5,75 @@ windows. The statistics of the paper's two versions stand beside ours under thei
 §6–7.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils import stats
+from rewrite_utils.rewrite.arms import ALL, Arm
 from rewrite_utils.stats import Estimate
 
 V2_LEAST_BASE_LOSS = 0.1
 """Nats; v2 leaves out prompts that the untouched model already finds this easy."""
 
 
-def losses_of(
-    table: pd.DataFrame, source: str, count: int = 0, order: str = "all", *, column: str = "loss"
-) -> Float[ndarray, " window"]:
-    """One arm's column, ordered by window.
+def arm_of(table: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+    """The rows of one arm, indexed by window in ascending order.
 
     Raises KeyError when the arm was not measured.
     """
-    arm = table[(table["source"] == source) & (table["count"] == count) & (table["order"] == order)]
-    if arm.empty:
+    source, count, order = arm
+    which = (table["source"] == source) & (table["count"] == count) & (table["order"] == order)
+    if not which.any():
         known = ", ".join(sorted(table["source"].unique()))
         raise KeyError(
             f"no arm {source!r} with {count} latents in order {order!r}; sources: {known}"
         )
-    return arm.sort_values("window")[column].to_numpy()
+    return table[which].set_index("window").sort_index()
+
+
+def losses_of(
+    table: pd.DataFrame, source: str, count: int = 0, order: str = ALL, *, column: str = "loss"
+) -> Float[ndarray, " window"]:
+    """One arm's column, ordered by window; see ``arm_of``."""
+    return arm_of(table, Arm(source, count, order))[column].to_numpy()
 
 
 def verdict(
-    table: pd.DataFrame, *, variance: float, seed: int, resamples: int = 2000
+    table: pd.DataFrame,
+    *,
+    variance: float,
+    seed: int,
+    resamples: int = 2000,
+    units: Int[ndarray, " window"] | None = None,
 ) -> pd.DataFrame:
     """One row an arm: ΔCE, paired differences to zero and mean ablation of the same latents, CE
     recovered.
 
     ``variance`` is E‖y − ȳ‖² of the hooked output, the denominator of FVU. Arms measured on fewer
     windows are compared on just those. ``method`` is the kind of the interval of ``minus_mean``.
+    ``units``: the row of text of each window by its number, where several windows come from one
+    row: then rows are resampled, and counted in ``rows``. By default a window is a row.
     """
-    rows = [
-        _row(table, arm, variance=variance, seed=seed, resamples=resamples)
-        for arm in table[["source", "count", "order"]].drop_duplicates().itertuples(index=False)
-    ]
-    return pd.DataFrame(rows)
+    arms = table[list(Arm._fields)].drop_duplicates().itertuples(index=False)
+    given = {"seed": seed, "resamples": resamples}
+    return pd.DataFrame([_row(table, Arm(*arm), variance, units, given) for arm in arms])
 
 
-def v1_median(delta: Float[ndarray, " window"], *, seed: int, resamples: int = 2000) -> Estimate:
+def v1_median(
+    delta: Float[ndarray, " window"],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    unit: str = "window",
+    units: Int[ndarray, " window"] | None = None,
+) -> Estimate:
     """v1's statistic, median |ΔCE|: biased upward, reported as v1's and never as ours."""
-    settings = {"seed": seed, "resamples": resamples}
-    return stats.bootstrap(np.abs(delta), unit="window", statistic=np.median, **settings)
+    size, options = np.abs(delta), {"seed": seed, "resamples": resamples, "units": units}
+    return stats.resampled(lambda which: np.median(size[which]), len(size), unit=unit, **options)
 
 
 def v2_mean(
@@ -65,37 +86,38 @@ def v2_mean(
     return float(kept.mean()), float(kept.std(ddof=1) / np.sqrt(len(kept)))
 
 
-def _row(table: pd.DataFrame, arm, *, variance: float, seed: int, resamples: int) -> dict:
-    loss = losses_of(table, *arm)
-    base = losses_of(table, *arm, column="base_loss")
-    same = _windows_of(table, arm)
-    coder = losses_of(same, "coder")
-    delta = loss - base
-    settings = {"seed": seed, "resamples": resamples}
+def _row(
+    table: pd.DataFrame,
+    arm: Arm,
+    variance: float,
+    units: Int[ndarray, " window"] | None,
+    given: Mapping[str, int],
+) -> dict:
+    own = arm_of(table, arm)
+    loss, base = own["loss"].to_numpy(np.float64), own["base_loss"].to_numpy(np.float64)
+    of = own.index.to_numpy() if units is None else units[own.index]
+    options = {**given, "unit": "window" if units is None else "row", "units": of}
+
+    def paired(source: str, count: int = 0, order: str = ALL) -> Float[ndarray, " window"]:
+        other = arm_of(table, Arm(source, count, order))["loss"]
+        return other.reindex(own.index).to_numpy(np.float64)
+
+    coder, delta = paired("coder"), loss - base
+    shown = {"delta": delta, "over_coder": loss - coder, "kl": own["kl"].to_numpy()}
+    shown |= {"fvu": own["squared_error"].to_numpy() / variance}
     row = arm._asdict() | {"windows": len(loss)}
-    row |= _named("delta", stats.bootstrap(delta, unit="window", **settings))
-    row |= _named("over_coder", stats.bootstrap(loss - coder, unit="window", **settings))
-    row |= _named("v1_median", v1_median(delta, **settings))
+    row |= {} if units is None else {"rows": len(np.unique(of))}
+    row |= v1_median(delta, **options).named("v1_median")
     row |= dict(zip(("v2_mean", "v2_se"), v2_mean(delta, base), strict=True))
     row |= {"v2_windows": int((base >= V2_LEAST_BASE_LOSS).sum())}
-    kl, squares = (losses_of(table, *arm, column=name) for name in ("kl", "squared_error"))
-    row |= _named("kl", stats.bootstrap(kl, unit="window", **settings))
-    row |= _named("fvu", stats.bootstrap(squares / variance, unit="window", **settings))
     if arm.count:
-        zero, mean = (losses_of(same, s, arm.count, arm.order) for s in ("zero", "mean"))
-        against = stats.bootstrap(loss - mean, unit="window", **settings)
-        row |= _named("minus_mean", against) | {"method": against.method}
-        row |= _named("minus_zero", stats.bootstrap(loss - zero, unit="window", **settings))
-        row |= {"detectable": stats.detectable(loss - mean)}
-        row |= _named("recovered", stats.recovered(coder, mean, loss, **settings))
+        zero, mean = (paired(source, arm.count, arm.order) for source in ("zero", "mean"))
+        shown |= {"minus_zero": loss - zero, "minus_mean": loss - mean}
+    found = {name: stats.bootstrap(values, **options) for name, values in shown.items()}
+    if arm.count:
+        found["recovered"] = stats.recovered(coder, mean, loss, **options)
+        row |= {"detectable": stats.detectable(loss - mean, units=of)}
+        row |= {"method": found["minus_mean"].method}
+    for name, estimate in found.items():
+        row |= estimate.named(name)
     return row
-
-
-def _windows_of(table: pd.DataFrame, arm) -> pd.DataFrame:
-    """The rows of all arms at the windows at which ``arm`` was measured."""
-    measured = (table[["source", "count", "order"]] == list(arm)).all(axis=1)
-    return table[table["window"].isin(table["window"][measured])]
-
-
-def _named(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from rewrite_utils import calibrate as cal
 from rewrite_utils.calibrate import ESTIMATORS, Quantile, Target
+from rewrite_utils.calibrate.isotonic import Isotonic
+from rewrite_utils.calibrate.parametric import LogisticPooled, Mean
 from rewrite_utils.calibrate.quantile import estimator, quantiles
 
 METHODS = sorted(ESTIMATORS)
@@ -98,20 +100,13 @@ def test_stepwise_targets_equal_numpy_between_their_jumps(seed, name, n):
     np.testing.assert_allclose(ours, np.quantile(sample, p, method=method), atol=1e-12)
 
 
-def test_in_sample_is_fitting_and_transforming_the_same_windows():
-    predicted, true = draw(0)
-    by = Quantile("type1", "type1")
-    expected = by.fit(predicted, true)(predicted)
-    np.testing.assert_array_equal(cal.in_sample(by, predicted, true), expected)
-
-
 @settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_in_sample_flatters_the_conditional_mean(seed):
     predicted, true = draw(seed, windows=60, rate=0.1, lift=0.0)
     generator = np.random.default_rng(seed)
-    held = cal.cross_fit(cal.Isotonic(), predicted, true, folds=6, generator=generator)
-    own = cal.in_sample(cal.Isotonic(), predicted, true)
+    held = cal.cross_fit(Isotonic(), predicted, true, folds=6, generator=generator)
+    own = Isotonic().fit(predicted, true)(predicted)
     assert np.square(true - own).sum() < np.square(true - held).sum()
 
 
@@ -204,7 +199,7 @@ def test_the_pooled_logistic_settles_on_ratings_far_from_zero(seed):
     predicted = generator.normal(3.7, 0.4, (24, 32)).clip(0, 9).astype(np.float32)
     true = (generator.random((24, 32)) < generator.uniform(0.01, 0.2, 32)).astype(np.float32)
     target = Target.from_true((generator.random((5000, 32)) < 0.06).astype(np.float32))
-    out = cal.LogisticPooled().fit(predicted, true, target=target)(predicted)
+    out = LogisticPooled().fit(predicted, true, target=target)(predicted)
     assert np.isfinite(out).all() and (out >= 0).all()
 
 
@@ -212,6 +207,6 @@ def test_cross_fit_hands_on_the_larger_sample():
     predicted, true = draw(0)
     target = larger(0)
     out = cal.cross_fit(
-        cal.Mean(), predicted, true, folds=4, generator=np.random.default_rng(0), target=target
+        Mean(), predicted, true, folds=4, generator=np.random.default_rng(0), target=target
     )
     np.testing.assert_allclose(out, np.broadcast_to(target.mean, true.shape))

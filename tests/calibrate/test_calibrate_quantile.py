@@ -11,7 +11,7 @@ from rewrite_utils.calibrate import (
     Quantile,
     Target,
     calibrator,
-    correlation_condition,
+    correlations,
     losses,
 )
 from rewrite_utils.calibrate.quantile import estimator, probabilities, quantiles
@@ -125,12 +125,12 @@ def test_precision_equals_recall_and_the_loss_is_two_one_minus_rho(seed, method)
     out = Quantile(method, method).fit(predicted, true)(predicted)
     hits = ((out > 0) & (true > 0)).sum(axis=0)
     np.testing.assert_array_equal(hits / (out > 0).sum(axis=0), hits / (true > 0).sum(axis=0))
-    found = correlation_condition(predicted, true, by=Quantile(method, method))
+    found = correlations(true, out)
     error = np.square(true - out, dtype=float).mean(axis=0)
     variance = true.var(axis=0, dtype=float)
     np.testing.assert_allclose(error, 2 * variance * (1 - found.rho), rtol=1e-4)
     clear = np.abs(found.rho - 0.5) > 1e-4
-    np.testing.assert_array_equal(found.beats_mean[clear], (error < variance)[clear])
+    np.testing.assert_array_equal((found.rho > 0.5)[clear], (error < variance)[clear])
 
 
 def test_all_estimators_agree_on_the_calibration_windows_themselves():

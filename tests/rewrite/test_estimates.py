@@ -11,7 +11,15 @@ from latent_cases import all_windows, cache_of, drawn
 from rewrite_utils.calibrate import CalibrationError, Target
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.controls import strongest_tokens, token_table
-from rewrite_utils.rewrite.estimates import Evidence, derangement, shuffled, target_of, without_llm
+from rewrite_utils.rewrite.estimates import (
+    KEPT,
+    REFITTED,
+    Evidence,
+    derangement,
+    shuffled,
+    target_of,
+    without_llm,
+)
 from rewrite_utils.simulate import Ratings
 
 LATENTS = np.array([4, 1, 2])
@@ -78,6 +86,36 @@ def test_shuffled_evidence_keeps_truth_and_target_in_place():
     found = moved.calibrated("raw", shuffled(other, order))
     top = whole.true.max(0)
     np.testing.assert_allclose(found, other.expected[:, order] / 9 * top, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["quantile:type8", "isotonic", "prior_shift", "isotonic+topk"])
+def test_floors_are_of_several_derangements_by_a_curve_of_their_own_and_by_the_real_one(name):
+    whole, new = evidence(), rated(1)[0]
+    found = whole.floors(name, new, draws=3, seed=5)
+    numbered = {f"{kind}{n}" for kind in (REFITTED, KEPT) for n in ("", " 2", " 3")}
+    assert set(found) == numbered and {v.shape for v in found.values()} == {(60, 3)}
+    for draw, number in enumerate(("", " 2", " 3")):
+        order = derangement(3, 5 + draw)
+        refitted = whole.shuffled(order).calibrated(name, shuffled(new, order))
+        np.testing.assert_array_equal(found[REFITTED + number], refitted)
+        kept = whole.calibrated(name, shuffled(new, order))
+        np.testing.assert_array_equal(found[KEPT + number], kept)
+
+
+def test_a_refitted_floor_is_mean_ablation_and_the_real_curve_costs_more():
+    """Sentences of other latents say nothing: refitted, the curve is nearly flat; the real one
+    still believes them, and loses to the mean."""
+    whole, (new, truth) = evidence(0), rated(1)
+    many = rated(0, windows=2000)
+    whole = Evidence(*many, Target.from_true(many[1]))
+    found = whole.floors("isotonic_pooled", new, draws=4, seed=0)
+    mean = whole.target.mean
+    ablated = np.square(truth - mean).sum()
+    cost = {name: np.square(truth - values).sum() / ablated for name, values in found.items()}
+    for number in ("", " 2", " 3", " 4"):
+        assert cost[REFITTED + number] == pytest.approx(1, abs=0.1)
+        assert cost[KEPT + number] > 1.2
+    assert np.square(truth - whole.calibrated("isotonic_pooled", new)).sum() < 0.8 * ablated
 
 
 # ── calibration ───────────────────────────────────────────────────────────────────────────────

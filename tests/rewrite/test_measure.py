@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from rewrite_utils.rewrite.measure import losses_of, v1_median, v2_mean, verdict
 
@@ -75,7 +76,8 @@ def test_fewer_windows_are_compared_on_just_those(table):
     assert told["delta"] == pytest.approx((0.4 + 0.2 + 0.6) / 3)
     assert told["minus_mean"] == pytest.approx((-0.1 - 0.3 - 0.3) / 3)
     assert told["minus_zero"] == pytest.approx((-0.6 - 1.3 + 0.6) / 3)
-    assert told["minus_mean_low"] >= -0.3 - 1e-9 and told["minus_mean_high"] < 0
+    half = t.ppf(0.975, 2) * np.std([-0.1, -0.3, -0.3], ddof=1) / 3**0.5  # three windows: t
+    assert told["minus_mean_high"] == pytest.approx(told["minus_mean"] + half)
     # ablated − arm: 0.1 0.3 0.3; ablated − coder: 0.4 0.4 0.8
     assert told["recovered"] == pytest.approx(0.7 / 1.6)
     assert told["detectable"] == pytest.approx(2.8 * np.std([-0.1, -0.3, -0.3], ddof=1) / 3**0.5)
@@ -106,9 +108,39 @@ def test_every_arm_is_compared_with_the_coder_at_its_own_windows(table):
 
 def test_mean_ablation_differs_from_itself_by_nothing_and_recovers_nothing(table):
     mean = row_of(table, "mean", 2, "all")
-    assert (mean["method"], row_of(table, "told", 2, "all")["method"]) == ("constant", "BCa")
-    assert mean["minus_mean"] == mean["minus_mean_high"] == mean["recovered"] == 0
+    told = row_of(table, "told", 2, "all")
+    assert (mean["method"], told["method"]) == ("constant", "Student's t")
+    assert mean["minus_mean"] == mean["recovered"] == 0
+    assert mean[["minus_mean_low", "minus_mean_high", "recovered_high"]].isna().all()
     assert mean["minus_zero"] == pytest.approx((-0.5 - 1.0 + 0.9 - 0.5) / 4)
+
+
+def test_windows_of_one_row_of_text_are_resampled_together():
+    """A row counts once, whatever its windows: twice the same windows tell nothing more."""
+    parts = [rows_of(arm, losses, list(range(len(losses)))) for arm, losses in LOSSES.items()]
+    once = pd.concat(parts)
+    twice = pd.concat([once, once.assign(window=once["window"] + 4)])
+    options = {"variance": 8.0, "seed": 1, "resamples": 300}
+    rows = np.array([10, 20, 30, 40] * 2)
+    found, alone = verdict(twice, units=rows, **options), verdict(once, **options)
+    assert found["rows"].tolist() == alone["windows"].tolist()
+    assert found["windows"].tolist() == (2 * alone["windows"]).tolist()
+    same = [column for column in alone if column not in ("windows", "v2_se", "v2_windows")]
+    pd.testing.assert_frame_equal(found[same], alone[same])
+    apart = verdict(twice, **options)
+    assert "rows" not in apart
+    seen = alone["detectable"] > 0
+    assert (apart["detectable"] < alone["detectable"])[seen].all()
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_window(table):
+    broken = table.copy()
+    broken.loc[(broken["source"] == "told") & (broken["window"] == 1), "loss"] = np.nan
+    for table, name in ((broken, 1), (broken[broken["window"] > 0], 1)):
+        with pytest.raises(ValueError, match=f"window {name} is nan"):
+            verdict(table, variance=8.0, seed=1, resamples=50)
+    with pytest.raises(ValueError, match="row 7 is nan"):
+        verdict(broken, variance=8.0, seed=1, resamples=50, units=np.array([9, 7, 9, 9]))
 
 
 def test_whole_outputs_have_no_ablation_of_the_same_latents(table):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from latent_cases import cache_of, texts_of
 
-from rewrite_utils.calibrate import CALIBRATORS, CalibrationError, Target, calibrator
+from rewrite_utils.calibrate import CalibrationError, Target, calibrator
+from rewrite_utils.calibrate.names import CALIBRATORS
 from rewrite_utils.calibrate.screened import Screened, bin_mean
 from rewrite_utils.explain.contrast import contrast_texts, contrast_tokens
 from rewrite_utils.simulate import Window
@@ -148,7 +149,7 @@ def sample(seed=0, windows=60, latents=5, share=0.4):
 def test_sent_pairs_are_calibrated_as_if_there_were_no_others(name):
     rating, true, sent, digits = sample()
     target = Target.from_true(np.concatenate([true, true]))
-    transform = Screened(name).fit(rating, true, digits=digits, target=target)
+    transform = Screened(calibrator(name)).fit(rating, true, digits=digits, target=target)
     found = transform(rating, digits=digits)
     assert found.shape == true.shape and np.isfinite(found).all() and (found >= 0).all()
     np.testing.assert_allclose(found[~sent], np.tile(transform.left_out, (60, 1))[~sent])
@@ -169,7 +170,7 @@ def test_shrunk_quantiles_are_matched_to_the_sent_pairs_by_either_name():
     rating, true, _, _ = sample()
     target = Target.from_true(np.concatenate([true, np.zeros((600, true.shape[1]), true.dtype)]))
     short, long = (
-        Screened(name).fit(rating, true, target=target)(rating)
+        Screened(calibrator(name)).fit(rating, true, target=target)(rating)
         for name in ("global_shrink", "global_shrink+quantile")
     )
     np.testing.assert_array_equal(short, long)
@@ -193,14 +194,14 @@ def test_a_windows_level_is_that_of_its_sent_pairs(seed):
     own = rating / 3
     drifted = (own + np.arange(len(rating))[:, None] % 5).astype(np.float32)
     name = "centred+logistic_pooled"
-    one, other = (Screened(name).fit(rated, true)(rated) for rated in (own, drifted))
+    one, other = (Screened(calibrator(name)).fit(rated, true)(rated) for rated in (own, drifted))
     np.testing.assert_allclose(one, other, rtol=0.05, atol=0.02)  # a weak prior on the level
 
 
 def test_too_few_sent_windows_are_an_error():
     rating, true, _, _ = sample(windows=6, share=0.1)
     with pytest.raises(CalibrationError, match="1 windows that were sent"):
-        Screened("isotonic").fit(rating, true)
+        Screened(calibrator("isotonic")).fit(rating, true)
 
 
 # ── contrast tokens ───────────────────────────────────────────────────────────────────────────
