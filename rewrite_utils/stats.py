@@ -210,7 +210,7 @@ def best_of(
     return _choice(x[draws.argmin(1)], float(x[sums.sum(0).argmin()]), n=len(sums), unit=unit)
 
 
-def wilson(hits: float, n: int) -> tuple[float, float, float]:
+def wilson(hits: float | int, n: int) -> tuple[float, float, float]:
     """A share p with its 95 % Wilson interval, (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n);
     NaN where nothing was counted. ``hits`` need not be whole: ties count in part."""
     if n == 0:

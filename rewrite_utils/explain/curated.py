@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from rewrite_utils.llm.batches import write_whole
 from rewrite_utils.params import ParameterError, placed
+from rewrite_utils.runs.whole import whole
 
 FILE = "curated.parquet"
 COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
@@ -31,7 +31,8 @@ def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, repla
             old = _table(file)
             other = old[(old["site"] != site) | (old["latent"] != latent)]
             row = pd.concat([other, row]).sort_values(["site", "latent"])
-        write_whole(file, row.reset_index(drop=True).to_parquet)
+        with whole(file) as part:
+            row.reset_index(drop=True).to_parquet(part)
 
 
 def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:
