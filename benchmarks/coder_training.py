@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rewrite_utils.coder.harvest import Harvest
 from rewrite_utils.coder.fvu import fvu
+from rewrite_utils.coder.harvest import Harvest
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.coder.training import TensorBatches, TrainingSettings
 from rewrite_utils.coder.training.loop import _Run

@@ -186,7 +186,7 @@ def _chosen(
     return _percentile(np.array([choice(m) for m in draws]), choice(sums.mean(0)), len(sums), unit)
 
 
-def wilson(hits: float, n: int) -> tuple[float, float, float]:
+def wilson(hits: float | int, n: int) -> tuple[float, float, float]:
     """A share p with its 95 % Wilson interval, (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n);
     NaN where nothing was counted. ``hits`` need not be whole: ties count in part."""
     if n == 0:

@@ -108,7 +108,7 @@ class FakeEngine(Engine):
     def context(self) -> int:
         return self.context_tokens
 
-    def choices(self, prompts, *, options, answers=1, progress=None) -> Choices:
+    def choices(self, prompts, *, options, answers=1) -> Choices:
         assert self._rate is not None
         digit = {token: number for number, token in enumerate(digit_tokens(self.tokenizer))}
         wanted = [digit[option] for option in options]
@@ -119,22 +119,15 @@ class FakeEngine(Engine):
         mass = given.sum(-1)
         return Choices(given / mass[..., None], mass)
 
-    def choices_inside(self, prompts, *, at, options, progress=None) -> Choices:
+    def choices_inside(self, prompts, *, at, options) -> Choices:
         """``rate`` gives the digits at each place."""
         answers = len(at[0])
-        return self.choices(prompts, options=options, answers=answers, progress=progress)
+        return self.choices(prompts, options=options, answers=answers)
 
-    def generate(
-        self, prompts, *, max_tokens, temperature=0.0, seed=0, stop=(), progress=None
-    ) -> list[Generation]:
+    def generate(self, prompts, *, max_tokens, temperature=0.0, seed=0) -> list[Generation]:
         assert self._reply is not None
         replies = [self._reply(text, seed) for text in self._called(prompts)]
-        for end in stop:
-            replies = [reply.split(end)[0] for reply in replies]
         return [Generation(reply, (), True) for reply in replies]
-
-    def forget_prefixes(self) -> None:
-        pass
 
     def close(self) -> None:
         pass

@@ -12,6 +12,10 @@ from rewrite_utils.subject.model import (
     Hookpoint,
 )
 from rewrite_utils.subject.splice import (
+    GivenOutput,
+    PatchedLosses,
+    arm_losses,
+    at_positions,
     spliced,
 )
 
@@ -75,6 +79,13 @@ def one_row_a_position(subject, coder, hookpoint, source_of, rows, mask) -> tupl
         losses.append(-log_q[rows[row, pos + 1]])
         kls.append((log_p.exp() * (log_p - log_q)).sum())
     return torch.stack(losses), torch.stack(kls)
+
+
+def given_losses(subject, hookpoint, rows, where, outputs, **more) -> PatchedLosses:
+    """Losses with given outputs [batch (pos) arm d_model] at one position a row, or at a mask's."""
+    mask = where if where.ndim == 2 else at_positions(rows, where)
+    sources = [GivenOutput(arm) for arm in outputs.unbind(-2)]
+    return arm_losses(subject, None, hookpoint, sources, rows, mask, **more).losses
 
 
 def some_positions(rows) -> Tensor:

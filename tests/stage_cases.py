@@ -64,8 +64,6 @@ class FakeLLM(Engine):
         ]
         return [Generation(reply, (1,), True) for reply in replies], Usage(prompts=len(prompts))
 
-    def forget_prefixes(self) -> None: ...
-
     def close(self) -> None: ...
 
 

@@ -5,7 +5,9 @@ import re
 import jupytext
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
+from rewrite_utils.coder.sparse import random_coder
 from rewrite_utils.params import ROOT
 
 NOTEBOOKS = [next((ROOT / "notebooks").glob(f"{n:02}_*.py")) for n in range(1, 8)]
@@ -55,3 +57,13 @@ def test_the_prompt_shown_was_asked(stage, site, world, quiet, capsys):
     worked(next(file for file in NOTEBOOKS if stage in file.stem), site, world)
     shown = capsys.readouterr().out.rpartition("── user\n")[2].partition("── assistant")[0]
     assert any(shown.strip() in text for text in world.llm.texts)
+
+
+@pytest.mark.parametrize("kind", [{"skip_connection": True}, {"k": None}], ids=["skip", "bar"])
+def test_every_kind_of_coder_by_hand(kind, world, quiet, monkeypatch):
+    site, generator = world.sites["mlp"], torch.Generator().manual_seed(0)
+    coder = random_coder(site.coder.config.model_copy(update=kind), generator)
+    own = coder.threshold if coder.W_skip is None else coder.W_skip
+    own.data.uniform_(0.1, 1.0, generator=generator)
+    monkeypatch.setitem(vars(site), "coder", coder)
+    worked(NOTEBOOKS[0], site, world)

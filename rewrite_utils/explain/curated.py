@@ -1,4 +1,4 @@
-"""Sentences chosen by hand in the explorer: one parquet file, and the stage that may use them.
+"""Sentences chosen by hand in the explorer: one parquet file, which explanations may take from.
 
 In and out: runs/<name>/curated.parquet, one row a (site, latent). A sentence belongs to the coder
 it was written for; the parameter ``explain.curated`` names the file. Knows no LLM.
@@ -7,9 +7,10 @@ it was written for; the parameter ``explain.curated`` names the file. Knows no L
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
-from rewrite_utils.llm.batches import write_whole
 from rewrite_utils.params import ParameterError, placed
+from rewrite_utils.runs.whole import whole
 
 FILE = "curated.parquet"
 COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
@@ -17,18 +18,21 @@ COLUMNS = ("site", "coder", "latent", "sentence", "replaced")
 
 
 def save(file: Path, *, site: str, coder: str, latent: int, sentence: str, replaced: str) -> None:
-    """Add or replace one sentence; the file is either the old one or the whole new one.
+    """Add or replace one sentence; the file is either the old one or the whole new one, and of two
+    explorers that save at once neither loses the other's.
 
     Raises ValueError on an empty sentence.
     """
     if not sentence.strip():
         raise ValueError(f"the sentence of latent {latent} is empty: nothing to save")
-    table = _table(file) if file.exists() else pd.DataFrame(columns=list(COLUMNS))
-    same = (table["site"] == site) & (table["latent"] == latent)
     row = pd.DataFrame([(site, coder, latent, sentence.strip(), replaced)], columns=list(COLUMNS))
-    whole = row if table[~same].empty else pd.concat([table[~same], row])
-    whole = whole.sort_values(["site", "latent"]).reset_index(drop=True)
-    write_whole(file, whole.to_parquet)
+    with FileLock(file.with_suffix(".lock")):
+        if file.exists():
+            old = _table(file)
+            other = old[(old["site"] != site) | (old["latent"] != latent)]
+            row = pd.concat([other, row]).sort_values(["site", "latent"])
+        with whole(file) as part:
+            row.reset_index(drop=True).to_parquet(part)
 
 
 def read(file: str | Path, *, site: str, coder: str) -> dict[int, str]:

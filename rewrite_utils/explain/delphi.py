@@ -108,11 +108,9 @@ def require_width(latents: Iterable[int], width: int, hookpoint: str) -> None:
 
 def write_explanations(folder: Path, hookpoint: str, explanations: pd.DataFrame) -> None:
     """One file a latent; a latent without a sentence gets none."""
-    target = folder / "explanations"
-    target.mkdir(parents=True, exist_ok=True)
     kept = explanations.dropna(subset=["sentence"])
     for latent, text in zip(kept["latent"], kept["sentence"], strict=True):
-        _write(target / f"{_safe(hookpoint)}_latent{latent}.txt", text)
+        _write(folder / "explanations", hookpoint, latent, text)
 
 
 def write_scores(
@@ -130,8 +128,6 @@ def write_scores(
     ``judgements``: latent, row, end, active, probability, and ``said``, whether that is a yes.
     ``distance`` is the rank decile of an activating window's maximum (1: strongest), −1 for others.
     """
-    target = folder / "scores" / SCORES[kind]
-    target.mkdir(parents=True, exist_ok=True)
     for latent, table in judgements.groupby("latent"):
         places = Windows(table["row"].to_numpy(), table["end"].to_numpy())
         ids = window_tokens(cache, places, window)
@@ -142,22 +138,16 @@ def write_scores(
                 "str_tokens": texts(row),
                 "activations": [round(float(v), 4) for v in strength],
                 "distance": rank,
-                "activating": bool(active),
-                "prediction": bool(said),
-                "probability": float(probability),
-                "correct": bool(active) == bool(said),
+                "activating": bool(one.active),
+                "prediction": bool(one.said),
+                "probability": float(one.probability),
+                "correct": bool(one.active) == bool(one.said),
             }
-            for row, strength, rank, active, said, probability in zip(
-                ids,
-                values,
-                decile,
-                table["active"],
-                table["said"],
-                table["probability"],
-                strict=True,
+            for row, strength, rank, one in zip(
+                ids, values, decile, table.itertuples(), strict=True
             )
         ]
-        _write(target / f"{_safe(hookpoint)}_latent{latent}.txt", found)
+        _write(folder / "scores" / SCORES[kind], hookpoint, latent, found)
 
 
 def _deciles(peaks: ndarray, active: ndarray) -> list[int]:
@@ -188,7 +178,9 @@ def _loaded(file: Path) -> object:
         raise ParameterError(f"{file} is not JSON: {error}") from None
 
 
-def _write(file: Path, value: object) -> None:
+def _write(folder: Path, hookpoint: str, latent: object, value: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{_safe(hookpoint)}_latent{latent}.txt"
     file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 

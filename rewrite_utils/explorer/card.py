@@ -4,8 +4,9 @@ In: records of one latent. Out: Html whose every activation is on one scale. A c
 old sentence beside the new one.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from rewrite_utils.explain.logits import caveat
 from rewrite_utils.explorer import curve, marks
@@ -138,8 +139,7 @@ def _alone(readings: Sequence[Reading]) -> str:
         for over in reading.alone.loc[reading.alone["arm"] == arm, "over_truth"]
         if arm == "sentence" or reading is readings[0]
     ]
-    ends = (abs(x) for _, over in lines for x in (over.low, over.high) if not math.isnan(x))
-    reach = max(ends, default=0.0) or 1.0
+    reach = max(np.nanmax(np.abs(over[:3])) for _, over in lines) or 1.0
     body = [_arm(name, over, reach) for name, over in lines]
     truth = readings[0].alone["delta"].iloc[0]
     header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0"]

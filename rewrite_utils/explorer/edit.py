@@ -7,6 +7,7 @@ never rated, calibrated without centring.
 """
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isnan, nan
@@ -21,6 +22,7 @@ from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.windows import Kind
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import EngineError, Usage
+from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.simulate import Ratings, Window
 
 BLOCK = 4
@@ -137,7 +139,10 @@ class Simulator:
         ratings = Ratings(*(field.copy() for field in shelf.ratings))
         for whole, column in zip(ratings, rating, strict=True):
             whole[:, place] = column[:, 0]
-        said = ratings.expected[:, place], shelf.calibrated(ratings)[:, place]
+        fitted_on = Ratings(*(field[shelf.rated["split"] == "calibrate"] for field in ratings))
+        evidence = dataclasses.replace(shelf.evidence, ratings=fitted_on)
+        predicted = evidence.calibrated(shelf.params.rewrite.headline, ratings)
+        said = ratings.expected[:, place], predicted[:, place]
         rest = 1 - RATING
         losses = shelf.replaced(latent, said[1], step=lambda share: step(RATING + rest * share))
         return shelf.read(latent, sentence.strip(), "yours", *said, losses)
@@ -169,5 +174,16 @@ class Simulator:
     def _alone(
         self, windows: Sequence[Window], sentences: Sentences, step: Step
     ) -> Float[ndarray, "window sentence"]:
+        """Column by column through ``calibrator_alone``, fitted on the run's calibrate windows."""
+        shelf, places = self._shelf, [self._shelf.place(latent) for latent in sentences]
+        column = np.zeros(len(shelf.latents), np.int64)  # the other latents' are thrown away
+        column[places] = np.arange(len(places))
         ratings = self.rate(windows, sentences, step=step)
-        return self._shelf.calibrated_alone(list(sentences), ratings)
+        everyone = Ratings(*(field[:, column] for field in ratings))
+        name = calibrator_alone(shelf.params.rewrite.headline)
+        return shelf.evidence.calibrated(name, everyone)[:, places]
+
+
+def calibrator_alone(name: str) -> str:
+    """The calibrator for sentences that are not rated beside all others: no centring per window."""
+    return "+".join(part for part in name.removesuffix(TOPK).split("+") if part != "centred")

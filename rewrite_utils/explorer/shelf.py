@@ -6,7 +6,7 @@ touches the site, also to compute on its subject; draws nothing and asks no simu
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.explain import curated
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explorer import alone, scores, windows
@@ -28,7 +29,7 @@ from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.params import LLM, Params
 from rewrite_utils.rewrite import usefulness
-from rewrite_utils.rewrite.arms import TOPK
+from rewrite_utils.rewrite.estimates import Evidence
 from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import Ratings, Window
 from rewrite_utils.stages import SIMULATED, SiteStages, builders
@@ -91,10 +92,15 @@ class Shelf:
         both = [self.site.ratings(split) for split in SIMULATED]
         return Ratings(*(np.concatenate(field) for field in zip(*both, strict=True)))
 
+    @property
+    def evidence(self) -> Evidence:
+        """What calibrators are fitted on: the ratings of the calibrate windows beside the truth."""
+        return self.site.evidence
+
     @functools.cached_property
     def predicted(self) -> Float[ndarray, "window latent"]:
         """The ratings, calibrated by the run's headline calibrator."""
-        return self.calibrated(self.ratings)
+        return self.evidence.calibrated(self.params.rewrite.headline, self.ratings)
 
     @functools.cached_property
     def losses(self) -> dict[int, pd.DataFrame]:
@@ -230,25 +236,6 @@ class Shelf:
         first = max(1, end - self.params.simulate.window_tokens + 1)
         return Window.of(self.site.texts(self.cache.tokens[row, first : end + 1]))
 
-    def calibrated(self, ratings: Ratings) -> Float[ndarray, "window latent"]:
-        """Activations for other ratings of all rated windows, the run's headline calibrator
-        refitted on the calibrate windows among them."""
-        fitted_on = Ratings(*(field[self.rated["split"] == "calibrate"] for field in ratings))
-        evidence = dataclasses.replace(self.site.evidence, ratings=fitted_on)
-        return evidence.calibrated(self.params.rewrite.headline, ratings)
-
-    def calibrated_alone(
-        self, latents: Sequence[int], ratings: Ratings
-    ) -> Float[ndarray, "window sentence"]:
-        """Activations for ratings of a few latents only, one column each, at any windows: column by
-        column through ``calibrator_alone``, fitted on the run's calibrate windows."""
-        places = [self.place(latent) for latent in latents]
-        column = np.zeros(len(self.latents), np.int64)  # the other latents' are thrown away
-        column[places] = np.arange(len(places))
-        everyone = Ratings(*(field[:, column] for field in ratings))
-        name = calibrator_alone(self.params.rewrite.headline)
-        return self.site.evidence.calibrated(name, everyone)[:, places]
-
     def replaced(
         self, latent: int, values: Float[ndarray, " window"], *, step: Callable[[float], None]
     ) -> pd.DataFrame:
@@ -273,7 +260,7 @@ class Shelf:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text of one's own; ValueError when there is none."""
-        ids = self.site.subject.tokenizer.encode(text, add_special_tokens=False)
+        ids = plain_ids(self.site.subject.tokenizer, [text])[0]
         if not ids:
             raise ValueError("the text is empty: paste some words")
         return ids
@@ -293,11 +280,6 @@ class Shelf:
         who = {"site": site.name, "coder": site.coder_stage.hash, "latent": latent}
         curated.save(file, **who, sentence=sentence, replaced=self.sentences[latent])
         return file
-
-
-def calibrator_alone(name: str) -> str:
-    """The calibrator for sentences that are not rated beside all others: no centring per window."""
-    return "+".join(part for part in name.removesuffix(TOPK).split("+") if part != "centred")
 
 
 def headline(shelves: Mapping[str, Shelf]) -> str:

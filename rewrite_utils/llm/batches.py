@@ -1,21 +1,15 @@
-"""Tables that take an LLM hours: made in batches, kept as they finish, written whole or not at all.
+"""Tables that take an LLM hours: made in batches that a killed run does not repeat.
 
-One way to write a file and one to read it: written beside its place and renamed; a file that cannot
-be read is named in a warning, removed, and made again.
+In: items, and what makes the rows of some of them. Out: one table, in one file.
 """
 
-import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-Content = TypeVar("Content")
+from rewrite_utils.runs.whole import read_or_none, whole
 
 
 def in_batches(
@@ -30,11 +24,10 @@ def in_batches(
 
     Finished batches wait beside it and go when all of it is on disk; a killed run repeats none.
     """
-    table = read_kept(file, pd.read_parquet)
+    table = read_or_none(file, pd.read_parquet)
     if table is None:
-        whole = pd.concat(_parts(items, make, file, name, batch), ignore_index=True)
-        write_whole(file, whole.to_parquet)
-        table = pd.read_parquet(file)
+        table = pd.concat(_parts(items, make, file, name, batch), ignore_index=True)
+        table = _written(table, file)
     for part in file.parent.glob("batch-*.parquet"):
         part.unlink()
     return table
@@ -51,9 +44,9 @@ def _parts(
     with tqdm(total=len(items), desc=name, unit="latent") as bar:
         for start in range(0, len(items), batch):
             some, part = items[start : start + batch], file.with_name(f"batch-{start:06d}.parquet")
-            if read_kept(part, pd.read_parquet) is None:
-                write_whole(part, make(some).to_parquet)
-            table = pd.read_parquet(part)
+            table = read_or_none(part, pd.read_parquet)
+            if table is None:
+                table = _written(make(some), part)
             if "sentence" in table:
                 failures += int(table["sentence"].isna().sum())
                 bar.set_postfix(failures=failures)
@@ -61,25 +54,8 @@ def _parts(
             yield table
 
 
-def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``file``, and put it in its place."""
-    temporary = unfinished(file)
-    write(temporary)
-    temporary.replace(file)
-
-
-def read_kept(file: Path, read: Callable[[Path], Content]) -> Content | None:
-    """What ``read`` finds in ``file``; None where it is not there, or damaged and now removed."""
-    if not file.exists():
-        return None
-    try:
-        return read(file)
-    except DAMAGED as error:
-        warnings.warn(f"{file} is damaged ({error}): it is made again", stacklevel=2)
-        file.unlink()
-        return None
-
-
-def unfinished(file: Path) -> Path:
-    """Where a file is while it is being written."""
-    return file.with_suffix(f".tmp{file.suffix}")
+def _written(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The table as it is read again: the same after a kill as without one."""
+    with whole(file) as part:
+        table.to_parquet(part)
+    return pd.read_parquet(file)

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from rewrite_utils.llm.protocol import (
@@ -27,7 +26,7 @@ from rewrite_utils.llm.protocol import (
 )
 
 SLICE = 256
-"""Prompts handed to the model at a time: a kill loses little, and a progress bar moves."""
+"""Prompts handed to the model at a time."""
 
 
 class Engine(ABC):
@@ -78,7 +77,6 @@ class Engine(ABC):
         *,
         options: Sequence[int],
         answers: int = 1,
-        progress: str | None = None,
     ) -> Choices:
         """Probabilities of the ``options`` (token ids) as the next token of each prompt.
 
@@ -88,16 +86,12 @@ class Engine(ABC):
         """
         if answers < 1:
             raise ValueError(f"answers = {answers}: at least one is read")
-        self._check_options(options)
         self._check_prompts(prompts, room=answers)
-        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
 
-        def ask(rows: list[int], part: list[Prompt]) -> Usage:
-            logprobs[rows], usage = self._choices(part, list(options), answers)
-            return usage
+        def read(_: list[int], part: list[Prompt]) -> tuple[Logprobs, Usage]:
+            return self._choices(part, list(options), answers)
 
-        self._in_slices(prompts, ask, progress)
-        return renormalised(logprobs)
+        return self._read(prompts, read, options, answers)
 
     def choices_inside(
         self,
@@ -105,25 +99,19 @@ class Engine(ABC):
         *,
         at: Sequence[Sequence[int]],
         options: Sequence[int],
-        progress: str | None = None,
     ) -> Choices:
         """Probabilities of the ``options`` behind tokens ``at`` of each prompt's own part.
 
         As many answers a prompt, all from one pass. Raises EngineError from an engine that only
         reads behind a prompt's end.
         """
-        self._check_options(options)
         self._check_prompts(prompts, room=0)
         answers = _check_places(prompts, at)
-        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
 
-        def ask(rows: list[int], part: list[Prompt]) -> Usage:
-            places = [list(at[row]) for row in rows]
-            logprobs[rows], usage = self._choices_inside(part, places, list(options))
-            return usage
+        def read(rows: list[int], part: list[Prompt]) -> tuple[Logprobs, Usage]:
+            return self._choices_inside(part, [list(at[row]) for row in rows], list(options))
 
-        self._in_slices(prompts, ask, progress)
-        return renormalised(logprobs)
+        return self._read(prompts, read, options, answers)
 
     def generate(
         self,
@@ -132,8 +120,6 @@ class Engine(ABC):
         max_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
-        progress: str | None = None,
     ) -> list[Generation]:
         """Up to ``max_tokens`` tokens for each prompt, in order; each has its own random stream."""
         if max_tokens < 1 or temperature < 0:
@@ -141,7 +127,7 @@ class Engine(ABC):
                 f"max_tokens = {max_tokens}, temperature = {temperature}: use ≥ 1 and ≥ 0"
             )
         self._check_prompts(prompts, room=max_tokens)
-        sampling = Sampling(max_tokens, temperature, tuple(stop))
+        sampling = Sampling(max_tokens, temperature)
         replies: dict[int, Generation] = {}
 
         def ask(rows: list[int], part: list[Prompt]) -> Usage:
@@ -149,12 +135,8 @@ class Engine(ABC):
             replies.update(zip(rows, found, strict=True))
             return usage
 
-        self._in_slices(prompts, ask, progress)
+        self._in_slices(prompts, ask)
         return [replies[row] for row in range(len(prompts))]
-
-    @abstractmethod
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache, so that the next call cannot depend on earlier ones."""
 
     @abstractmethod
     def close(self) -> None:
@@ -187,24 +169,37 @@ class Engine(ABC):
             "(simulate.mode: all needs that): use simulator.engine: transformers"
         )
 
+    def _read(
+        self,
+        prompts: Sequence[Prompt],
+        read: Callable[[list[int], list[Prompt]], tuple[Logprobs, Usage]],
+        options: Sequence[int],
+        answers: int,
+    ) -> Choices:
+        """The answers that ``read`` finds behind the prompts of each slice."""
+        self._check_options(options)
+        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
+
+        def ask(rows: list[int], part: list[Prompt]) -> Usage:
+            logprobs[rows], usage = read(rows, part)
+            return usage
+
+        self._in_slices(prompts, ask)
+        return renormalised(logprobs)
+
     def _in_slices(
         self,
         prompts: Sequence[Prompt],
         ask: Callable[[list[int], list[Prompt]], Usage],
-        progress: str | None,
     ) -> None:
         """``ask`` for row numbers and prompts, similar shared parts next to each other."""
         order = by_shared(prompts)
-        bar = tqdm(total=len(prompts), desc=progress, unit="prompt", disable=progress is None)
-        with bar:
-            for start in range(0, len(order), SLICE):
-                rows, began = order[start : start + SLICE], time.perf_counter()
-                usage = ask(rows, [prompts[row] for row in rows])
-                with self._counting:
-                    spent = usage._replace(seconds=time.perf_counter() - began)
-                    self._usage = self._usage.plus(spent)
-                bar.set_postfix(self._usage.summary())
-                bar.update(len(rows))
+        for start in range(0, len(order), SLICE):
+            rows, began = order[start : start + SLICE], time.perf_counter()
+            usage = ask(rows, [prompts[row] for row in rows])
+            with self._counting:
+                spent = usage._replace(seconds=time.perf_counter() - began)
+                self._usage = self._usage.plus(spent)
 
     def _check_prompts(self, prompts: Sequence[Prompt], *, room: int) -> None:
         ranges = {shared: _range(shared) for shared in {prompt.shared for prompt in prompts}}

@@ -32,11 +32,11 @@ class Generation(NamedTuple):
     """The reply to one prompt."""
 
     text: str
-    """The reply without special tokens, cut before the first stop string."""
+    """The reply without special tokens."""
     tokens: tuple[int, ...]
-    """The tokens as generated, with the end token or the stop string if there was one."""
+    """The tokens as generated, with the end token if there was one."""
     finished: bool
-    """True if it ended by an end token or a stop string, False if it ran into ``max_tokens``."""
+    """True if it ended by an end token, False if it ran into ``max_tokens`` and was cut off."""
 
 
 class Sampling(NamedTuple):
@@ -46,8 +46,6 @@ class Sampling(NamedTuple):
     """Longest reply in tokens."""
     temperature: float
     """0: always the most likely token."""
-    stop: tuple[str, ...]
-    """Texts that end a reply."""
 
 
 class Choices(NamedTuple):

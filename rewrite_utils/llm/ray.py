@@ -16,15 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from rewrite_utils.llm.engine import Engine
-from rewrite_utils.llm.protocol import (
-    EngineDied,
-    EngineError,
-    Generation,
-    Logprobs,
-    Prompt,
-    Sampling,
-    Usage,
-)
+from rewrite_utils.llm.protocol import EngineDied, EngineError, Usage
 
 ATTEMPTS = 3
 """How often a call is asked before its deaths are taken for its own fault."""
@@ -44,9 +36,14 @@ class Worker:
         """One of the engine's own methods for a slice of prompts."""
         return getattr(self._engine, name)(*arguments)
 
-    def forget_prefixes(self) -> None:
-        """Empty its prefix cache."""
-        self._engine.forget_prefixes()
+
+def _handed_on(name: str) -> Callable[..., Any]:
+    """An engine's own method, answered by a worker's."""
+
+    def method(self: "RayEngine", *arguments: Any) -> Any:
+        return self._call(name, *arguments)
+
+    return method
 
 
 class RayEngine(Engine):
@@ -70,6 +67,9 @@ class RayEngine(Engine):
         self._changing = threading.Lock()
         for actor in self._actors:
             self._idle.put(actor)
+
+    _choices, _generate = _handed_on("_choices"), _handed_on("_generate")
+    _choices_inside = _handed_on("_choices_inside")
 
     @classmethod
     def load(
@@ -97,30 +97,11 @@ class RayEngine(Engine):
         """A worker's: who hands the prompts on changes no number."""
         return ray.get(self._actors[0].label.remote())
 
-    def forget_prefixes(self) -> None:
-        """Empty every worker's prefix cache."""
-        ray.get([actor.forget_prefixes.remote() for actor in self._actors])
-
     def close(self) -> None:
         """End the workers; the cluster runs on."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
-
-    def _choices(
-        self, prompts: list[Prompt], options: list[int], answers: int
-    ) -> tuple[Logprobs, Usage]:
-        return self._call("_choices", prompts, options, answers)
-
-    def _choices_inside(
-        self, prompts: list[Prompt], places: list[list[int]], options: list[int]
-    ) -> tuple[Logprobs, Usage]:
-        return self._call("_choices_inside", prompts, places, options)
-
-    def _generate(
-        self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
-    ) -> tuple[list[Generation], Usage]:
-        return self._call("_generate", prompts, sampling, seeds)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Let the next idle worker answer; if it dies, another one."""

@@ -84,10 +84,6 @@ class ServerEngine(Engine):
             max_tokens=max_tokens,
         )
 
-    def forget_prefixes(self) -> None:
-        """Ask the server to empty its cache; EngineError where it does not offer that."""
-        self._send("POST", self._address.removesuffix("/v1") + "/reset_prefix_cache", None)
-
     def close(self) -> None:
         """Let go of the connections; the server runs on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -115,7 +111,6 @@ class ServerEngine(Engine):
         common = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
-            "stop": list(sampling.stop),
             "return_token_ids": True,
         }
         replies = self._complete(prompts, [common | {"seed": seed} for seed in seeds])

@@ -8,7 +8,7 @@ shared and the own part, so the last token stands at the same place in every row
 import contextlib
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import (
@@ -24,15 +24,6 @@ from rewrite_utils.llm.protocol import EngineError, Generation, Logprobs, Prompt
 
 STEP_TOKENS = 2048
 """Most tokens of a forward pass; more gain nothing on a CPU."""
-
-
-class Batch(NamedTuple):
-    """Rows that go through the model together."""
-
-    rows: list[int]
-    """Their places in the slice."""
-    prompts: list[Prompt]
-    """All with the same shared part, of similar length."""
 
 
 class TransformersEngine(Engine):
@@ -58,7 +49,7 @@ class TransformersEngine(Engine):
         self._memory = memory_gb * 2**30
         self._token_bytes = inspected(model)
         self._ends = end_tokens(model, tokenizer)
-        self.forget_prefixes()
+        self._forget()
 
     @classmethod
     def load(
@@ -76,106 +67,88 @@ class TransformersEngine(Engine):
             memory_gb=memory_gb,
         )
 
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache."""
-        self._shared: tuple[int, ...] = ()
-        self._cache = DynamicCache()
-
     def close(self) -> None:
         """Let go of the weights."""
-        self.forget_prefixes()
+        self._forget()
         self._model = None
+
+    def _forget(self) -> None:
+        self._shared: tuple[int, ...] = ()
+        self._cache = DynamicCache()
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
     ) -> tuple[Logprobs, Usage]:
         found = torch.empty(len(prompts), answers, len(options))
-        computed = 0
         choice = torch.tensor(options)
         with self._computing():
-            for batch in self._batches(prompts, room=answers):
-                computed += self._share(batch.prompts[0].shared)
-                run = Run(self._model, self._cache, [prompt.own for prompt in batch.prompts])
+            for rows, run in self._runs(prompts, room=answers):
                 for answer in range(answers):
                     if answer:
-                        run.append(choice[found[batch.rows, answer - 1].argmax(-1)])
-                    found[batch.rows, answer] = option_logprobs(self._model, run.hidden, options)
-        return found.numpy(), self._used(prompts, computed, answers * len(prompts))
+                        run.append(choice[found[rows, answer - 1].argmax(-1)])
+                    found[rows, answer] = option_logprobs(self._model, run.hidden, options)
+        return found.numpy(), self._used(prompts, answers * len(prompts))
 
     def _choices_inside(
         self, prompts: list[Prompt], places: list[list[int]], options: list[int]
     ) -> tuple[Logprobs, Usage]:
         found = torch.empty(len(prompts), len(places[0]), len(options))
-        computed = 0
         with self._computing():
-            for batch in self._batches(prompts, room=0):
-                computed += self._share(batch.prompts[0].shared)
-                run = Run(self._model, self._cache, [prompt.own for prompt in batch.prompts])
-                for row, states in zip(batch.rows, run.states, strict=True):
+            for rows, run in self._runs(prompts, room=0):
+                for row, states in zip(rows, run.states, strict=True):
                     padding = len(states) - len(prompts[row].own)
                     here = states[[padding + place for place in places[row]]]
                     found[row] = option_logprobs(self._model, here, options)
-        return found.numpy(), self._used(prompts, computed, len(prompts))
+        return found.numpy(), self._used(prompts, len(prompts))
 
     def _generate(
         self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
     ) -> tuple[list[Generation], Usage]:
         replies: dict[int, Generation] = {}
-        computed = 0
         with self._computing():
-            for batch in self._batches(prompts, room=sampling.max_tokens):
-                computed += self._share(batch.prompts[0].shared)
-                run = Run(self._model, self._cache, [prompt.own for prompt in batch.prompts])
-                written = self._write(run, sampling, [seeds[row] for row in batch.rows])
-                replies.update(zip(batch.rows, written, strict=True))
+            for rows, run in self._runs(prompts, room=sampling.max_tokens):
+                written = self._write(run, sampling, [seeds[row] for row in rows])
+                replies.update(zip(rows, written, strict=True))
         ordered = [replies[row] for row in range(len(prompts))]
-        generated = sum(len(reply.tokens) for reply in ordered)
-        return ordered, self._used(prompts, computed, generated)
+        return ordered, self._used(prompts, sum(len(reply.tokens) for reply in ordered))
 
-    def _write(self, run: "Run", sampling: Sampling, seeds: list[int]) -> list[Generation]:
+    def _write(self, run: Run, sampling: Sampling, seeds: list[int]) -> list[Generation]:
         """Token by token until every row has ended."""
         dice = [torch.Generator().manual_seed(seed) for seed in seeds]
         tokens: list[list[int]] = [[] for _ in seeds]
         for step in range(sampling.max_tokens):
             drawn = draw(self._model.get_output_embeddings()(run.hidden), sampling, dice)
             for row, token in zip(tokens, drawn.tolist(), strict=True):
-                if not self._ended(row, sampling):
+                if not self._ended(row):
                     row.append(token)
-            if all(self._ended(row, sampling) for row in tokens):
+            if all(map(self._ended, tokens)):
                 break
             if step + 1 < sampling.max_tokens:
                 run.append(drawn)
-        return [self._reply(row, sampling) for row in tokens]
+        texts = (str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in tokens)
+        pairs = zip(texts, tokens, strict=True)
+        return [Generation(text, tuple(row), self._ended(row)) for text, row in pairs]
 
-    def _ended(self, tokens: list[int], sampling: Sampling) -> bool:
-        if tokens and tokens[-1] in self._ends:
-            return True
-        return bool(sampling.stop) and any(stop in self._text(tokens) for stop in sampling.stop)
+    def _ended(self, tokens: list[int]) -> bool:
+        return bool(tokens) and tokens[-1] in self._ends
 
-    def _reply(self, tokens: list[int], sampling: Sampling) -> Generation:
-        text = self._text(tokens)
-        cut = min([text.find(stop) for stop in sampling.stop if stop in text], default=len(text))
-        return Generation(text[:cut], tuple(tokens), self._ended(tokens, sampling))
-
-    def _text(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def _batches(self, prompts: list[Prompt], *, room: int) -> Iterator[Batch]:
-        """Rows with one shared part, sorted by length, as many as fit into memory."""
+    def _runs(self, prompts: list[Prompt], *, room: int) -> Iterator[tuple[list[int], Run]]:
+        """Rows with one shared part, sorted by length, as many as fit into memory, on their way."""
         for shared, group in groupby(range(len(prompts)), key=lambda row: prompts[row].shared):
             rows = sorted(group, key=lambda row: len(prompts[row].own))
             own = len(prompts[rows[-1]].own)
             fits = self._memory // (self._token_bytes * (len(shared) + own + room))
             size = max(1, min(int(fits), STEP_TOKENS // own))
             for start in range(0, len(rows), size):
-                chosen = rows[start : start + size]
-                yield Batch(chosen, [prompts[row] for row in chosen])
+                some = rows[start : start + size]
+                self._share(shared)
+                yield some, Run(self._model, self._cache, [prompts[row].own for row in some])
 
-    def _share(self, shared: tuple[int, ...]) -> int:
-        """Bring the cache to this prefix, keeping what it has in common; the tokens computed."""
+    def _share(self, shared: tuple[int, ...]) -> None:
+        """Bring the cache to this prefix, keeping what it has in common."""
         kept = common_prefix(self._shared, shared)
         cache, surplus = self._cache, len(self._shared) - kept
-        self.forget_prefixes()  # an interrupted pass must not leave half a prefix behind
+        self._forget()  # an interrupted pass must not leave half a prefix behind
         if kept == 0:
             cache = DynamicCache()
         elif surplus:
@@ -184,18 +157,19 @@ class TransformersEngine(Engine):
             piece = torch.tensor([shared[start : start + STEP_TOKENS]], device=self._model.device)
             self._model.base_model(piece, past_key_values=cache, use_cache=True)
         self._shared, self._cache = shared, cache
-        return len(shared) - kept
+        self._computed += len(shared) - kept
 
-    def _used(self, prompts: list[Prompt], computed: int, generated: int) -> Usage:
+    def _used(self, prompts: list[Prompt], generated: int) -> Usage:
         shared = sum(len(prompt.shared) for prompt in prompts)
         own = sum(len(prompt.own) for prompt in prompts)
-        return Usage(len(prompts), shared + own, shared - computed, generated)
+        return Usage(len(prompts), shared + own, shared - self._computed, generated)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """Without gradients, with this engine's number of threads."""
         if self._model is None:
             raise EngineError("this engine is closed; open another one")
+        self._computed = 0  # tokens of shared parts, in this call
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads or before)
         try:

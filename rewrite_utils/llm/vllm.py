@@ -85,10 +85,6 @@ class VLLMEngine(Engine):
         """The child's process id."""
         return self._process.pid
 
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache."""
-        self._ask("forget_prefixes")
-
     def close(self) -> None:
         """End the child within seconds; may be called twice."""
         self._end()
@@ -109,7 +105,6 @@ class VLLMEngine(Engine):
             prompts=joined(prompts),
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
-            stop=list(sampling.stop),
             seeds=seeds,
         )
         return [Generation(*reply) for reply in replies], Usage(len(prompts), *counts)

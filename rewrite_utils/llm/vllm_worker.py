@@ -12,13 +12,12 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
-
+LLM = Any
+"""vLLM's own; this file is also read where vLLM is not installed."""
 Counts = tuple[int, int, int]
 """Prompt tokens, those served from the prefix cache, generated tokens."""
 
@@ -41,7 +40,7 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
-def load(settings: dict[str, Any]) -> "LLM":
+def load(settings: dict[str, Any]) -> LLM:
     """vLLM in this process.
 
     Collecting garbage and importing Ray, which one process does not use, would cost a quarter of
@@ -50,81 +49,59 @@ def load(settings: dict[str, Any]) -> "LLM":
     gc.disable()
     sys.modules["ray"] = None  # type: ignore[assignment]
     _read_ahead(Path(settings["model"]))
-    from vllm import LLM  # noqa: PLC0415
+    import vllm  # noqa: PLC0415
 
-    llm = LLM(**settings)
+    llm = vllm.LLM(**settings)
     gc.enable()
     return llm
 
 
 def choices(
-    llm: "LLM", *, prompts: list[tuple[int, ...]], options: list[int], answers: int
+    llm: LLM, *, prompts: list[tuple[int, ...]], options: list[int], answers: int
 ) -> tuple[np.ndarray, Counts]:
     """Log-probabilities over the whole vocabulary [prompt answer option], answers being forced.
 
     ``allowed_token_ids`` restricts what is appended; the raw log-probabilities, taken before that
     mask, are read for the options only.
     """
-    from vllm import SamplingParams  # noqa: PLC0415
-
-    outputs = _run(
-        llm,
-        prompts,
-        SamplingParams(
-            max_tokens=answers,
-            ignore_eos=True,
-            temperature=0.0,
-            allowed_token_ids=options,
-            logprob_token_ids=options,
-            flat_logprobs=True,
-            detokenize=False,
-        ),
-    )
+    forced = {
+        "max_tokens": answers,
+        "ignore_eos": True,
+        "temperature": 0.0,
+        "allowed_token_ids": options,
+        "logprob_token_ids": options,
+        "flat_logprobs": True,
+        "detokenize": False,
+    }
+    outputs = _run(llm, prompts, [forced] * len(prompts))
     found = [_read(output.outputs[0].logprobs, options, answers) for output in outputs]
     return np.stack(found), _counts(outputs)
 
 
 def generate(
-    llm: "LLM",
+    llm: LLM,
     *,
     prompts: list[tuple[int, ...]],
     max_tokens: int,
     temperature: float,
-    stop: list[str],
     seeds: list[int],
 ) -> tuple[list[tuple[str, tuple[int, ...], bool]], Counts]:
     """Text, tokens and whether it ended by itself, for each prompt."""
-    from vllm import SamplingParams  # noqa: PLC0415
-
-    outputs = _run(
-        llm,
-        prompts,
-        [
-            SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
-            for seed in seeds
-        ],
-    )
+    drawn = {"max_tokens": max_tokens, "temperature": temperature}
+    outputs = _run(llm, prompts, [drawn | {"seed": seed} for seed in seeds])
     replies = [output.outputs[0] for output in outputs]
     texts = [(r.text, tuple(r.token_ids), r.finish_reason == "stop") for r in replies]
     return texts, _counts(outputs)
 
 
-def forget_prefixes(llm: "LLM") -> None:
-    """Empty the prefix cache."""
-    if not llm.reset_prefix_cache():
-        raise RuntimeError("vLLM did not empty its prefix cache")
+REQUESTS = {"choices": choices, "generate": generate}
 
 
-REQUESTS = {"choices": choices, "generate": generate, "forget_prefixes": forget_prefixes}
+def _run(llm: LLM, prompts: list[tuple[int, ...]], how: list[dict[str, Any]]) -> list[Any]:
+    from vllm import SamplingParams  # noqa: PLC0415
 
-
-def _run(
-    llm: "LLM",
-    prompts: list[tuple[int, ...]],
-    sampling: "SamplingParams | list[SamplingParams]",
-) -> "list[RequestOutput]":
-    asked: list[Any] = [{"prompt_token_ids": list(tokens)} for tokens in prompts]
-    return llm.generate(asked, sampling, use_tqdm=False)
+    asked = [{"prompt_token_ids": list(tokens)} for tokens in prompts]
+    return llm.generate(asked, [SamplingParams(**one) for one in how], use_tqdm=False)
 
 
 def _read(flat: Any, options: list[int], answers: int) -> np.ndarray:
@@ -135,7 +112,7 @@ def _read(flat: Any, options: list[int], answers: int) -> np.ndarray:
     return np.array(flat.logprobs, np.float32).reshape(tokens.shape)[:, 1:]
 
 
-def _counts(outputs: "list[RequestOutput]") -> Counts:
+def _counts(outputs: list[Any]) -> Counts:
     prompt = sum(len(output.prompt_token_ids or ()) for output in outputs)
     cached = sum(output.num_cached_tokens or 0 for output in outputs)
     return prompt, cached, sum(len(output.outputs[0].token_ids) for output in outputs)

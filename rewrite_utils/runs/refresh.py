@@ -141,7 +141,9 @@ def _child(source: Path, limit: int, sender) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when every notebook asked for is refreshed."""
-    parser = argparse.ArgumentParser(prog="python -m rewrite_utils.runs.refresh", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rewrite_utils.runs.refresh", description=__doc__
+    )
     parser.add_argument("--only", default="", metavar="05-07", help="some notebooks: 05, 00,09")
     parser.add_argument("--sync", action="store_true", help="update the cells, execute nothing")
     asked = parser.parse_args(arguments)

@@ -6,6 +6,8 @@ Every file of a stage that a later process believes is written and read through 
 
 import pickle
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 
 Content = TypeVar("Content")
 DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError)
-DAMAGE += (pickle.UnpicklingError, SafetensorError)
+DAMAGE += (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, zlib.error)
 """What readers of JSON, NumPy, torch and safetensors raise where a file is cut or is another."""
 
 

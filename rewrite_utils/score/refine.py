@@ -30,6 +30,7 @@ from rewrite_utils.latents.windows import (
 )
 from rewrite_utils.llm.batches import in_batches
 from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.score.detection import Asked, judged
 
 MOST = 4

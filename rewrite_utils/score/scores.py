@@ -5,7 +5,7 @@ with the probability of "yes" read from the answer's token, and scores a latent 
 its windows. A latent that cannot be scored is missing, never 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,19 +124,21 @@ def cut(judgements: pd.DataFrame, threshold: str) -> Cut:
 def scores(judgements: pd.DataFrame, *, threshold: str = "half") -> pd.DataFrame:
     """One DetectionScore a latent."""
     where = cut(judgements, threshold)
-    rows = [_score(latent, table, where) for latent, table in _by_latent(judgements)]
+    rows = [_score(latent, *both, where) for latent, *both in _by_latent(judgements)]
     return pd.DataFrame(rows, columns=list(DetectionScore._fields))
 
 
 def intervals(judgements: pd.DataFrame, *, threshold: str = "half", seed: int) -> pd.DataFrame:
     """One WindowIntervals a latent."""
     where = cut(judgements, threshold)
-    rows = [_intervals(latent, table, where, seed) for latent, table in _by_latent(judgements)]
+    rows = [_intervals(latent, *both, where, seed) for latent, *both in _by_latent(judgements)]
     return pd.DataFrame(rows, columns=list(WindowIntervals._fields))
 
 
-def _by_latent(judgements: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    return [(int(latent), table) for latent, table in judgements.groupby("latent", sort=True)]
+def _by_latent(judgements: pd.DataFrame) -> Iterator[tuple[int, ndarray, ndarray]]:
+    """Each latent with which of its windows are active, and their probabilities."""
+    for latent, table in judgements.groupby("latent", sort=True):
+        yield int(latent), table["active"].to_numpy(bool), table["probability"].to_numpy()
 
 
 def _drawn(draw: Draw, latent: int, seed: int) -> Trial:
@@ -157,8 +159,7 @@ def _rows(latent: int, trial: Trial, probability: Float[ndarray, " window"]) -> 
     )
 
 
-def _score(latent: int, table: pd.DataFrame, where: Cut) -> DetectionScore:
-    active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
+def _score(latent: int, active: ndarray, probability: ndarray, where: Cut) -> DetectionScore:
     yes = where.yes(probability)
     hits, alarms = yes[active].sum(), yes[~active].sum()
     n_active, n_other = int(active.sum()), int((~active).sum())
@@ -174,8 +175,9 @@ def _score(latent: int, table: pd.DataFrame, where: Cut) -> DetectionScore:
     )
 
 
-def _intervals(latent: int, table: pd.DataFrame, where: Cut, seed: int) -> WindowIntervals:
-    active, probability = table["active"].to_numpy(bool), table["probability"].to_numpy()
+def _intervals(
+    latent: int, active: ndarray, probability: ndarray, where: Cut, seed: int
+) -> WindowIntervals:
     yes = where.yes(probability)
     return WindowIntervals(
         latent,

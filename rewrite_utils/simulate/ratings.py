@@ -16,7 +16,7 @@ import zarr
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from rewrite_utils.llm.batches import read_kept, unfinished, write_whole
+from rewrite_utils.runs.whole import read_or_none, whole
 
 DIGITS = np.arange(10, dtype=np.float32)
 RESULT = "predictions.zarr"
@@ -74,8 +74,8 @@ class Block:
     """Its latents."""
 
     def __post_init__(self) -> None:
-        """Read what is there; a damaged file is named in a warning and removed."""
-        stored = read_kept(self.file, _stored) or {}
+        """Read what is there; a damaged file is named in a warning and made again."""
+        stored = read_or_none(self.file, _stored) or {}
         self.engines: tuple[str, ...] = tuple(stored.pop(ENGINES, ()))
         """What computed the ratings; several only where it was changed on the way."""
         self.arrays: dict[str, ndarray] = stored
@@ -114,12 +114,8 @@ class Block:
             self.arrays[name][row, column] = values
         self.engines = tuple(dict.fromkeys((*self.engines, engine)))
         stored = self.arrays | {ENGINES: np.array(self.engines)}
-        write_whole(self.file, lambda file: np.savez(file, **stored))
-
-    def remove(self) -> None:
-        """Its files, the unfinished one too."""
-        for file in (self.file, unfinished(self.file)):
-            file.unlink(missing_ok=True)
+        with whole(self.file) as part, part.open("wb") as file:
+            np.savez(file, **stored)
 
 
 def _stored(file: Path) -> dict[str, ndarray]:
@@ -139,11 +135,11 @@ def write_group(folder: Path, blocks: Sequence[Block], *, axis: int, sent: ndarr
     partial = folder / f"{RESULT}.partial"
     group = zarr.open_group(partial, mode="w")
     group.attrs[ENGINES] = [" + ".join(block.engines) for block in blocks]
-    for name, whole in joined.items():
-        chunks = (len(whole), min(256, whole.shape[1]), *whole.shape[2:])
+    for name, values in joined.items():
+        chunks = (len(values), min(256, values.shape[1]), *values.shape[2:])
         # A chunk that is lost must not read as a rating of 0.
-        missing = np.nan if whole.dtype.kind == "f" else False
-        group.create_array(name, data=whole, chunks=chunks, fill_value=missing)
+        missing = np.nan if values.dtype.kind == "f" else False
+        group.create_array(name, data=values, chunks=chunks, fill_value=missing)
     partial.replace(folder / RESULT)
 
 

@@ -160,8 +160,9 @@ def _rate_block(
     found = simulator.rate([(windows[w], texts[j]) for w, j in zip(row, column, strict=True)])
     mass = float(np.median(found.get("mass", 1.0)))
     if mass < least_mass:
+        model = getattr(simulator, "model", "") or _label(simulator)
         raise EngineError(
-            f"{getattr(simulator, 'model', _label(simulator))} gives the ten digits together a "
+            f"{model} gives the ten digits together a "
             f"median probability of {mass:.2f} where a rating belongs: it would write something "
             "else there, and E would be of what it hardly considers. Choose a simulator.model that "
             "follows instructions and does not think first, or set simulate.digits: strings"
@@ -199,4 +200,4 @@ def _blocks(windows: int, latents: int, folder: Path, latents_outside: bool) -> 
 
 def _remove(blocks: Sequence[Block]) -> None:
     for block in blocks:
-        block.remove()
+        block.file.unlink(missing_ok=True)

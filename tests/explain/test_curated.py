@@ -1,5 +1,7 @@
 """The file of sentences kept by hand: what is no such file is one error that names it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pandas as pd
 import pytest
 
@@ -22,3 +24,14 @@ def test_a_file_that_is_no_such_table_is_named_and_kept(tmp_path, content):
     with pytest.raises(ParameterError, match=f"{file} is not the explorer's table"):
         curated.save(file, site="a", coder="x", latent=1, sentence="s", replaced="")
     assert file.read_bytes() == before
+
+
+def test_two_that_save_at_once_lose_nothing(tmp_path):
+    file = tmp_path / "curated.parquet"
+
+    def save(latent: int) -> None:
+        curated.save(file, site="a", coder="x", latent=latent, sentence=f"s{latent}", replaced="")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(16)))
+    assert curated.read(file, site="a", coder="x") == {latent: f"s{latent}" for latent in range(16)}

@@ -174,7 +174,7 @@ def test_mistake_quoted_text_cannot_end_the_turn():
         (" a\nexplanation: words", ("words", "a")),
         (" a\nExplanation: words", ("words", "a")),
         (" a\n**EXPLANATION:** words", ("words", "a")),
-        (" a\n**Explanation**: **words.**", ("words.", "a")),
+        (" a\n**Explanation**: **words.**", ("words", "a")),
         (" a\n**EXPLANATION: words**", ("words", "a")),
         (" a\n\n## Explanation:\twords", ("words", "a")),
         (" a\n- _Explanation_: __init__ and *", ("__init__ and *", "a")),

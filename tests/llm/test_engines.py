@@ -159,19 +159,6 @@ def test_sampling_follows_the_model(engine: TransformersEngine, plain: PreTraine
     assert abs(counts[top] / 2000 - wanted[top]) < 4 * spread
 
 
-def test_a_stop_string_ends_and_is_cut(
-    engine: TransformersEngine, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    prompts = random_prompts()
-    free = engine.generate(prompts, max_tokens=8)
-    row = next(row for row, reply in enumerate(free) if len(reply.text) >= 4)
-    stop = free[row].text[2:4]
-    reply = engine.generate([prompts[row]], max_tokens=8, stop=[stop])[0]
-    assert reply.text == free[row].text[: free[row].text.find(stop)]
-    assert reply.finished
-    assert stop in tokenizer.decode(reply.tokens)
-
-
 def test_nan_weights_are_an_error(engine: TransformersEngine) -> None:
     engine._model.base_model.layers[1].mlp.register_forward_hook(lambda *_: _[-1] * float("nan"))
     with pytest.raises(EngineError, match=r"prompt 0.* are \[nan"):

@@ -221,6 +221,7 @@ print(engine.pid, flush=True)
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
     )
+    assert done.stdout, done.stderr
     assert gone(int(done.stdout)), done.stderr
     assert not list(tmp_path.glob("*.log"))
 

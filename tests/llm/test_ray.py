@@ -69,7 +69,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def run(engine: Any, folder: Path) -> dict[str, bytes]:
     folder.mkdir()
     simulator = open_simulator(Simulate(align=8), engine)
-    how = {"name": "test", "least_mass": 0}  # random weights care little for digits
+    how = {"name": "test", "least_mass": 0.0}  # random weights care little for digits
     simulate(WINDOWS, SENTENCES, simulator, folder=folder, **how)
     return bytes_of(folder)
 

@@ -28,7 +28,7 @@ from rewrite_utils.simulate.digits import DigitReader, digit_strings
 ALL = Simulate(mode="all", align=8)
 WINDOWS = [Window.of(["On", " the", f" {word}", "\n", "é"]) for word in ("red", "sea", "hat")]
 SENTENCES = {2: "colours", 6: "waters"}
-ANY = {"name": "test", "least_mass": 0}
+ANY = {"name": "test", "least_mass": 0.0}
 """Random weights care little for digits."""
 
 

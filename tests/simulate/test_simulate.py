@@ -344,7 +344,7 @@ def test_a_kill_while_a_block_is_written_leaves_no_half_block(tmp_path, monkeypa
     run(tmp_path / "whole")
 
     def dying(file, **arrays):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez", dying)

@@ -10,6 +10,7 @@ from splice_cases import (
     by_hand,
     coder_for,
     generator,
+    given_losses,
     hooks_left,
     logits_of,
     some_positions,
@@ -30,7 +31,6 @@ from rewrite_utils.subject.splice import (
     Untouched,
     arm_losses,
     hooked,
-    patched_losses,
     spliced,
     substituted,
     zero_latents,
@@ -99,7 +99,7 @@ def test_everything_is_restored_after_exceptions(subject, plain, rows, hookpoint
     with pytest.raises(RuntimeError, match="broken source"):
         arm_losses(subject, coder, hookpoint, [Broken()], rows, some_positions(rows))
     with pytest.raises(RuntimeError):  # inside the upper layers: outputs of a wrong width
-        patched_losses(subject, hookpoint, rows, torch.full((4,), 3), torch.zeros(4, 2, 7))
+        given_losses(subject, hookpoint, rows, torch.full((4,), 3), torch.zeros(4, 2, 7))
     assert hooks_left(subject) == []
     assert torch.equal(subject.bridge(rows), plain(rows).logits)
 
@@ -112,7 +112,7 @@ def test_failure_above_the_splice_gives_back_the_blocks_below(
 
     monkeypatch.setattr("rewrite_utils.subject.splice.resuming._fork", fail)
     with pytest.raises(RuntimeError, match="no memory"):
-        patched_losses(subject, hookpoint, rows, torch.full((4,), 3), torch.zeros(4, 2, WIDTH))
+        given_losses(subject, hookpoint, rows, torch.full((4,), 3), torch.zeros(4, 2, WIDTH))
     assert hooks_left(subject) == []
     assert torch.equal(subject.bridge(rows), plain(rows).logits)
 

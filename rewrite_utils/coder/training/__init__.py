@@ -10,16 +10,3 @@ from rewrite_utils.coder.training.batches import Batches, Pair, TensorBatches, o
 from rewrite_utils.coder.training.loop import TrainingResult, train
 from rewrite_utils.coder.training.settings import TrainingRecord, TrainingSettings, learning_rate
 from rewrite_utils.coder.training.signum import ScheduleFreeSignum
-
-__all__ = [
-    "Batches",
-    "Pair",
-    "ScheduleFreeSignum",
-    "TensorBatches",
-    "TrainingRecord",
-    "TrainingResult",
-    "TrainingSettings",
-    "learning_rate",
-    "order_of",
-    "train",
-]

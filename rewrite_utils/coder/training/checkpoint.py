@@ -9,7 +9,7 @@ named in a warning and not used.
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,27 +17,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewrite_utils.coder.config import CoderConfig
-from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.coder.sparse import WEIGHTS, SparseCoder
 from rewrite_utils.coder.training.settings import TrainingRecord, TrainingSettings
 from rewrite_utils.runs.whole import read_or_none, whole
 
 _FREE = {"record_every", "save_every"}  # settings that do not change the weights
 
 
-@runtime_checkable
-class Resumable(Protocol):
-    """A run that can be saved."""
+class Checkpoint(NamedTuple):
+    """A training that has been stopped."""
 
-    coder: SparseCoder
-    step: int
-
-    def state(self) -> dict[str, Any]:
-        """All but the coder's weights."""
-        ...
-
-    def set_state(self, coder: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Continue from there."""
-        ...
+    weights: dict[str, Tensor]
+    """The coder's."""
+    state: dict[str, Any]
+    """All else that a continued training needs."""
 
 
 class TrainingFolder:
@@ -67,16 +60,16 @@ class TrainingFolder:
             return None
         return coder.requires_grad_(False), [TrainingRecord(*record) for record in done["records"]]
 
-    def write(self, run: Resumable) -> None:
-        """Save a checkpoint, then remove the older ones."""
+    def write(self, coder: SparseCoder, state: dict[str, Any]) -> None:
+        """Save a checkpoint of ``state["step"]`` steps, then remove the older ones."""
         if _first_process():
             temporary = self.folder / ".checkpoint"
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            weights = {k: v.detach().contiguous() for k, v in run.coder.state_dict().items()}
-            save_file(weights, temporary / "sae.safetensors")
-            torch.save({"what": self.what, **run.state()}, temporary / "training.pt")
-            older, new = self._checkpoints(), self.folder / f"checkpoint-{run.step:08d}"
+            weights = {k: v.detach().contiguous() for k, v in coder.state_dict().items()}
+            save_file(weights, temporary / WEIGHTS)
+            torch.save({"what": self.what, **state}, temporary / "training.pt")
+            older, new = self._checkpoints(), self.folder / f"checkpoint-{state['step']:08d}"
             if new in older:  # a damaged one
                 shutil.rmtree(new)
                 older.remove(new)
@@ -85,15 +78,13 @@ class TrainingFolder:
                 shutil.rmtree(path)
         _wait()
 
-    def restore(self, run: Resumable) -> bool:
-        """Continue from the newest checkpoint that can be read; False if there is none."""
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read; None if there is none."""
         for path in reversed(self._checkpoints()):
             if (found := read_or_none(path, _read)) is not None:
-                weights, state = found
-                self._same(state.pop("what"), path)
-                run.set_state(weights, state)
-                return True
-        return False
+                self._same(found.state.pop("what"), path)
+                return found
+        return None
 
     def finish(self, coder: SparseCoder, records: list[TrainingRecord]) -> None:
         """Save the coder and its records; remove the checkpoints."""
@@ -117,10 +108,9 @@ class TrainingFolder:
                 )
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The coder's weights, and everything else."""
-    state = torch.load(checkpoint / "training.pt", weights_only=True)
-    return load_file(checkpoint / "sae.safetensors"), state
+def _read(folder: Path) -> Checkpoint:
+    state = torch.load(folder / "training.pt", weights_only=True)
+    return Checkpoint(load_file(folder / WEIGHTS), state)
 
 
 def _first_process() -> bool:

@@ -20,7 +20,7 @@ from rewrite_utils.coder.config import CoderConfig
 from rewrite_utils.coder.fvu import total_variance
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.coder.training.batches import Batches, Pair
-from rewrite_utils.coder.training.checkpoint import TrainingFolder
+from rewrite_utils.coder.training.checkpoint import Checkpoint, TrainingFolder
 from rewrite_utils.coder.training.loss import CoderLoss, StepOutput
 from rewrite_utils.coder.training.settings import TrainingRecord, TrainingSettings, learning_rate
 from rewrite_utils.coder.training.signum import ScheduleFreeSignum
@@ -57,7 +57,9 @@ def train(
     if saved is not None and (finished := saved.finished()) is not None:
         return TrainingResult(*finished)
     run = _Run(config, batches, settings)
-    if saved is None or not saved.restore(run):
+    if saved is not None and (stopped := saved.newest()) is not None:
+        run.resume(stopped)
+    else:
         run.centre()
     with tqdm(total=steps, initial=run.step, desc="training", disable=_rank() > 0) as bar:
         while run.step < steps:
@@ -65,7 +67,7 @@ def train(
             bar.set_postfix(run.progress(), refresh=False)
             bar.update()
             if saved is not None and run.step % settings.save_every == 0:
-                saved.write(run)
+                saved.write(run.coder, run.state())
             if on_step is not None:
                 on_step(run.step)
     coder = run.finish()
@@ -204,9 +206,10 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def set_state(self, coder: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def resume(self, stopped: Checkpoint) -> None:
         """Continue from what `state` gave."""
-        self.coder.load_state_dict(coder)
+        weights, state = stopped
+        self.coder.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.tokens = state["step"], state["tokens"]
         self.silent = state["silent"].to(self.silent.device)
@@ -218,26 +221,23 @@ class _Run:
 
 
 class _Window:
-    """Sums since the last record."""
+    """Sums since the last record; a continued run times only its own steps."""
 
     def __init__(
         self, steps: int = 0, tokens: int = 0, fvu: float = 0.0, active: float = 0.0
     ) -> None:
         self.steps, self.tokens, self.fvu, self.active = steps, tokens, fvu, active
-        self._timed, self._started = 0, time.perf_counter()
+        self._untimed, self._started = tokens, time.perf_counter()
 
     def add(self, tokens: int, fvu: float, active: float) -> None:
-        self.steps += 1
-        self.tokens += tokens
-        self.fvu += fvu
-        self.active += active
-        self._timed += tokens
+        self.steps, self.tokens = self.steps + 1, self.tokens + tokens
+        self.fvu, self.active = self.fvu + fvu, self.active + active
 
     def sums(self) -> tuple[int, int, float, float]:
         return self.steps, self.tokens, self.fvu, self.active
 
     def tokens_per_second(self) -> float:
-        return self._timed / (time.perf_counter() - self._started)
+        return (self.tokens - self._untimed) / (time.perf_counter() - self._started)
 
 
 def _reason(x: Tensor, y: Tensor, variance: float, fvu: float) -> str:

@@ -17,7 +17,14 @@ from rewrite_utils.runs.plan.lengths import (
 )
 from rewrite_utils.runs.plan.ratings import predictions, rated, stored
 from rewrite_utils.runs.plan.shapes import ModelShape, PlanError, shape
-from rewrite_utils.runs.plan.splicing import alone, at_once, checkpoints, rewrite, studies, usefulness
+from rewrite_utils.runs.plan.splicing import (
+    alone,
+    at_once,
+    checkpoints,
+    rewrite,
+    studies,
+    usefulness,
+)
 from rewrite_utils.simulate.ways import asked_as
 
 CACHED = SPLITS[1:]

@@ -1,8 +1,8 @@
 """Next-token losses with one position replaced at a time, many positions and arms in one pass.
 
-In: rows, positions, the outputs to put there. Out: loss and KL of each (position, arm). The clean
-row is run once; each patched token then passes the layers above the splice only, reading the clean
-keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
+In: rows, positions, the sources of what is put there. Out: loss and KL of each (position, arm). The
+clean row is run once; each patched token then passes the layers above the splice only, reading the
+clean keys and values of its past and its own patched ones. Equal to one row a position. Paper §6.
 """
 
 import functools
@@ -61,9 +61,6 @@ class Clean(NamedTuple):
     """Next-token log-probabilities."""
 
 
-_Replace = Callable[[Clean, Tensor, Tensor], Float[Tensor, "batch s arm d_model"]]
-"""(clean pass over some rows, their indices [batch], positions [batch s]) → what stands there."""
-
 Later = Callable[[Tensor, Tensor, Tensor], Sequence[Hook]]
 """(indices of rows [batch], positions [batch query], arms [query]) → hooks on the layers above."""
 
@@ -76,53 +73,7 @@ def at_positions(
     return mask.scatter(1, positions.cpu()[:, None], True)
 
 
-def patched_losses(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    rows: Int[Tensor, "batch pos"],
-    positions: Int[Tensor, " batch"],
-    outputs: Float[Tensor, "batch arm d_model"],
-    *,
-    tokens: int = TOKENS,
-) -> PatchedLosses:
-    """One patched position a row, as in the paper: [batch arm], [batch] and [batch arm].
-
-    ``tokens``: patched tokens passed at once. ValueError at the BOS or where no token follows.
-    """
-    mask = at_positions(rows, positions)
-    found = grid_losses(
-        subject,
-        hookpoint,
-        rows,
-        mask,
-        lambda clean, these, where: outputs[these, None],
-        n_arms=outputs.shape[1],
-        tokens=tokens,
-    )
-    return PatchedLosses(*(grid[mask] for grid in found))
-
-
-def patched_losses_everywhere(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    rows: Int[Tensor, "batch pos"],
-    positions: Bool[Tensor, "batch pos"],
-    outputs: Float[Tensor, "batch pos arm d_model"],
-    *,
-    tokens: int = TOKENS,
-) -> PatchedLosses:
-    """``patched_losses`` at every True position, each alone: [batch pos arm], NaN elsewhere."""
-    return grid_losses(
-        subject,
-        hookpoint,
-        rows,
-        positions.cpu(),
-        lambda clean, these, where: outputs[these[:, None], where],
-        n_arms=outputs.shape[2],
-        tokens=tokens,
-    )
-
-
+@torch.no_grad()
 def arm_losses(
     subject: Subject,
     coder: Coder | None,
@@ -132,72 +83,47 @@ def arm_losses(
     positions: Bool[Tensor, "batch pos"],
     *,
     tokens: int = TOKENS,
+    later: Later | None = None,
 ) -> ArmLosses:
     """Every source at every True position, each patched alone; the coder is run on the way.
 
-    The sources' values belong to ``rows``. Raises as ``spliced`` and ``patched_losses`` do.
+    The sources' values belong to ``rows``. ``tokens``: patched tokens passed at once. ``later``
+    changes what happens above the splice. Raises as ``spliced`` does, and ValueError at the BOS or
+    where no token follows.
     """
     require_fit(subject, coder, hookpoint)
     mask = positions.cpu()
-    error = torch.full((*rows.shape, len(sources)), torch.nan)
-
-    def replace(clean: Clean, these: Tensor, where: Tensor) -> Tensor:
-        arms = arm_outputs(coder, sources, clean, these, where, n_rows=len(rows))
-        squares = (arms - clean.outputs[:, :, None]).square().sum(-1)
-        error[these[:, None], where] = squares.cpu()
-        return arms
-
-    found = grid_losses(subject, hookpoint, rows, mask, replace, n_arms=len(sources), tokens=tokens)
-    scored = PatchedLosses(*(grid[mask] for grid in found))
+    _require_scorable(mask)
+    loss, kl, error = (torch.full((*rows.shape, len(sources)), torch.nan) for _ in range(3))
+    base = torch.full(rows.shape, torch.nan)
+    for these, where in _rectangles(mask, len(sources), tokens):
+        part = rows[these].to(subject.device)
+        clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
+        site = _site(coder, clean, these, where, n_rows=len(rows))
+        arms = torch.stack([source.output(site) for source in sources], dim=1)
+        squares = (arms - site.outputs[:, None]).square().sum(-1)
+        outputs = arms.unflatten(0, where.shape).to(clean.after)
+        above = functools.partial(later, these) if later else None
+        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
+        at = these[:, None], where
+        loss[at], base[at], kl[at] = (x.cpu() for x in found)
+        error[at] = squares.unflatten(0, where.shape).cpu()
+    scored = PatchedLosses(loss[mask], base[mask], kl[mask])
     return ArmLosses(scored, error[mask], *mask.nonzero(as_tuple=True))
 
 
-def arm_outputs(
+def _site(
     coder: Coder | None,
-    sources: Sequence[Source],
     clean: Clean,
     these: Int[Tensor, " batch"],
     where: Int[Tensor, "batch s"],
     *,
     n_rows: int,
-) -> Float[Tensor, "batch s arm d_model"]:
-    """What each source puts at the scored positions of the rows ``these``."""
+) -> Site:
+    """The scored positions of the rows ``these``, as the sources see them."""
     inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
     row = these.repeat_interleave(where.shape[1])
-    site = Site(coder, inputs, outputs, row, where.flatten(), n_rows)
-    arms = torch.stack([source.output(site) for source in sources], dim=1)
-    return arms.unflatten(0, where.shape)
-
-
-@torch.no_grad()
-def grid_losses(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    rows: Int[Tensor, "batch pos"],
-    mask: Bool[Tensor, "batch pos"],
-    replace: _Replace,
-    *,
-    n_arms: int,
-    tokens: int,
-    later: Later | None = None,
-) -> PatchedLosses:
-    """The common core, as grids [batch pos …] that are NaN outside the mask.
-
-    ``later`` changes what happens above the first splice.
-    """
-    subject.hookpoint(hookpoint.name)
-    _require_scorable(mask)
-    loss, kl = (torch.full((*rows.shape, n_arms), torch.nan) for _ in range(2))
-    base = torch.full(rows.shape, torch.nan)
-    for these, where in _rectangles(mask, n_arms, tokens):
-        part = rows[these].to(subject.device)
-        clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
-        outputs = replace(clean, these, where).to(clean.after)
-        above = functools.partial(later, these) if later else None
-        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
-        at = these[:, None], where
-        loss[at], base[at], kl[at] = (x.cpu() for x in found)
-    return PatchedLosses(loss, base, kl)
+    return Site(coder, inputs, outputs, row, where.flatten(), n_rows)
 
 
 def _require_scorable(mask: Bool[Tensor, "batch pos"]) -> None:

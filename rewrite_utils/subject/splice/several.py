@@ -19,13 +19,7 @@ from rewrite_utils.subject.splice.context import (
     require_fit,
     splice_hooks,
 )
-from rewrite_utils.subject.splice.patching import (
-    TOKENS,
-    Clean,
-    PatchedLosses,
-    arm_outputs,
-    grid_losses,
-)
+from rewrite_utils.subject.splice.patching import TOKENS, PatchedLosses, arm_losses
 from rewrite_utils.subject.splice.sources import Coder, Site, Source
 
 
@@ -70,25 +64,20 @@ def losses_at_once(
     ``spliced_at_once`` on one row a position. Raises as that and ``arm_losses`` do.
     """
     first, *rest = ascending(subject, spots)
-    mask = positions.cpu()
-
-    def replace(clean: Clean, these: Tensor, where: Tensor) -> Tensor:
-        return arm_outputs(first.coder, first.sources, clean, these, where, n_rows=len(rows))
 
     def later(these: Tensor, at: Tensor, arm: Tensor) -> list[Hook]:
         return [hook for spot in rest for hook in _arm_hooks(spot, these, at, arm, len(rows))]
 
-    found = grid_losses(
+    return arm_losses(
         subject,
+        first.coder,
         first.hookpoint,
+        first.sources,
         rows,
-        mask,
-        replace,
-        n_arms=len(first.sources),
+        positions,
         tokens=tokens,
         later=later,
-    )
-    return PatchedLosses(*(grid[mask] for grid in found))
+    ).losses
 
 
 def ascending(subject: Subject, spots: Sequence[Spot]) -> list[Spot]:

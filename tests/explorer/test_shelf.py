@@ -1,0 +1,150 @@
+"""What the explorer knows of a latent: one latent alone, and numbers by hand."""
+
+import numpy as np
+import pytest
+import torch
+from splice_cases import HOOKPOINTS, coder_for
+
+from rewrite_utils.explain import logits
+from rewrite_utils.explorer import Shelf, alone, windows
+from rewrite_utils.latents import neighbours
+from rewrite_utils.stages import SiteStages
+from rewrite_utils.stats import auroc, auroc_value
+from rewrite_utils.subject.splice import GivenLatents, OneLatent, Site, TrueLatents
+
+ATTACK = '<script>alert("x")</script>'
+
+
+def test_one_latent_overwritten_is_the_general_splice_with_one_column():
+    coder = coder_for(HOOKPOINTS[0])
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(6, coder.config.d_in, generator=generator)
+    site = Site(coder, x, x, torch.arange(6), torch.ones(6).long(), 6)
+    values = torch.rand(6, generator=generator)
+    mask = torch.zeros(coder.config.num_latents, dtype=torch.bool)
+    mask[2] = True
+    wide = torch.zeros(6, coder.config.num_latents)
+    wide[:, 2] = values
+    with torch.no_grad():
+        ours = OneLatent(2, values).output(site)
+        expected = GivenLatents(wide, mask.expand(6, -1)).output(site)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_at_its_own_truth_costs_nothing_more():
+    coder = coder_for(HOOKPOINTS[0])
+    x = torch.randn(5, coder.config.d_in, generator=torch.Generator().manual_seed(3))
+    site = Site(coder, x, x, torch.arange(5), torch.ones(5).long(), 5)
+    with torch.no_grad():
+        kept = OneLatent(1, site.dense[:, 1]).output(site)
+        assert torch.equal(kept, TrueLatents().output(site))
+
+
+def test_zero_in_a_silent_latent_s_place_is_the_truth(shelf):
+    held = shelf.rated["split"] == "evaluate"
+    for place, latent in enumerate(shelf.latents):
+        mine = shelf.losses[latent].pivot(index="window", columns="arm", values="loss")
+        silent = shelf.true[held, place] == 0
+        np.testing.assert_allclose(mine["zero"][silent], mine["truth"][silent], atol=1e-5)
+
+
+def test_the_verdict_is_paired_against_the_truth(shelf):
+    latent = shelf.latents[0]
+    mine = shelf.losses[latent]
+    table_ = shelf.reading(latent).alone.set_index("arm")
+    assert list(table_.index) == list(alone.ARMS)
+    for arm in ("sentence", "mean"):
+        loss = mine[mine["arm"] == arm].sort_values("window")["loss"].to_numpy()
+        truth = mine[mine["arm"] == "truth"].sort_values("window")["loss"].to_numpy()
+        assert table_.loc[arm, "over_truth"].value == pytest.approx((loss - truth).mean(), abs=1e-6)
+    assert table_.loc["truth", "over_truth"].value == 0
+
+
+def test_auroc_by_hand_and_its_interval_holds_it():
+    active, score = np.array([1, 1, 0, 0, 0], bool), np.array([3.0, 1.0, 1.0, 0.0, 2.0])
+    value, low, high = auroc(active, score, seed=0)
+    assert value == pytest.approx((3 + 1.5) / 6) == auroc_value(active, score)
+    assert 0 <= low <= value <= high <= 1
+
+
+@pytest.mark.parametrize("active", [np.zeros(3, bool), np.ones(3, bool)])
+def test_auroc_of_one_class_is_not_a_number(active):
+    assert np.isnan(auroc(active, np.arange(3.0), seed=0)).all()
+
+
+def test_worst_errors_come_first_and_every_window_has_one_kind(shelf):
+    rated = shelf.reading(shelf.latents[1]).rated
+    kinds = windows.errors(rated)
+    gap = np.abs(rated["predicted"] - rated["true"]).to_numpy()
+    for chosen in kinds.values():
+        assert (np.diff(gap[chosen]) <= 0).all()
+    everything = np.concatenate(list(kinds.values()))
+    assert len(set(everything.tolist())) == len(everything) <= len(gap)
+    assert (rated["true"][kinds["worst false positives"]] == 0).all()
+    assert (rated["true"][kinds["worst misses"]] > 0).all()
+
+
+def test_the_readings_are_the_run_s_own_numbers(shelf):
+    site, latent = shelf.site, shelf.latents[2]
+    rated = shelf.reading(latent).rated
+    held = rated[rated["split"] == "evaluate"]
+    np.testing.assert_array_equal(held["true"], site.true("evaluate")[:, 2])
+    headline = site.estimates[site.params.rewrite.headline].values[:, 2]
+    np.testing.assert_allclose(held["predicted"], headline)
+
+
+def test_cofiring_is_the_jaccard_overlap(shelf):
+    dense = np.zeros((shelf.cache.tokens.size, shelf.cache.n_latents), bool)
+    for latent in range(shelf.cache.n_latents):
+        own = shelf.cache.of(latent)
+        dense[own.rows * shelf.cache.tokens.shape[1] + own.positions, latent] = True
+    first = dense[:, [3]]
+    expected = (first & dense).sum(0) / np.maximum((first | dense).sum(0), 1)
+    np.testing.assert_allclose(neighbours.cofiring(shelf.cache, 3), expected)
+
+
+def test_a_latent_is_not_its_own_neighbour(shelf):
+    values = neighbours.cosines(shelf.site.coder, 4)
+    assert values[4] == pytest.approx(1, abs=1e-5)
+    assert 4 not in dict(neighbours.nearest(values, 4, count=20))
+
+
+def test_logits_follow_the_direct_path(shelf):
+    site = shelf.site
+    found = logits.promoted(site.subject, site.coder, 1, count=3)
+    effect = logits.direct_effect(site.subject, site.coder.W_dec[1].detach())
+    assert effect.mean().abs() < 1e-4 and effect.std() == pytest.approx(1, abs=1e-3)
+    values = [value for _, value in found.raised]
+    assert values == sorted(values, reverse=True) and found.lowered[0][1] < 0 < values[0]
+
+
+def test_f1_and_its_interval_are_cut_where_the_run_cuts(world):
+    """A judge whose every yes is below one half: F1 and interval 0 at ½, not at the prior's cut."""
+    found = []
+    for run in (world.again(), world.again(score__threshold="prior")):
+        shelf = Shelf(SiteStages(run, "mlp"))
+        judged = shelf.site.judgements_of("detection")
+        weak = judged.assign(probability=np.where(judged["active"], 0.4, 0.1))
+        shelf.site.judgements_of = lambda kind, weak=weak: weak
+        found.append(shelf.reading(shelf.latents[0]).scores[2])
+    assert [one.name for one in found] == ["detection F1 at 0.50", "detection F1 at 0.40"]
+    assert [one.found for one in found] == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_scores_have_floors_and_detection_belongs_to_the_judged_sentence(shelf):
+    reading = shelf.reading(shelf.latents[0])
+    names = [one.name for one in reading.scores]
+    assert names == ["rating AUROC", "detection AUROC", "detection F1 at 0.50"]
+    share = reading.scores[2].firing / (reading.scores[2].firing + reading.scores[2].silent)
+    assert reading.scores[2].floor == pytest.approx(2 * share / (1 + share))
+    said = reading.rated["expected"].to_numpy(), reading.rated["predicted"].to_numpy()
+    losses = shelf.losses[reading.latent]
+    other = shelf.read(reading.latent, "another one", "yours", *said, losses)
+    assert [one.name for one in other.scores] == ["rating AUROC"]
+    assert other.scores[0] == reading.scores[0]
+
+
+def test_what_a_text_of_one_s_own_writes_is_text(shelf):
+    ids = shelf.ids("write <bos> here")
+    assert shelf.site.subject.bos not in ids
+    assert shelf.site.subject.tokenizer.decode(ids) == "write <bos> here"
