@@ -28,16 +28,18 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
+import pandas as pd
+
 from rewrite_utils.explorer import LatentExplorer
-from rewrite_utils.report import plots
+from rewrite_utils.report import coders, display, figures, verdicts
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
 site = next(iter(sites.values()))
-plots.use_style()
+made = figures.Provenance.of(run.params, run.opened)
+figures.use_style()
 
 # %% [markdown]
 # ## At scale
@@ -46,15 +48,9 @@ plots.use_style()
 # ### The experiment, drawn (the paper's figure 2)
 
 # %%
-figure = plots.pipeline()
-report.keep(
-    run,
-    "00_pipeline",
-    figure,
-    report.stage_table(run),
-    unit="stage",
-    n=len(report.stage_table(run)),
-)
+verdict = {name: one.verdict for name, one in sites.items()}
+stages = pd.DataFrame(run.opened.items(), columns=["stage", "hash"])
+figures.keep(made, "00_pipeline", figures.pipeline(), stages, unit="stage", n=len(stages))
 
 # %% [markdown]
 # ### The layer
@@ -62,7 +58,7 @@ report.keep(
 # What the model loses when this MLP's output is replaced: by the coder, by its mean, by nothing.
 
 # %%
-report.frame(report.arms_shown({site.name: site}))
+display.frame(coders.arms(site.quality.assign(site=site.name)))
 
 # %% [markdown]
 # ### One latent
@@ -78,7 +74,9 @@ LatentExplorer(site)
 # ### What the rewrite does to the model
 
 # %%
-report.headline(run, "00_tour", report.rewrite_headline(run, sites))
+said = verdicts.headline(verdict, run.params.rewrite.headline)
+run.headline("00_tour", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* One latent, chosen because it carries much, is no sample. The notebooks

@@ -28,14 +28,13 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
@@ -67,9 +66,9 @@ print(f"{at.input_hook} → {at.output_hook}: {len(x)} tokens, {x.shape[1]} numb
 
 # %% [markdown]
 # **The encoder asks every latent and keeps the k strongest answers.** Each row of `W_enc` is one
-# question put to x. The ReLU drops every no, and of the yeses only those pass that reach the bar:
-# the k-th largest answer of the token. What is left, nearly all zeros, is z, the latents of that
-# token. (An SAE first takes `b_dec` off x; a coder without k has a bar of its own for each latent.)
+# question put to x; the ReLU drops every no, and only the k loudest yeses reach the bar. What is
+# left, nearly all zeros, is z: the latents of that token. (An SAE first takes `b_dec` off x; a
+# coder without k has a bar of its own for each latent.)
 
 # %%
 read = x - coder.b_dec if coder.config.shifts_input else x
@@ -124,6 +123,14 @@ assert torch.allclose(unexplained, fvu(y, y_hat))
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.report import coders, curves, display, figures, tables
+from rewrite_utils.stages import CACHED_SPLITS
+
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### The place
 #
@@ -131,11 +138,9 @@ assert torch.allclose(unexplained, fvu(y, y_hat))
 # and its output takes the place of the MLP's.
 
 # %%
-report.table(
-    [
-        (name, s.hookpoint.name, s.hookpoint.input_hook, s.hookpoint.output_hook)
-        for name, s in sites.items()
-    ],
+places = [(name, site.hookpoint) for name, site in sites.items()]
+display.table(
+    [(name, point.name, point.input_hook, point.output_hook) for name, point in places],
     ["site", "hookpoint", "coder reads", "coder replaces"],
 )
 
@@ -145,23 +150,14 @@ report.table(
 # One Adam run over cached activations; the BOS is never among them. FVU is Σ|y−ŷ|² / Σ|y−ȳ|².
 
 # %%
-figure, axes = plots.panels(len(sites))
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    plots.training_curve(
-        axis,
-        site.training,
-        title=f"{name}: {site.coder.config.num_latents} latents, k = {site.coder.config.k}",
-    )
-report.keep(
-    run,
-    "01_training",
-    figure,
-    report.stacked(
-        {name: s.training.drop(columns="tokens_per_second") for name, s in sites.items()}
-    ),
-    unit="step",
-    n=sum(len(s.training) for s in sites.values()),
-)
+training = {name: site.training.drop(columns="tokens_per_second") for name, site in sites.items()}
+figure, places = figures.places(training)
+for (axis,), name, records in places:
+    config = sites[name].coder.config
+    title = f"{name}: {config.num_latents} latents, k = {config.k}"
+    curves.training(axis, records, title=title)
+records = tables.stacked(training)
+figures.keep(made, "01_training", figure, records, unit="step", n=len(records))
 
 # %% [markdown]
 # ### What it is worth
@@ -171,7 +167,8 @@ report.keep(
 # latents can win or lose. `recovered` is the share kept of what the output is worth.
 
 # %%
-report.frame(report.arms_shown(sites))
+quality = tables.stacked({name: site.quality for name, site in sites.items()})
+display.frame(coders.arms(quality))
 
 # %% [markdown]
 # ### What a good coder looks like
@@ -179,20 +176,35 @@ report.frame(report.arms_shown(sites))
 # In one row a coder: what it keeps, what it leaves to its latents, how many fire, how often.
 
 # %%
-report.frame(report.shown_coders(report.coder_table(sites)))
+splits = CACHED_SPLITS[:1] if run.params.corpus.faithful else CACHED_SPLITS
+rows = {}
+for name, site in sites.items():
+    rate, tokens = coders.rates([site.cache(split) for split in splits])
+    random, config = site.settings.coder == "random", site.coder.config
+    rows[name] = coders.row(
+        site.quality, config, site.hookpoint, rate, tokens=tokens, random=random
+    )
+table = pd.DataFrame([{"site": name} | row for name, row in rows.items()])
+display.frame(coders.shown(table))
 
 # %% [markdown]
 # Beside it, as committed: transcoder with and without skip, SAE, and random weights, at every
 # block of the mini-Pythia (notebook 11 on `params/beyond/kinds.yaml` makes this table).
 
 # %%
-report.frame(report.shown_coders(report.committed_coders("kinds")))
+display.frame(coders.shown(coders.committed("kinds")))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "01_coder", report.coder_headline(sites))
+said = "; ".join(
+    f"{row.site}: FVU {row.FVU:.2f}, coder {row.delta:+.2f} nat, "
+    f"range {row.range:.2f} nat (n = {row.rows} rows)"
+    for row in table.itertuples()
+)
+run.headline("01_coder", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* The coder is trained on little text; a better one would have a lower FVU

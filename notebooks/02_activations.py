@@ -26,23 +26,21 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
 #
 # One latent along one row of text. k latents fire on every token, so on average a latent fires on k
-# / width of the tokens; the one to look at is the described latent nearest to that, a typical one,
-# and the notebooks up to 07 stay with it. `site.collector` is the subject in the precision that
-# activations are collected in.
+# / width of the tokens; of the latents that will get a sentence, look at the one nearest to that
+# average. The notebooks up to 07 stay with this typical latent. (`site.collector` is the subject in
+# the precision that activations are collected in.)
 
 # %%
 import matplotlib.pyplot as plt
@@ -116,12 +114,21 @@ assert np.isclose(along[peak], cache.maximum[latent], rtol=0.01)
 # %% [markdown]
 # ## At scale
 
+# %%
+import numpy as np
+import pandas as pd
+
+from rewrite_utils.report import curves, display, figures, tables
+from rewrite_utils.stages import CACHED_SPLITS
+
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### The four parts
 
 # %%
 corpus = next(iter(sites.values())).corpus
-report.table(
+display.table(
     [
         (split, len(corpus.rows(split)), corpus.documents(split), corpus.tokens(split))
         for split in ("train", *CACHED_SPLITS)
@@ -133,11 +140,15 @@ report.table(
 # ### How often latents fire
 
 # %%
-figure, axes = plots.panels(len(sites))
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    plots.firing_rates(axis, site.cache("explain").rate, title=f"{name}: {site.hookpoint.name}")
-rates = report.stacked({name: report.rates(site) for name, site in sites.items()})
-report.keep(run, "02_firing_rates", figure, rates, unit="latent", n=len(rates))
+rates, caches = {}, {name: site.cache("explain") for name, site in sites.items()}
+figure, places = figures.places(caches)
+for (axis,), name, cache in places:
+    curves.firing_rates(axis, cache.rate, title=f"{name}: {sites[name].hookpoint.name}")
+    told = {"latent": np.arange(cache.n_latents), "rate": cache.rate, "mean": cache.mean}
+    told |= {"maximum": cache.maximum, "energy": sites[name].energy}
+    rates[name] = pd.DataFrame(told)
+every = tables.stacked(rates)
+figures.keep(made, "02_firing_rates", figure, every, unit="latent", n=len(every))
 
 # %% [markdown]
 # ### What latents fire on
@@ -146,13 +157,23 @@ report.keep(run, "02_firing_rates", figure, rates, unit="latent", n=len(rates))
 # activation, on the latent's own scale.
 
 # %%
-report.latent_windows(sites, latents=3, windows=3)
+sum(
+    display.strongest(caches[name], latent, site.texts, windows=3, title=f"{name}, latent {latent}")
+    for name, site in sites.items()
+    for latent in np.argsort(-site.energy, kind="stable")[:3].tolist()
+)
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "02_activations", report.firing_headline(sites))
+said = "; ".join(
+    f"{name}: {(cache.counts > 0).sum()} of {cache.n_latents} latents fire, "
+    f"mean rate {cache.rate.mean():.3f} (n = {cache.n_tokens:,} tokens)"
+    for name, cache in caches.items()
+)
+run.headline("02_activations", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* A latent that fires on a tenth of all tokens is no sparse feature; narrow

@@ -27,22 +27,17 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.explain import asking as explain
-from rewrite_utils.llm import prompts
-from rewrite_utils.report import plots
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
 
 # %% [markdown]
 # ## By hand
 #
-# One latent, from its numbers to its sentence. An LLM reads text, so all that it is to know has to
-# become text first.
+# The latent of notebook 02, from its numbers to its sentence. An LLM reads text, so all that it is
+# to know has to become text first.
 
 # %%
 import numpy as np
@@ -125,6 +120,13 @@ assert sentence == said["sentence"] or asked.delphi or latent in site.curated
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.explain import asking as explain
+from rewrite_utils.llm import prompts
+from rewrite_utils.report import display, tables
+
 # %% [markdown]
 # ### What the explainer is told
 #
@@ -142,21 +144,36 @@ print(next(iter(sites.values())).shown())
 # ### The sentences
 
 # %%
-report.sentences(sites, most=12)
+shown = {}
+for name, site in sites.items():
+    told, rate = site.explanations.head(12), site.cache("explain").rate
+    none = "(no sentence: " + told["reply"].map(repr) + ")"
+    fires = [f"{rate[latent]:.1%}" for latent in told["latent"]]
+    sentences = told["sentence"].fillna(none)
+    shown[name] = pd.DataFrame({"latent": told["latent"], "fires on": fires, "sentence": sentences})
+display.frame(tables.stacked(shown))
 
 # %% [markdown]
 # ### What they cost, and how often none came
 
 # %%
-report.frame(
-    report.llm_costs({name: site.written_stage for name, site in sites.items()}, what="explanation")
-)
+facts = {name: site.written_stage.manifest["facts"] for name, site in sites.items()}
+display.frame(tables.llm_costs(facts, what="explanation"))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "03_explanations", report.explanation_headline(sites))
+every = pd.concat([site.explanations for site in sites.values()])
+failed, texts = int(every["sentence"].isna().sum()), every["explanation"].dropna()
+same = sum(
+    int(site.explanations["explanation"].dropna().duplicated(keep=False).sum())
+    for site in sites.values()
+)
+said = f"{len(every) - failed} sentences for {len(every)} latents, {failed} failures, "
+said += f"{same} not unique"
+run.headline("03_explanations", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* Fewer than ten windows cannot come from all ten deciles: they are of the

@@ -27,20 +27,19 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots, score_plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
 #
-# One sentence, tried on windows of text that its author never saw. The judge's answers are read
-# from the stage's table: no LLM is asked here.
+# The sentence of the same latent, tried on windows of text that its author never saw. The judge's
+# answers are read from the stage's table: no LLM is asked here.
 
 # %%
 import numpy as np
@@ -116,17 +115,26 @@ assert np.isnan(stored) or np.isclose(auroc, stored)
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.report import display, figures, scores, spreads, tables
+from rewrite_utils.stages.worded import SCORE_KINDS
+
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### Distribution
 #
 # A latent without an activating window among the score rows has no score: it is missing, not 0.
 
 # %%
-figure, axes = plots.panels(len(sites))
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    plots.score_distribution(axis, site.scores, title=f"{name}: {len(site.scores)} latents")
-scores = report.stacked({name: site.scores for name, site in sites.items()})
-report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
+detection = {name: site.scores for name, site in sites.items()}
+figure, places = figures.places(detection)
+for (axis,), name, table in places:
+    spreads.scores(axis, table, title=f"{name}: {len(table)} latents")
+every = tables.stacked(detection)
+figures.keep(made, "04_scores", figure, every, unit="latent", n=len(every))
 
 # %% [markdown]
 # ### Scores over their floors
@@ -137,20 +145,33 @@ report.keep(run, "04_scores", figure, scores, unit="latent", n=len(scores))
 # site of that kind). Means with 95 % over latents.
 
 # %%
-floors = report.scores_by_kind(sites)
-figure, axes = plots.panels(floors["site"].nunique())
-for axis, (name, table) in zip(axes, floors.groupby("site", sort=False), strict=True):
-    score_plots.score_curves(axis, table, title=name)
-report.keep(run, "04_floors", figure, floors, unit="latent", n=report.latents(floors))
+tests = {}
+for name in scores.trained(run.params.sites):
+    site, floor = sites[name], scores.random_coder(run.params.sites, name)
+    found = {SCORE_KINDS[kind].label: site.scores_of(kind) for kind in site.score_kinds}
+    found |= {scores.RANDOM_CODER: sites[floor].scores} if floor else {}
+    parts = [table.assign(test=label) for label, table in found.items()]
+    tests[name] = pd.concat(parts, ignore_index=True)
+figure, places = figures.places(tests)
+for (axis,), name, table in places:
+    spreads.floors(axis, table, title=name)
+floors = tables.stacked(tests)
+figures.keep(made, "04_floors", figure, floors, unit="latent", n=tables.latents(floors))
 
 # %%
-report.frame(report.score_table(floors, seed=run.params.seed))
+display.frame(scores.means(floors, seed=run.params.seed))
 
 # %% [markdown]
 # ### Best and worst
 
 # %%
-report.best_and_worst(sites, each=3)
+intervals = {name: site.score_intervals() for name, site in sites.items()}
+extremes = {}
+for name, site in sites.items():
+    told = site.scores.merge(intervals[name], on="latent")
+    told = told.assign(sentence=told["latent"].map(site.sentences))
+    extremes[name] = scores.extremes(told, each=3)
+display.frame(tables.stacked(extremes))
 
 # %% [markdown]
 # ### What a score cannot see
@@ -159,27 +180,40 @@ report.best_and_worst(sites, each=3)
 # one costs the simulator tokens at every window. Shares of latents with 95 % Wilson intervals.
 
 # %%
-traits = report.sentence_traits(sites)
-report.frame(report.unseen_table(traits))
+traits = {name: scores.traits(site.explanations, intervals[name]) for name, site in sites.items()}
+display.frame(scores.unseen(tables.stacked(traits)))
 
 # %%
-figure, axes = plots.panels(2 * len(sites))
-for place, (name, table) in enumerate(traits.groupby("site", sort=False)):
-    score_plots.near_copies(axes[2 * place], table, alike=report.ALIKE, title=name)
-    score_plots.over_general(axes[2 * place + 1], table, title=f"{name}: too general on the left")
-report.keep(run, "04_unseen", figure, traits, unit="latent", n=len(traits))
+figure, places = figures.places(traits, each=2)
+for (left, right), name, table in places:
+    spreads.near_copies(left, table, alike=scores.ALIKE, title=name)
+    spreads.over_general(right, table, title=f"{name}: too general on the left")
+every = tables.stacked(traits)
+figures.keep(made, "04_unseen", figure, every, unit="latent", n=len(every))
 
 # %% [markdown]
 # ### What they cost
 
 # %%
-report.frame(report.word_costs(sites))
+costs = {}
+for name, site in sites.items():
+    stages = {"03_explanations": site.written_stage}
+    stages |= {site.kind_stage(kind).name: site.kind_stage(kind) for kind in site.score_kinds}
+    facts = {stage: made_of.manifest["facts"] for stage, made_of in stages.items()}
+    told = tables.llm_costs(facts, what="latent", first="stage")
+    costs[name] = told.assign(stage=told["stage"].str.partition(".")[0])
+display.frame(tables.stacked(costs))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "04_scores", report.score_headline(sites))
+said = "; ".join(
+    f"{name}: detection AUROC {tables.counted(table['auroc'], seed=run.params.seed)}"
+    for name, table in detection.items()
+)
+run.headline("04_scores", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* Few windows a latent: a single latent's score is uncertain by ±.2 and more,

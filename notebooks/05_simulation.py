@@ -27,20 +27,20 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots, simulator_plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
 #
-# One latent and one window, the first of the evaluate windows in which it fires, so that there is
-# something to find. The simulator's answer is read from the stage's arrays: no LLM is asked here.
+# The same latent and one window, the first of the evaluate windows in which it fires, so that there
+# is something to find. The simulator's answer is read from the stage's arrays: no LLM is asked
+# here.
 
 # %%
 import matplotlib.pyplot as plt
@@ -107,6 +107,17 @@ assert np.isnan(p).all() or abs(E - ratings.expected[window, column]) < 0.01
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.latents.windows import window_tokens
+from rewrite_utils.report import curves, display, figures, forests, ratings, spreads, tables
+from rewrite_utils.simulate import Window
+from rewrite_utils.simulate.ways import PLAIN
+from rewrite_utils.stages import SIMULATED, simulators
+
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### One prediction
 #
@@ -114,32 +125,37 @@ assert np.isnan(p).all() or abs(E - ratings.expected[window, column]) < 0.01
 # prediction costs only the sentence's own tokens.
 
 # %%
-report.one_prediction(next(iter(sites.values())))
+site = next(iter(sites.values()))
+windows = site.simulated_windows("calibrate")
+ids = window_tokens(site.cache("calibrate"), windows, run.params.simulate.window_tokens)[0]
+told, true = site.ratings("calibrate"), site.true("calibrate")
+first = {"sentence": list(site.sentences.values()), "E (0–9)": told.expected[0].astype(float)}
+first |= {"mass on the digits": told.mass[0].astype(float), "true activation": true[0]}
+display.said(Window.of(site.texts(ids)).text) + display.frame(pd.DataFrame(first).head(6))
 
 # %% [markdown]
 # ### Ratings where the latent fires and where it is silent
 
 # %%
-figure, axes = plots.panels(len(sites))
-tables = {}
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    tables[name] = plots.rating_histogram(
-        axis, site.ratings("calibrate").expected, site.true("calibrate"), title=name
-    )
-report.keep(
-    run,
-    "05_ratings",
-    figure,
-    report.stacked(tables),
-    unit="(window, latent)",
-    n=sum(s.true("calibrate").size for s in sites.values()),
-)
+pairs = {name: (s.ratings("calibrate").expected, s.true("calibrate")) for name, s in sites.items()}
+figure, places = figures.places(pairs)
+drawn = {
+    name: spreads.ratings(axis, expected, true, title=name)
+    for (axis,), name, (expected, true) in places
+}
+n = sum(true.size for _, true in pairs.values())
+figures.keep(made, "05_ratings", figure, tables.stacked(drawn), unit="(window, latent)", n=n)
 
 # %% [markdown]
 # ### How well ratings tell active from silent
 
 # %%
-report.frame(report.rating_quality(sites))
+rows = [
+    {"site": name, "windows": split} | ratings.quality(site.ranked(split), site.true(split))
+    for name, site in sites.items()
+    for split in SIMULATED
+]
+display.frame(pd.DataFrame(rows))
 
 # %% [markdown]
 # ### What screening would save
@@ -149,11 +165,14 @@ report.frame(report.rating_quality(sites))
 # share went to the LLM. `simulate.screen` turns it on.
 
 # %%
-curves = report.screening(sites)
-figure, axes = plots.panels(len(sites))
-for axis, (name, table) in zip(axes, curves.groupby("site", sort=False), strict=True):
-    simulator_plots.screening(axis, table, statistic="AUROC", title=name)
-report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["windows"].max()))
+screened = {name: simulators.screening_curves(site) for name, site in sites.items()}
+figure, places = figures.places(screened)
+for (axis,), name, table in places:
+    shown = table[table["statistic"] == "AUROC"]
+    shown = shown.rename(columns={"low": "value_low", "high": "value_high"})
+    curves.screening(axis, shown, value="value", ylabel="AUROC", title=name)
+every = tables.stacked(screened)
+figures.keep(made, "05_screening", figure, every, unit="window", n=int(every["windows"].max()))
 
 # %% [markdown]
 # ### Other ways to ask
@@ -163,23 +182,57 @@ report.keep(run, "05_screening", figure, curves, unit="window", n=int(curves["wi
 # *Levelled*: window and sentence means taken away, as the headline's calibration does.
 
 # %%
-report.simulator_study(run, sites)
+costs, others, everywhere = {}, {}, {}
+for name, site in sites.items() if run.params.studies.simulators else ():
+    facts = {way: stage.manifest["facts"] for way, stage in simulators.ways(site).items()}
+    costs[name] = tables.llm_costs(facts, what="prediction", first="way")
+    others[name] = simulators.comparison(site)
+    everywhere[name] = simulators.everywhere(site)
+NONE = "Not done: studies.simulators names no other way to ask."
+
+# %%
+SHOWN = ("AUROC", "AUROC, levelled", "precision at the firing rate")
+if others:
+    figure, places = figures.places(others, each=4, columns=4, width=2.9, height=3.1)
+    for (*panels, last), name, table in places:
+        for axis, statistic in zip(panels, SHOWN, strict=True):
+            forests.ways(axis, table[table["statistic"] == statistic], base=PLAIN)
+            axis.tick_params(labelleft=axis is panels[0])
+        forests.way_costs(last, costs[name])
+        last.tick_params(labelleft=False)
+        n, active = table["pairs"].iloc[0], table["active"].iloc[0]
+        panels[0].set_ylabel(f"{name}: {n} pairs, {active} active")
+    every = tables.stacked(others)
+    every = every[every["statistic"].isin(SHOWN)].reset_index(drop=True)
+    figures.keep(made, "05_ways", figure, every, unit="window", n=int(every["windows"].max()))
+
+# %%
+kept = {name: table for name, table in everywhere.items() if len(table)}
+shown = [ratings.ways(every), tables.stacked(costs)] if others else []
+shown += [ratings.everywhere(tables.stacked(kept))] if kept else []
+sum(map(display.frame, shown)) or display.said(NONE)
 
 # %% [markdown]
 # ### What it costs
 
 # %%
-report.frame(
-    report.llm_costs(
-        {name: site.simulation_stage for name, site in sites.items()}, what="prediction"
-    )
-)
+facts = {name: site.simulation_stage.manifest["facts"] for name, site in sites.items()}
+display.frame(tables.llm_costs(facts, what="prediction"))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "05_simulation", report.simulation_headline(sites))
+aurocs = {
+    name: ratings.latent_aurocs(site.true("evaluate"), site.ranked("evaluate"))
+    for name, site in sites.items()
+}
+said = "; ".join(
+    f"{name}: rating AUROC {tables.counted(values, seed=run.params.seed)}"
+    for name, values in aurocs.items()
+)
+run.headline("05_simulation", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* AUROC is a poor target: a source with a few pure positives can have a low

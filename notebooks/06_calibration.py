@@ -30,23 +30,20 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots, simulator_plots, study_plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import studies
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-names = run.params.rewrite.calibrators
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
 #
-# One latent: the paper's equation in five lines of NumPy, and what could replace it in three. What
-# they have to go by are pairs from the calibrate windows: what the simulator said (E) and what was
-# so (a).
+# The same latent: the paper's equation in five lines of NumPy, and what could replace it in three.
+# What they have to go by are pairs from the calibrate windows: what the simulator said, its rating
+# E, and what was so, the true activation a.
 
 # %%
 import matplotlib.pyplot as plt
@@ -137,6 +134,28 @@ for name, by_hand in {"quantile:type8": T, "isotonic": conditional_mean}.items()
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.report import (
+    calibrations,
+    curves,
+    display,
+    figures,
+    forests,
+    levers,
+    ratings,
+    spreads,
+    studies,
+    tables,
+)
+from rewrite_utils.rewrite.arms import before_topk
+from rewrite_utils.rewrite.studies import read_oracle_name
+from rewrite_utils.stages import studies as stages
+
+names = run.params.rewrite.calibrators
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### What the simulator says
 #
@@ -145,7 +164,12 @@ for name, by_hand in {"quantile:type8": T, "isotonic": conditional_mean}.items()
 # latents). Only the rest can hold the answer.
 
 # %%
-report.frame(report.shown_ratings(sites))
+evidence = {name: site.evidence for name, site in sites.items()}
+rows = [
+    {"site": name} | ratings.spread(told.ratings.expected, told.true)
+    for name, told in evidence.items()
+]
+display.frame(pd.DataFrame(rows))
 
 # %% [markdown]
 # ### Before and after (the paper's figure 1)
@@ -155,27 +179,32 @@ report.frame(report.shown_ratings(sites))
 # *somebody*; a conditional mean gives a little to everybody.
 
 # %%
-figure, axes = plots.panels(2 * len(sites), width=5.0, height=3.6)
-tables, pairs = {}, zip(axes[::2], axes[1::2], strict=True)
-for pair, (name, site) in zip(pairs, sites.items(), strict=True):
-    shown = report.before_and_after(site, names)
-    title = f"{name}, n = {site.settings.evaluate_windows} windows"
-    tables[name] = study_plots.before_after(pair, shown, before=names[0], title=title)
-whole = report.stacked(tables)
-report.keep(run, "06_distributions", figure, whole, unit="window", n=report.windows(sites))
+rated = {name: site.ratings("evaluate") for name, site in sites.items()}
+true = {name: site.true("evaluate") for name, site in sites.items()}
+windows = sum(len(values) for values in true.values())
+figure, places = figures.places(true, each=2, width=5.0, height=3.6)
+drawn = {}
+for pair, name, values in places:
+    told = {source: evidence[name].calibrated(source, rated[name]) for source in names}
+    shown, title = {"true": values} | told, f"{name}, n = {len(values)} windows"
+    drawn[name] = spreads.before_after(pair, shown, before=names[0], title=title)
+whole = tables.stacked(drawn)
+figures.keep(made, "06_distributions", figure, whole, unit="window", n=windows)
 
 # %% [markdown]
 # ### The same with fewer predictions (figure A1)
 
 # %%
-(figure, axes), tables = plots.panels(len(sites), width=5.0, height=3.6), {}
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    few = studies.few_windows(site)
-    shown = report.before_and_after(site, names[1:], windows=few)
-    title = f"{name}: {few} of {site.settings.calibrate_windows} calibrate windows"
-    tables[name] = study_plots.survival(axis, shown, title=title)
-fewer = report.stacked(tables)
-report.keep(run, "06_fewer_distributions", figure, fewer, unit="window", n=report.windows(sites))
+figure, places = figures.places(true, width=5.0, height=3.6)
+drawn = {}
+for (axis,), name, values in places:
+    few, every = stages.few_windows(sites[name]), len(evidence[name].true)
+    fewer = evidence[name].first(few)
+    told = {source: fewer.calibrated(source, rated[name]) for source in names[1:]}
+    title = f"{name}: {few} of {every} calibrate windows"
+    drawn[name] = spreads.survival(axis, {"true": values} | told, title=title)
+whole = tables.stacked(drawn)
+figures.keep(made, "06_fewer_distributions", figure, whole, unit="window", n=windows)
 
 # %% [markdown]
 # ### What matching can and cannot do
@@ -187,13 +216,25 @@ report.keep(run, "06_fewer_distributions", figure, fewer, unit="window", n=repor
 # many windows as there are, and lie on it.
 
 # %%
-latents = report.condition(sites, aurocs=run.params.studies.aurocs)
-figure, axes = plots.panels(len(sites), width=5.0, height=3.8)
-for axis, name in zip(axes, sites, strict=True):
-    study_plots.condition(axis, latents[latents["site"] == name], title=f"{name}: quantile type 8")
-rated = latents[latents["what"] == "simulator"]
-report.keep(run, "06_condition", figure, latents, unit="latent", n=len(rated))
-report.frame(report.condition_table(latents))
+asked, latents = run.params.studies, {}
+sizes = {"windows": max(asked.sizes), "held": asked.held_windows}
+for name, site in sites.items():
+    matched = evidence[name].calibrated("quantile:type8", rated[name])
+    own = calibrations.condition(true[name], matched, evidence[name].target.mean)
+    parts, material = [own.assign(what="simulator")], stages.material(site)
+    for auroc in asked.aurocs:
+        oracle = calibrations.oracle_condition(material, auroc=auroc, **sizes)
+        parts.append(oracle.assign(what=f"oracle of AUROC {auroc:g}"))
+    latents[name] = pd.concat(parts, ignore_index=True)
+
+# %%
+figure, places = figures.places(latents, width=5.0, height=3.8)
+for (axis,), name, table in places:
+    spreads.condition(axis, table, title=f"{name}: quantile type 8")
+every = tables.stacked(latents)
+own = every[every["what"] == "simulator"]
+figures.keep(made, "06_condition", figure, every, unit="latent", n=len(own))
+display.frame(calibrations.condition_table(every))
 
 # %% [markdown]
 # ### What the alternatives do instead
@@ -203,11 +244,32 @@ report.frame(report.condition_table(latents))
 # kept as in the paper, and the calibrate windows, each predicted from the others.
 
 # %%
-losses = report.latent_losses(sites)
-figure, axes = plots.panels(len(sites), width=6.4, height=7.0)
-for axis, name in zip(axes, sites, strict=True):
-    study_plots.loss_forest(axis, losses[losses["site"] == name], title=name)
-report.keep(run, "06_latent_losses", figure, losses, unit="window", n=report.windows(sites))
+measured = {
+    name: calibrations.Measured(
+        evidence=evidence[name],
+        rows=site.simulated_windows("calibrate").rows,
+        ratings=rated[name],
+        whole=site.cache("evaluate").dense(site.simulated_windows("evaluate")),
+        latents=site.simulated,
+        decoder=site.coder.W_dec.detach().cpu().numpy(),
+        k=site.coder.config.k,
+        seed=run.params.seed,
+    )
+    for name, site in sites.items()
+}
+
+# %%
+headline, losses = before_topk(run.params.rewrite.headline), {}
+alternatives = list(dict.fromkeys([*calibrations.ALTERNATIVES, headline]))
+for name, site in sites.items():
+    free = {source: site.estimates[source].values for source in ("token table", "word list")}
+    controls = {source: values[: len(true[name])] for source, values in free.items()}
+    losses[name] = calibrations.losses(measured[name], alternatives, controls)
+figure, places = figures.places(losses, width=6.4, height=7.0)
+for (axis,), name, table in places:
+    forests.losses(axis, table, title=name)
+every = tables.stacked(losses)
+figures.keep(made, "06_latent_losses", figure, every, unit="window", n=windows)
 
 # %% [markdown]
 # **Why the pooled curve can lose.** It is fitted in units of each latent's mean. Its top step rests
@@ -218,9 +280,11 @@ report.keep(run, "06_latent_losses", figure, losses, unit="window", n=report.win
 # pass it either. Which of them to take is chosen on calibrate windows alone:
 
 # %%
-headline = run.params.rewrite.headline
-pooled = [name for name in report.ALTERNATIVES if "pooled" in name and name != headline]
-report.frame(report.choice(sites, headline, pooled))
+declared = run.params.rewrite.headline
+pooled = [source for source in calibrations.ALTERNATIVES if "pooled" in source]
+others = [source for source in pooled if source != declared]
+choice = {name: calibrations.choice(one, declared, others) for name, one in measured.items()}
+display.frame(tables.stacked(choice))
 
 # %% [markdown]
 # ### The missing experiment: which estimator, from how many windows?
@@ -232,13 +296,37 @@ report.frame(report.choice(sites, headline, pooled))
 # measured on evaluate rows.
 
 # %%
-mismatch = report.stacked({name: studies.estimators(site) for name, site in sites.items()})
-figure, axes = plots.panels(2 * len(sites), width=5.2, height=3.6)
-for place, name in enumerate(sites):
-    part = mismatch[mismatch["site"] == name]
-    study_plots.estimators(axes[2 * place : 2 * place + 2], part, title=name)
-n = run.params.studies.held_windows
-report.keep(run, "06_estimators", figure, mismatch, unit="window", n=n)
+mismatch = {name: stages.estimators(site) for name, site in sites.items()}
+figure, places = figures.places(mismatch, each=2, width=5.2, height=3.6)
+for pair, name, table in places:
+    curves.estimators(pair, table, title=name)
+every = tables.stacked(mismatch)
+figures.keep(made, "06_estimators", figure, every, unit="window", n=asked.held_windows)
+
+# %% [markdown]
+# ### Turn it: estimator, sample size, latent
+#
+# The quantile map of one latent, F_true⁻¹(F_pred(x)), fitted on its real ratings. With few windows
+# the map is a staircase of the few activations that were seen; with one firing it has one step.
+
+# %%
+first, told = next(iter(evidence.items()))
+choices = {
+    "estimator": [f"quantile:type{number}" for number in range(1, 10)],
+    "windows": [n for n in (4, 8, 16, 32, 64, 128, 256) if n < len(told.true)],
+    "latent": sites[first].simulated,
+}
+choices["windows"] += [len(told.true)]
+there = {"ratings": rated[first], "true": true[first]}
+
+
+def drawn_map(estimator: str, count: int, latent: int) -> display.Html:
+    place = sites[first].simulated.index(latent)
+    return levers.quantile_map(told.first(count), estimator, place, **there)
+
+
+start = {"estimator": "quantile:type7", "windows": choices["windows"][-1]}
+levers.Levers(drawn_map, choices, start | {"latent": choices["latent"][0]})
 
 # %% [markdown]
 # ### What that does to the model's loss
@@ -247,19 +335,25 @@ report.keep(run, "06_estimators", figure, mismatch, unit="window", n=n)
 # fewest against most calibration windows (figure A2), at three qualities.
 
 # %%
-arms = report.oracle_arms(sites)
-draw, what = study_plots.oracle, ", corrupted oracle"
-figure = report.study_figure(arms, draw, what=what, width=6.0, height=4.2)
-plots.shared_legend(figure)
-report.keep(run, "06_oracle_loss", figure, arms, unit="window", n=int(arms["windows"].max()))
+judged = {name: stages.judged(site, stages.oracle(site)) for name, site in sites.items()}
+arms = studies.arms(judged, read_oracle_name)
+figure, places = figures.places(tables.by_site(arms), width=6.0, height=4.2)
+for (axis,), name, part in places:
+    forests.oracle(axis, part, title=f"{name}, corrupted oracle\n{studies.visible(part)}")
+figures.shared_legend(figure)
+n = int(arms["windows"].max())
+figures.keep(made, "06_oracle_loss", figure, arms, unit="window", n=n)
 
 # %% [markdown]
 # And the simulator's own ratings, calibrated on few and on all of its windows:
 
 # %%
-own = report.fewer_arms(sites)
-figure = report.study_figure(own, study_plots.fewer, width=6.0, height=3.4)
-report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(sites))
+judged = {name: stages.judged(site, stages.fewer(site)) for name, site in sites.items()}
+arms = studies.arms(judged, studies.read_windows)
+figure, places = figures.places(tables.by_site(arms), width=6.0, height=3.4)
+for (axis,), name, part in places:
+    forests.fewer(axis, part, title=f"{name}\n{studies.visible(part)}")
+figures.keep(made, "06_fewer_loss", figure, arms, unit="window", n=windows)
 
 # %% [markdown]
 # ### What a cheap first pass would cost the model
@@ -269,10 +363,13 @@ report.keep(run, "06_fewer_loss", figure, own, unit="window", n=report.windows(s
 # windows, not zero):
 
 # %%
-screened = report.screened_arms(sites)
-what = f", {run.params.rewrite.headline}"
-figure = report.study_figure(screened, simulator_plots.screening_loss, what=what)
-report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.windows(sites))
+judged = {name: stages.judged(site, stages.screened(site)) for name, site in sites.items()}
+arms = studies.arms(judged, studies.read_share)
+figure, places = figures.places(tables.by_site(arms), width=5.0, height=3.6)
+for (axis,), name, part in places:
+    title = f"{name}, {declared}\n{studies.visible(part)}"
+    curves.screening(axis, part, value="minus_mean", ylabel=curves.COST, title=title)
+figures.keep(made, "06_screening_loss", figure, arms, unit="window", n=windows)
 
 # %% [markdown]
 # ### One factor for everything
@@ -282,21 +379,30 @@ report.keep(run, "06_screening_loss", figure, screened, unit="window", n=report.
 # interval excludes 0 says that the sentences carry something.
 
 # %%
-shrunk = report.shrink_arms(sites)
-what = ", calibrate windows held out"
-figure = report.study_figure(shrunk, study_plots.shrink, what=what)
-n = sum(site.settings.calibrate_windows for site in sites.values())
-report.keep(run, "06_shrink", figure, shrunk, unit="window", n=n)
+shrunk = {name: stages.shrink(site) for name, site in sites.items()}
+judged = {name: stages.judged(sites[name], table) for name, table in shrunk.items()}
+arms = studies.arms(judged, studies.read_factor)
+figure, places = figures.places(tables.by_site(arms), width=5.0, height=3.6)
+for (axis,), name, part in places:
+    title = f"{name}, calibrate windows held out\n{studies.visible(part)}"
+    curves.shrink(axis, part, title=title)
+n = sum(len(told.true) for told in evidence.values())
+figures.keep(made, "06_shrink", figure, arms, unit="window", n=n)
 
 # %%
-report.frame(report.best_factors(sites))
+seed = run.params.seed
+best = {name: studies.best_factors(table, seed=seed) for name, table in shrunk.items()}
+display.frame(tables.stacked(best))
 
 # %% [markdown]
 # ## Result
 
 # %%
-unseen = losses[losses["where"] == "evaluate"]
-report.headline(run, "06_calibration", report.calibration_headline(run, unseen))
+every = tables.stacked(losses)
+unseen = every[(every["where"] == "evaluate") & (every["source"] == headline)]
+said = calibrations.headline(unseen)
+run.headline("06_calibration", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* Few calibration windows: a latent that fires once in them has almost no

@@ -29,23 +29,20 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
-from rewrite_utils import report
-from rewrite_utils.report import paper_plots, plots
+from rewrite_utils.report.figures import use_style
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+use_style()
 
 # %% [markdown]
 # ## By hand
 #
-# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. The
-# window is the one of notebook 05, the first in which a typical latent fires; what is measured is
-# how well the model still expects the token that follows the marked one.
+# One window, in plain TransformerLens: the whole experiment is a hook function of three lines. It
+# is the window of notebook 05, the first in which the same typical latent fires; what is measured
+# is how well the model still expects the token that follows the marked one.
 
 # %%
 import matplotlib.pyplot as plt
@@ -117,8 +114,9 @@ def decoded(z):
 
 # %% [markdown]
 # **Four answers to one question: how strongly does each latent fire here?** The truth, from the
-# encoder. What a reader of the sentences says, calibrated as in 06; the encoder is not asked. The
-# mean, whatever the text. Nothing. Only latents that have a sentence are overwritten.
+# encoder; what a reader of the sentences says, calibrated as in 06, without the encoder; the mean,
+# whatever the text, which is the ablation that the sentences have to beat; and nothing, zero. Only
+# latents that have a sentence are overwritten.
 
 # %%
 sources = {"the sentences": run.params.rewrite.headline, "the mean": "mean", "nothing": "zero"}
@@ -164,6 +162,13 @@ assert abs(spliced(y) - loss(logits)) < 1e-4
 # %% [markdown]
 # ## At scale
 
+# %%
+import pandas as pd
+
+from rewrite_utils.report import curves, display, figures, forests, levers, tables, verdicts
+
+made = figures.Provenance.of(run.params, run.opened)
+
 # %% [markdown]
 # ### Loss against the fraction rewritten (the paper's figure 3)
 #
@@ -173,8 +178,26 @@ assert abs(spliced(y) - loss(logits)) < 1e-4
 
 # %%
 calibrators, headline = run.params.rewrite.calibrators, run.params.rewrite.headline
+verdict = {name: site.verdict for name, site in sites.items()}
+described = {name: len(site.simulated) for name, site in sites.items()}
+windows = {name: site.settings.evaluate_windows for name, site in sites.items()}
+titles = {
+    name: f"{name} ({site.hookpoint.name}), n = {windows[name]} windows"
+    for name, site in sites.items()
+}
+n = sum(windows.values())
+
+# %%
 normalised = [name for name in calibrators if name.startswith("quantile")][:1]
-report.paper_fractions(run, "07_paper_fractions", sites, sources=[*normalised, headline])
+sources = [*normalised, headline]
+figure, places = figures.places(verdict, width=5.4, height=4.0)
+for (axis,), name, table in places:
+    settings = {"described": described[name], "title": titles[name]}
+    curves.fractions(axis, table, sources=sources, **settings)
+figures.shared_legend(figure, columns=2)
+every = tables.stacked(verdict)
+kept = every[every["source"].isin(["coder", "zero", "mean", *sources])]
+figures.keep(made, "07_paper_fractions", figure, kept, unit="window", n=n)
 
 # %% [markdown]
 # Without normalisation (the paper's appendix): the raw ratings times each latent's maximum. Dashed:
@@ -182,8 +205,15 @@ report.paper_fractions(run, "07_paper_fractions", sites, sources=[*normalised, h
 
 # %%
 raw = [name for name in calibrators if name.startswith("raw")]
-paper = paper_plots.PAPER_UNNORMALISED
-report.paper_fractions(run, "07_unnormalised", sites, sources=raw, paper=paper)
+paper = curves.PAPER_UNNORMALISED
+if raw:
+    figure, places = figures.places(verdict, width=5.4, height=4.0)
+    for (axis,), name, table in places:
+        settings = {"described": described[name], "title": titles[name]}
+        curves.fractions(axis, table, sources=raw, paper=paper, **settings)
+    figures.shared_legend(figure, columns=2)
+    kept = every[every["source"].isin(["coder", "zero", "mean", *raw])]
+    figures.keep(made, "07_unnormalised", figure, kept, unit="window", n=n)
 
 # %% [markdown]
 # ### The same for every source
@@ -191,20 +221,42 @@ report.paper_fractions(run, "07_unnormalised", sites, sources=raw, paper=paper)
 # One panel an order; latents in random order are drawn anew for each window.
 
 # %%
-verdicts = {name: site.verdict for name, site in sites.items()}
-places = [(site, order) for site in sites.values() for order in site.params.rewrite.orders]
-figure, axes = plots.panels(len(places), width=5.2, height=3.8)
-for axis, (site, order) in zip(axes, places, strict=True):
-    plots.fraction_curves(
-        axis,
-        verdicts[site.name],
-        order=order,
-        described=len(site.simulated),
-        title=report.panel_title(site, order),
-    )
-plots.shared_legend(figure)
-fractions = report.stacked(verdicts)
-report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.windows(sites))
+orders = run.params.rewrite.orders
+figure, places = figures.places(verdict, each=len(orders), width=5.2, height=3.8)
+for panels, name, table in places:
+    for axis, order in zip(panels, orders, strict=True):
+        title = f"{name} ({sites[name].hookpoint.name}), {curves.ORDERS[order][0]}"
+        title += f", n = {windows[name]}"
+        settings = {"described": described[name], "title": title}
+        curves.fractions(axis, table, orders=[order], **settings)
+figures.shared_legend(figure)
+figures.keep(made, "07_fractions", figure, every, unit="window", n=n)
+
+# %% [markdown]
+# ### Turn it: source, order, fraction
+#
+# Any source of the first site, in any order, at any share of its described latents: what it costs,
+# against the coder and against leaving the same latents out.
+
+# %%
+first, table = next(iter(verdict.items()))
+shown = table[table["count"] > 0]
+shares = sorted((shown["count"] / described[first]).unique())
+choices = {
+    "source": [name for name in shown["source"].unique() if name not in ("zero", "mean")],
+    "order": list(orders),
+    "fraction": [f"{share:.0%}" for share in shares],
+}
+counts = dict(zip(choices["fraction"], sorted(shown["count"].unique()), strict=True))
+
+
+def drawn_cost(source: str, order: str, fraction: str) -> display.Html:
+    n_latents = int(counts[fraction])
+    return levers.cost(shown, source, order, n_latents, described=described[first])
+
+
+start = {"source": headline, "order": orders[0], "fraction": choices["fraction"][-1]}
+levers.Levers(drawn_cost, choices, start)
 
 # %% [markdown]
 # ### Which latents are worth predicting?
@@ -215,7 +267,21 @@ report.keep(run, "07_fractions", figure, fractions, unit="window", n=report.wind
 # takes them by it. *At stake*: the same for a perfect prediction.
 
 # %%
-report.useful_latents(run, sites, each=4)
+useful = {}
+for name, site in sites.items() if "useful" in orders else ():
+    told = site.usefulness.set_index("latent")
+    share = pd.Series(site.energy / site.energy.sum()).reindex(told.index)
+    f1 = site.scores.set_index("latent")["f1"].reindex(told.index)
+    sentences = pd.Series(site.sentences).reindex(told.index)
+    useful[name] = told.assign(f1=f1, share=share, sentence=sentences).reset_index()
+NONE = "Not measured: rewrite.orders does not name useful (params/embedded-full.yaml does)."
+
+# %%
+ends = {name: verdicts.ends(told, each=4) for name, told in useful.items()}
+said = "; ".join(
+    f"{name}: {verdicts.agreement(told, seed=run.params.seed)}" for name, told in useful.items()
+)
+display.frame(tables.stacked(ends)) + display.said(said) if useful else display.said(NONE)
 
 # %% [markdown]
 # ### The verdict: against mean ablation of the same latents
@@ -224,17 +290,13 @@ report.useful_latents(run, sites, each=4)
 # than ablation.
 
 # %%
-final = report.final_arms(sites)
-figure, axes = plots.panels(len(sites), width=5.8)
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    plots.forest(
-        axis,
-        final[final["site"] == name],
-        value="minus_mean",
-        xlabel="CE − CE of mean ablation (nats)",
-        title=f"{name}\n{report.power(site)}",
-    )
-report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(sites))
+final = verdicts.final(verdict)
+figure, places = figures.places(verdict, width=5.8)
+for (axis,), name, table in places:
+    power = verdicts.power(table, headline, of=sites[name].coder.config.num_latents)
+    told = {"value": "minus_mean", "xlabel": curves.COST, "title": f"{name}\n{power}"}
+    forests.forest(axis, final[final["site"] == name], **told)
+figures.keep(made, "07_verdict", figure, final, unit="window", n=n)
 
 # %% [markdown]
 # ### The same in numbers
@@ -243,7 +305,7 @@ report.keep(run, "07_verdict", figure, final, unit="window", n=report.windows(si
 # *CE recovered*: of what lies between mean ablation and the coder, the share an arm wins back.
 
 # %%
-report.frame(report.verdict_table(final))
+display.frame(verdicts.shown(final))
 
 # %% [markdown]
 # The paper's statistics of the same losses, under their names. v1 reports the median of |ΔCE|,
@@ -251,20 +313,22 @@ report.frame(report.verdict_table(final))
 # reports the mean and its standard error over prompts with a base loss of 0.1 nat or more.
 
 # %%
-report.frame(report.paper_statistics(final))
+display.frame(verdicts.paper_statistics(final))
 
 # %% [markdown]
 # As bars (v2's figure), with v2's statistic. Dashed: what the paper's coder costs, as a share of
 # the base loss.
 
 # %%
-figure, axes = plots.panels(len(sites), width=6.2, height=4.2)
-parts = [report.bars(site) for site in sites.values()]
-for axis, site, part in zip(axes, sites.values(), parts, strict=True):
-    title = f"{site.name} ({site.hookpoint.name}), n = {part['v2_windows'].max()} windows"
-    paper_plots.bars(axis, part, paper=report.paper_cost(site), title=title)
-plots.shared_legend(figure)
-report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.windows(sites))
+losses = {name: site.losses[site.losses["window"] < windows[name]] for name, site in sites.items()}
+bars = {name: verdicts.bars(table, list(sites[name].estimates)) for name, table in verdict.items()}
+figure, places = figures.places(bars, width=6.2, height=4.2)
+for (axis,), name, table in places:
+    paper = verdicts.paper_cost(losses[name], sites[name].hookpoint.kind)
+    title = f"{name} ({sites[name].hookpoint.name}), n = {table['v2_windows'].max()} windows"
+    forests.bars(axis, table, paper=paper, title=title)
+figures.shared_legend(figure)
+figures.keep(made, "07_bars", figure, tables.stacked(bars), unit="window", n=n)
 
 # %% [markdown]
 # ### As good as which training checkpoint?
@@ -273,13 +337,42 @@ report.keep(run, "07_bars", figure, pd.concat(parts), unit="window", n=report.wi
 # checkpoints, each arm's loss is looked up on its own training curve, on the same windows.
 
 # %%
-report.checkpoints(run, sites)
+steps = run.params.subject.steps
+draws = {"seed": run.params.seed, "resamples": run.params.rewrite.bootstrap}
+curve, arms = {}, {}
+for name, site in sites.items() if run.params.subject.checkpoints else ():
+    curve[name] = verdicts.curve(site.training_curve, steps, **draws)
+    arms[name] = verdicts.equivalences(site.losses, site.training_curve, steps, **draws)
+NONE = "No checkpoints: subject.checkpoints names none, so nothing is compared with training "
+NONE += "(params/pythia-mini.yaml does)."
+
+# %%
+if arms:
+    figure, places = figures.places(arms, each=2, width=6.0, height=4.0)
+    for (left, right), name, table in places:
+        site, final_step = sites[name], int(curve[name]["step"].max())
+        n, of = len(site.training_curve), site.coder.config.num_latents
+        title = f"{name} ({site.hookpoint.name}), n = {n} windows"
+        curves.checkpoints(left, curve[name], table, title=title)
+        title = f"{name}: {described[name]} of {of} latents replaced, 95 % over windows"
+        forests.training_shares(right, table, final=final_step, title=title)
+    every = pd.concat([tables.stacked(curve), tables.stacked(arms)], ignore_index=True)
+    n = sum(len(site.training_curve) for site in sites.values())
+    figures.keep(made, "07_checkpoints", figure, every, unit="window", n=n)
+
+# %%
+told = tables.stacked(arms) if arms else pd.DataFrame(columns=["source"])
+told = told.assign(source=told["source"].map(figures.label))
+columns = ["site", "source", "windows", "CE", "as good as"]
+display.frame(told[columns]) if arms else display.said(NONE)
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "07_rewrite", report.rewrite_headline(run, sites))
+said = verdicts.headline(verdict, headline)
+run.headline("07_rewrite", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* The interval covers the draw of windows, not of coders, sentences or

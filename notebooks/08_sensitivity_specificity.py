@@ -27,14 +27,18 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import plots, study_plots
+import numpy as np
+
+from rewrite_utils.report import curves, display, figures, paper, ratings, spreads, studies, tables
+from rewrite_utils.rewrite.studies import read_alarm_name
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
+from rewrite_utils.stages import studies as stages
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+made = figures.Provenance.of(run.params, run.opened)
+figures.use_style()
 
 # %% [markdown]
 # ## At scale
@@ -47,15 +51,37 @@ plots.use_style()
 # such a site says nothing about scores.
 
 # %%
-rates = report.sensitivity_specificity(sites)
-for score, by_site in report.score_tables(sites).items():
-    report.against_score(run, report.scored(rates, by_site), score)
+rates = {}
+for name, site in sites.items():
+    cache, latents = site.cache("calibrate"), site.simulated
+    threshold = 0.5 * cache.mean[latents] / np.maximum(cache.rate[latents], 1e-9)
+    f1 = site.scores.set_index("latent")["f1"].reindex(latents).to_numpy()
+    told = {source: site.estimates[source].values for source in run.params.rewrite.calibrators}
+    rates[name] = ratings.rates(
+        site.true("evaluate"), told, threshold=threshold, latents=latents, f1=f1
+    )
+
+# %%
+for kind, file in paper.SCORE_FILES.items():
+    if not all(kind in site.score_kinds for site in sites.values()):
+        continue
+    figure, places = figures.places(rates, each=2, width=5.0, height=3.4)
+    drawn = {}
+    for pair, name, table in places:
+        score = sites[name].scores_of(kind).set_index("latent")["f1"]
+        told = {"named": f"{kind} F1", "title": name, "seed": run.params.seed}
+        scored = table.assign(score=table["latent"].map(score))
+        drawn[name] = spreads.against_score(pair, scored, **told)
+    figures.shared_legend(figure)
+    n = tables.latents(tables.stacked(rates))
+    figures.keep(made, file, figure, tables.stacked(drawn), unit="latent", n=n)
 
 # %% [markdown]
 # ### Before and after calibration, all latents together
 
 # %%
-report.frame(report.rates_by_source(rates))
+every = tables.stacked(rates)
+display.frame(ratings.means(every))
 
 # %% [markdown]
 # ### How specific is specific enough?
@@ -68,25 +94,41 @@ report.frame(report.rates_by_source(rates))
 # ablation; the shaded bar is its 95 % interval over windows.
 
 # %%
-arms = report.specificity_arms(sites)
-figure, axes = plots.panels(len(sites), width=5.8, height=4.4)
-for axis, (name, site) in zip(axes, sites.items(), strict=True):
-    even = {topk: report.break_even(site, topk=topk) for topk in (False, True)}
-    part = arms[arms["site"] == name]
-    title = f"{name}, synthetic alarms, sensitivity 1\n{report.smallest_visible(part)}"
-    study_plots.specificity(axis, part, even, title=title)
-report.keep(run, "08_specificity_study", figure, arms, unit="window", n=int(arms["windows"].max()))
+losses = {name: stages.specificity(site) for name, site in sites.items()}
+judged = {name: stages.judged(sites[name], table) for name, table in losses.items()}
+odds, even = {}, {}
+for name, site in sites.items():
+    rate = site.cache("calibrate").rate[stages.studied(site)].mean()
+    odds[name] = float((1 - rate) / rate)
+    told = {"silent_to_active": odds[name], "seed": run.params.seed}
+    even[name] = {
+        topk: studies.break_even(losses[name], topk=topk, **told) for topk in (False, True)
+    }
+arms = studies.arms(judged, read_alarm_name)
+arms = arms.assign(alarms=(1 - arms["specificity"]) * arms["site"].map(odds))
 
 # %%
-report.frame(report.break_even_table(sites))
+figure, places = figures.places(tables.by_site(arms), width=5.8, height=4.4)
+for (axis,), name, part in places:
+    title = f"{name}, synthetic alarms, sensitivity 1\n{studies.visible(part)}"
+    curves.specificity(axis, part, even[name], title=title)
+n = int(arms["windows"].max())
+figures.keep(made, "08_specificity_study", figure, arms, unit="window", n=n)
+
+# %%
+display.frame(studies.break_even_table(even, odds))
 
 # %% [markdown]
 # ## Result
 
 # %%
-predicted = report.specificity_headline(run, rates)
-study = "; ".join(report.specificity_line(site) for site in sites.values())
-report.headline(run, "08_sensitivity_specificity", f"{predicted}; {study}")
+asked = run.params.rewrite
+sources = [asked.calibrators[0], asked.headline]
+said = ratings.headline(every, sources, seed=run.params.seed)
+lines = [studies.break_even_line(name, found[False]) for name, found in even.items()]
+said = f"{said}; {'; '.join(lines)}"
+run.headline("08_sensitivity_specificity", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* A latent that never fires in the evaluate windows has no sensitivity and

@@ -27,8 +27,8 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
 from rewrite_utils.explorer import LatentExplorer, headline
+from rewrite_utils.report import display
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
@@ -70,13 +70,15 @@ first.read("The river flows through the old town, past three mills and a church 
 # Cross-entropy with this latent alone at its sentence's prediction, minus that with it at its mean.
 
 # %%
-report.frame(first.table(sort="CE sentence − mean").iloc[::-1].reset_index(drop=True))
+display.frame(first.table(sort="CE sentence − mean").iloc[::-1].reset_index(drop=True))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "10_explorer", headline({name: one.shelf for name, one in explorers.items()}))
+said = headline({name: one.shelf for name, one in explorers.items()})
+run.headline("10_explorer", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* Few windows a latent, most of them silent: one card decides nothing. A

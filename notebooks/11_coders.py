@@ -28,14 +28,19 @@ params_file: str = "params/smoke.yaml"  # the configuration; its sites are the c
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
-from rewrite_utils.report import coder_plots, plots
+import pandas as pd
+
+from rewrite_utils.report import coders, display, figures, verdicts
+from rewrite_utils.rewrite import at_once
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
+from rewrite_utils.stages import CACHED_SPLITS
+from rewrite_utils.stages import at_once as stages
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
+made = figures.Provenance.of(run.params, run.opened)
+figures.use_style()
 
 # %% [markdown]
 # ## At scale
@@ -49,8 +54,14 @@ plots.use_style()
 # latents can win or lose. Intervals are 95 % over rows; rates are over all rows not trained on.
 
 # %%
-coders = report.coder_table(sites)
-report.frame(report.shown_coders(coders))
+splits = CACHED_SPLITS[:1] if run.params.corpus.faithful else CACHED_SPLITS
+rates, rows = {}, {}
+for name, site in sites.items():
+    rates[name], tokens = coders.rates([site.cache(split) for split in splits])
+    told = site.quality, site.coder.config, site.hookpoint, rates[name]
+    rows[name] = coders.row(*told, tokens=tokens, random=site.settings.coder == "random")
+table = pd.DataFrame([{"site": name} | row for name, row in rows.items()])
+display.frame(coders.shown(table))
 
 # %% [markdown]
 # ### The dynamic range
@@ -59,25 +70,23 @@ report.frame(report.shown_coders(coders))
 # nothing else.
 
 # %%
-trained = coders[~coders["kind"].str.startswith("random")]
-figure = coder_plots.coder_figure(trained, y="range")
-report.keep(run, "11_range", figure, coders, unit="row", n=int(coders["rows"].sum()))
+trained, n = table[~table["kind"].str.startswith("random")], int(table["rows"].sum())
+figures.keep(made, "11_range", coders.over(trained, y="range"), table, unit="row", n=n)
 
 # %% [markdown]
 # ### What is left unexplained
 
 # %%
-figure = coder_plots.coder_figure(trained, y="FVU")
-report.keep(run, "11_kept", figure, coders, unit="row", n=int(coders["rows"].sum()))
+figures.keep(made, "11_kept", coders.over(trained, y="FVU"), table, unit="row", n=n)
 
 # %% [markdown]
 # ### Who fires how often
 
 # %%
-figure, (axis,) = plots.panels(1, width=6.5)
-kinds = dict(zip(coders["site"], coders["kind"], strict=True))
-rates = coder_plots.firing_rate_curves(axis, report.coder_firing_rates(sites), kinds)
-report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["tokens"].max()))
+figure, (axis,) = figures.panels(1, width=6.5)
+kinds = dict(zip(table["site"], table["kind"], strict=True))
+drawn = coders.firing_rates(axis, rates, kinds)
+figures.keep(made, "11_firing_rates", figure, drawn, unit="token", n=int(table["tokens"].max()))
 
 # %% [markdown]
 # ### Several layers at once
@@ -87,13 +96,33 @@ report.keep(run, "11_firing_rates", figure, rates, unit="token", n=int(coders["t
 # parameter file; dotted: what they cost one by one, summed.
 
 # %%
-report.layers_at_once(run, sites)
+together, draws = pd.DataFrame(), run.params.rewrite.bootstrap
+NONE = "Several layers at once: not measured, studies.layers_at_once is off "
+NONE += "(params/beyond/layers_at_once.yaml switches it on)."
+if run.params.studies.layers_at_once:
+    losses = stages.losses(run, sites)
+    judged = at_once.judged(losses, seed=run.params.seed, resamples=draws)
+    together, n = verdicts.growing(judged, list(sites)), int(judged["windows"].max())
+    figure, (left, right) = figures.panels(2, width=5.6, height=4.2)
+    coders.layers_at_once(left, together, value="delta", parts=True)
+    coders.layers_at_once(right, together, value="minus_mean", parts=False)
+    left.set_title(f"{run.params.name}: all latents of each layer, n = {n} windows")
+    seen = together[together["source"] == "word list"]["detectable"]
+    span = f"word list: smallest visible {seen.min():.2f}–{seen.max():.2f} nat"
+    right.set_title(f"against mean ablation of the same layers\n{span}")
+    figures.shared_legend(figure)
+    figures.keep(made, "11_at_once", figure, judged, unit="window", n=n)
+
+# %%
+display.frame(verdicts.layers(together)) if len(together) else display.said(NONE)
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "11_coders", report.coders_headline(coders))
+said = coders.headline(table)
+run.headline("11_coders", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # **Which coder the embedded run has, and why.** The first MLP and the last: of SmolLM2's layers 0,

@@ -28,16 +28,21 @@ params_file: str = "params/smoke.yaml"  # the configuration that every notebook 
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils import report
+import numpy as np
+import pandas as pd
+
 from rewrite_utils.llm import prompts
-from rewrite_utils.report import plots
+from rewrite_utils.report import display, figures, forests, scores, tables
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
+from rewrite_utils.stages import SIMULATED
+from rewrite_utils.stages.variants import variants
+from rewrite_utils.stages.worded import SCORE_KINDS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
-plots.use_style()
-kinds = run.params.explain.compared
+made = figures.Provenance.of(run.params, run.opened)
+figures.use_style()
 
 # %% [markdown]
 # ## At scale
@@ -55,23 +60,41 @@ print(prompts.turns("explain_more", ["contrast"])[0].text)
 # smallest mean difference that so many latents can show.
 
 # %%
-scores = report.compared(report.trained(sites))
-differences = report.paired(scores, seed=run.params.seed)
-report.frame(report.paired_table(differences))
+kinds = {name: variants(sites[name]) for name in scores.trained(run.params.sites)}
+compared = pd.concat(
+    [
+        one.scores_of(test).assign(site=name, kind=kind, test=SCORE_KINDS[test].label)
+        for name, found in kinds.items()
+        for kind, one in found.items()
+        for test in one.score_kinds
+        if test != "shuffled"
+    ],
+    ignore_index=True,
+)
+differences = scores.paired(compared, seed=run.params.seed)
+display.frame(scores.paired_table(differences))
 
 # %%
-if kinds:
-    figure, axes = plots.panels(differences["site"].nunique())
-    for axis, (name, rows) in zip(axes, differences.groupby("site", sort=False), strict=True):
+if run.params.explain.compared:
+    figure, places = figures.places(tables.by_site(differences))
+    for (axis,), name, rows in places:
+        title = f"{name}, n = {rows['latents'].max()} latents"
         told = {"value": "difference", "xlabel": "AUROC − AUROC of the plain sentence"}
-        plots.forest(axis, rows, title=f"{name}, n = {rows['latents'].max()} latents", **told)
-    report.keep(run, "12_paired", figure, differences, unit="latent", n=report.latents(scores))
+        forests.forest(axis, rows, title=title, **told)
+    n = tables.latents(compared)
+    figures.keep(made, "12_paired", figure, differences, unit="latent", n=n)
 
 # %% [markdown]
 # ### Sentences side by side
 
 # %%
-report.sentences_by_kind(report.trained(sites), most=8)
+beside = {}
+for name, found in kinds.items():
+    latents = list(found["plain"].sentences)[:8]
+    told = {kind: [one.sentences.get(latent, "(none)") for latent in latents]
+            for kind, one in found.items()}  # fmt: skip
+    beside[name] = pd.DataFrame({"latent": latents} | told)
+display.frame(tables.stacked(beside))
 
 # %% [markdown]
 # ### How the scores agree
@@ -81,19 +104,50 @@ report.sentences_by_kind(report.trained(sites), most=8)
 # if `rewrite.orders` names it, is what a latent's prediction wins for the model over its mean.
 
 # %%
-report.frame(report.agreement(report.trained(sites)))
+every = {}
+for name in kinds:
+    site, columns = sites[name], {}
+    for kind in [kind for kind in site.score_kinds if kind != "shuffled"]:
+        told = site.scores_of(kind).set_index("latent")
+        columns[f"{SCORE_KINDS[kind].label}: AUROC"] = told["auroc"]
+        columns[f"{SCORE_KINDS[kind].label}: F1"] = told["f1"]
+    if site.is_simulated:
+        expected, true = (
+            np.concatenate([part(split) for split in SIMULATED])
+            for part in (lambda split, s=site: s.ratings(split).expected, site.true)
+        )
+        found = pd.Series(scores.simulation(expected, true), index=site.simulated)
+        columns[scores.SIMULATION] = found
+    if site.is_simulated and "useful" in run.params.rewrite.orders:
+        columns[scores.USEFULNESS] = site.usefulness.set_index("latent")["usefulness"]
+    every[name] = pd.DataFrame(columns)
+
+# %%
+display.frame(scores.agreement(every, seed=run.params.seed))
 
 # %% [markdown]
 # ### What they cost
 
 # %%
-report.frame(report.kind_costs(report.trained(sites)))
+costs = []
+for name, found in kinds.items():
+    for kind, one in found.items():
+        stages = {s.name: s for s in (one.explanations_stage, one.written_stage)}
+        facts = {stage: told.manifest["facts"] for stage, told in stages.items()}
+        told = tables.llm_costs(facts, what="latent", first="stage")
+        told["stage"] = told["stage"].str.partition(".")[0]
+        told.insert(0, "kind", kind)
+        told.insert(0, "site", name)
+        costs.append(told)
+display.frame(pd.concat(costs, ignore_index=True))
 
 # %% [markdown]
 # ## Result
 
 # %%
-report.headline(run, "12_explanations", report.comparison_headline(differences))
+said = scores.comparison(differences)
+run.headline("12_explanations", {"text": said})
+display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* Writer and judge are the same model, so a sentence in the judge's own words

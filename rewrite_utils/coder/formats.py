@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rewrite_utils.coder.config import BiasConvention, CoderConfig
-from rewrite_utils.coder.sparse import WEIGHTS, SparseCoder, read_cfg, readable
+from rewrite_utils.coder.sparse import SparseCoder, read_cfg, readable
 from rewrite_utils.params import placed
 
 SAELENS, GEMMASCOPE = "sae_weights.safetensors", "params.npz"
@@ -58,17 +58,12 @@ def load_coder(
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/cfg.json"))
         raise FileNotFoundError(f"no coder of {hookpoint!r} in {name}; it holds {found}")
-    if (folder / SAELENS).is_file():
-        read = _from_saelens
-    elif (folder / GEMMASCOPE).is_file():
-        read = _from_gemmascope
-    elif (folder / WEIGHTS).is_file() or not (folder / "cfg.json").is_file():
-        return SparseCoder.load(folder, hookpoint=hookpoint, bias_convention=bias_convention)
-    else:
-        raise FileNotFoundError(f"{folder} has none of {WEIGHTS}, {SAELENS} and {GEMMASCOPE}")
-    with readable(folder):
-        config, weights = read(folder, hookpoint)
-        return SparseCoder.of(config, weights, where=folder, hookpoint=hookpoint)
+    for file, read in ((SAELENS, _from_saelens), (GEMMASCOPE, _from_gemmascope)):
+        if (folder / file).is_file():
+            with readable(folder):
+                config, weights = read(folder, hookpoint)
+                return SparseCoder.of(config, weights, where=folder, hookpoint=hookpoint)
+    return SparseCoder.load(folder, hookpoint=hookpoint, bias_convention=bias_convention)
 
 
 def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:
@@ -96,10 +91,8 @@ def _from_saelens(folder: Path, hookpoint: str) -> tuple[CoderConfig, dict[str, 
     if cfg.get("rescale_acts_by_decoder_norm"):
         norms = weights["W_dec"].norm(dim=1).clamp(min=1e-8)
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
-        weights["W_enc"], weights["b_enc"] = (
-            weights["W_enc"] * norms[:, None],
-            weights["b_enc"] * norms,
-        )
+        weights["W_enc"] = weights["W_enc"] * norms[:, None]
+        weights["b_enc"] = weights["b_enc"] * norms
     transcode = "transcoder" in kind
     where = _saelens_hookpoint(cfg, transcode=transcode)
     shifted = cfg.get("apply_b_dec_to_input", True)

@@ -157,7 +157,7 @@ class SparseCoder(nn.Module):
         """
         folder = Path(folder)
         if (folder / "cfg.json").is_file() and not (folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{folder} has no {WEIGHTS}; load_coder reads other formats")
+            raise FileNotFoundError(f"{folder} has no {WEIGHTS}, nor weights of another package")
         with readable(folder):
             config = CoderConfig.from_sparsify(
                 read_cfg(folder), folder=folder.name, bias_convention=bias_convention

@@ -6,6 +6,8 @@ old sentence beside the new one.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from rewrite_utils.explain.logits import caveat
 from rewrite_utils.explorer import curve, marks
 from rewrite_utils.explorer.records import Known, Reading
@@ -137,7 +139,7 @@ def _alone(readings: Sequence[Reading]) -> str:
         for over in reading.alone.loc[reading.alone["arm"] == arm, "over_truth"]
         if arm == "sentence" or reading is readings[0]
     ]
-    reach = max((abs(x) for _, over in lines for x in (over.low, over.high)), default=0.0) or 1.0
+    reach = max(np.nanmax(np.abs(over[:3])) for _, over in lines) or 1.0
     body = [_arm(name, over, reach) for name, over in lines]
     truth = readings[0].alone["delta"].iloc[0]
     header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0"]

@@ -132,6 +132,6 @@ def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def within(found: Found, digits: int = 3, *, sign: bool = False) -> str:
-    """A value with its interval."""
+    """A value with its interval, or that it has none."""
     value, low, high = (number(x, digits, sign=sign) for x in found[:3])
-    return f"{value} [{low}, {high}]"
+    return f"{value} [no interval]" if math.isnan(found[1]) else f"{value} [{low}, {high}]"

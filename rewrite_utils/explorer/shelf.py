@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.explain import curated
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explorer import alone, scores, windows
@@ -259,7 +260,7 @@ class Shelf:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text of one's own; ValueError when there is none."""
-        ids = self.site.subject.tokenizer.encode(text, add_special_tokens=False)
+        ids = plain_ids(self.site.subject.tokenizer, [text])[0]
         if not ids:
             raise ValueError("the text is empty: paste some words")
         return ids

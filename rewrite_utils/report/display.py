@@ -1,14 +1,20 @@
 """HTML that survives in an untrusted notebook: tokens with their activations, tables of sentences.
 
 Only inline styles that JupyterLab keeps, on a white page and on a black one; everything from models
-or data is escaped; what a page would not show is drawn. Draws no figures and reads no stages.
+or data is escaped; what a page would not show is drawn. Draws no figures.
 """
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
 from numpy import ndarray
+
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.windows import firing_windows, window_tokens, window_values
 
 ORANGE = "230, 159, 0"
 BLUE = "30, 136, 210"
@@ -20,6 +26,8 @@ DEEPEST = 0.5
 THICKEST = 6
 """Pixels of the strongest underline."""
 NO_TEXT = "⟨⟩"
+SHOWN_TOKENS = 24
+"""Length of a window that is drawn."""
 DRAWN = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "␣"}
 
 
@@ -37,6 +45,9 @@ class Html:
 
     def __add__(self, other: "Html") -> "Html":
         return Html(self.markup + other.markup, f"{self._text}\n{other._text}")
+
+    def __radd__(self, other: int) -> "Html":
+        return self  # sum() begins with 0
 
 
 def visible(text: str) -> str:
@@ -85,6 +96,45 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> Html:
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     text = "\n".join(" | ".join(str(value) for value in row) for row in rows)
     return Html(f"<table><tr>{head}</tr>{body}</table>", text)
+
+
+def frame(data: pd.DataFrame, *, digits: int = 3) -> Html:
+    """A data frame as a table, numbers to ``digits`` decimals, nothing where one is missing."""
+    rows = [[_number(value, digits) for value in row] for row in data.itertuples(index=False)]
+    return table(rows, [str(column) for column in data.columns])
+
+
+def said(text: str, *, head: bool = False) -> Html:
+    """A sentence; a ``head`` is bold."""
+    shown = f"<b>{visible(text)}</b>" if head else visible(text)
+    return Html(f"<p>{shown}</p>", text)
+
+
+def strongest(
+    cache: LatentCache,
+    latent: int,
+    texts: Callable[[Int[ndarray, " pos"]], list[str]],
+    *,
+    windows: int,
+    title: str,
+) -> Html:
+    """The windows of a split in which the latent fires most, one a line; ``texts`` gives the text
+    of each token id."""
+    found, peaks = firing_windows(cache, latent, window_tokens=SHOWN_TOKENS)
+    order = np.argsort(-peaks, kind="stable")[:windows]
+    chosen = Windows(found.rows[order], found.ends[order])
+    ids = window_tokens(cache, chosen, SHOWN_TOKENS)
+    values = window_values(cache, latent, chosen, SHOWN_TOKENS)
+    whole, scale = said(title, head=True), float(cache.maximum[latent])
+    for own, true in zip(ids, values, strict=True):
+        whole = whole + tokens(texts(own), true, maximum=scale)
+    return whole
+
+
+def _number(value: object, digits: int) -> object:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.{digits}f}"
+    return value
 
 
 def _cell(value: object) -> str:

@@ -1,29 +1,21 @@
-"""The paper's figures and where ours are; the tables that its bars and its figure 4 are drawn from.
+"""The paper's figures and where ours are, and the claims of every run side by side.
 
-In: sites of a run. Out: one row a figure of the paper with our file; v2's bars; rates beside any
-score. Paper §6–7 and appendix A; v2's added figures.
+In: the table of claims and the figures folder of a run. Out: <figures>/report.md and .csv; and one
+table of all runs, figures/runs.md and .csv. Paper §6–7 and appendix A; v2's added figures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from rewrite_utils.params import ROOT
-from rewrite_utils.report import paper_plots, plots
-from rewrite_utils.report.show import keep, stacked
-from rewrite_utils.report.tables import latents
-from rewrite_utils.rewrite.measure import V2_LEAST_BASE_LOSS, losses_of
-from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.report.figures import Provenance
 
-PAPER_COST = {"mlp": 0.10, "resid": 0.33}
-"""What the paper's transcoder and SAE cost, as a share of the base loss."""
-BARS = ("coder", "zero", "mean", "token table", "word list")
-"""Bars without a sentence; the calibrations and the floor follow."""
-
-SCORE_FILES = {"detection F1": "08_sensitivity_specificity", "fuzzing F1": "08_fuzzing"}
-"""Where figure 4 is kept for a score; any other goes by its own name."""
+FIGURES = ROOT / "figures"
+SCORE_FILES = {"detection": "08_sensitivity_specificity", "fuzzing": "08_fuzzing"}
+"""Where figure 4 is kept, by the kind of score."""
 
 
 class Drawn(NamedTuple):
@@ -64,100 +56,63 @@ DRAWN = (
 """Every figure of both versions that is known, and the study that the review asks for."""
 
 
-def figures(run: Run) -> pd.DataFrame:
-    """One row a figure of the paper: our files, and whether this run has drawn them."""
-    folder = ROOT / run.params.figures
+def figures(folder: Path) -> pd.DataFrame:
+    """One row a figure of the paper: our files, and whether they have been drawn to ``folder``."""
     rows = []
     for drawn in DRAWN:
         names = drawn.ours.split(", ")
         there = [name for name in names if (folder / f"{name}.png").is_file()]
         files = ", ".join(f"{name}.png" for name in there) or f"not in this run ({names[0]}.png)"
-        rows.append({"paper": drawn.paper, "shows": drawn.shows, "our file": files,
-                     "published value": drawn.published})  # fmt: skip
+        row = {"paper": drawn.paper, "shows": drawn.shows, "our file": files}
+        rows.append(row | {"published value": drawn.published})
     return pd.DataFrame(rows)
 
 
-def bars(site: SiteStages) -> pd.DataFrame:
-    """The verdict's arms as v2 draws them: coder, ablations, controls, every rewrite of all."""
-    table = site.verdict[(site.verdict["order"] == "all")]
-    told = [source for source in site.estimates if source not in BARS]
-    every = table[table["count"].isin([0, len(site.simulated)])].set_index("source")
-    return every.loc[[*BARS, *told]].reset_index().assign(site=site.name)
-
-
-def paper_cost(site: SiteStages) -> float:
-    """What the paper's coder of this kind costs, in nats at our base loss (v2's windows)."""
-    base = losses_of(site.losses, "coder", column="base_loss")[: site.settings.evaluate_windows]
-    return float(PAPER_COST[site.hookpoint.kind] * base[base >= V2_LEAST_BASE_LOSS].mean())
-
-
-def paper_fractions(
-    run: Run,
-    name: str,
-    sites: Mapping[str, SiteStages],
-    *,
-    sources: Sequence[str],
-    paper: Mapping[float, float] | None = None,
+def write(
+    made: Provenance, claims: pd.DataFrame, coders: pd.DataFrame, headlines: Mapping[str, str]
 ) -> None:
-    """Show and keep figure 3 for some sources, a panel a site; nothing where there is no source."""
-    if not sources:
-        return
-    figure, axes = plots.panels(len(sites), width=5.4, height=4.0)
-    for axis, site in zip(axes, sites.values(), strict=True):
-        n = site.settings.evaluate_windows
-        paper_plots.by_fraction(
-            axis,
-            site.verdict,
-            sources=sources,
-            described=len(site.simulated),
-            title=f"{site.name} ({site.hookpoint.name}), n = {n} windows",
-            paper=paper,
-        )
-    plots.shared_legend(figure, columns=2)
-    table = stacked({key: site.verdict for key, site in sites.items()})
-    kept = table[table["source"].isin(["coder", "zero", "mean", *sources])]
-    windows = sum(site.settings.evaluate_windows for site in sites.values())
-    keep(run, name, figure, kept, unit="window", n=windows)
+    """report.md (claims, figures, coders, headlines) and report.csv in the run's figures folder.
+
+    A run whose figures are kept in figures/ also renews figures/runs.md and .csv.
+    """
+    made.folder.mkdir(parents=True, exist_ok=True)
+    claims.to_csv(made.folder / "report.csv", index=False)
+    told = [f"- **{name}**: {text}" for name, text in headlines.items()]
+    page = [f"# Run {made.run}: the paper's claims", "", *_markdown(claims)]
+    page += ["", "## The paper's figures", "", *_markdown(figures(made.folder))]
+    page += ["", "## Coders", "", *_markdown(coders.round(3)), "", "## Headlines", "", *told]
+    (made.folder / "report.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    if made.folder.is_relative_to(FIGURES):
+        whole = across()
+        whole.to_csv(FIGURES / "runs.csv", index=False)
+        page = ["# The paper's claims in every run", "", *_markdown(whole)]
+        (FIGURES / "runs.md").write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
-def against_score(run: Run, rates: pd.DataFrame, score: str) -> None:
-    """Show and keep figure 4 for one score, two panels a site; ``rates`` as ``scored`` gives it."""
-    places = list(dict.fromkeys(rates["site"]))
-    figure, axes = plots.panels(2 * len(places), width=5.0, height=3.4)
-    tables = []
-    for place, site in enumerate(places):
-        drawn = paper_plots.against_score(
-            axes[2 * place : 2 * place + 2],
-            rates[rates["site"] == site],
-            named=score,
-            title=site,
-            seed=run.params.seed,
-        )
-        tables.append(drawn.assign(site=site))
-    plots.shared_legend(figure)
-    data = pd.concat(tables, ignore_index=True)
-    name = SCORE_FILES.get(score, "08_" + "_".join(score.lower().split()))
-    keep(run, name, figure, data, unit="latent", n=latents(rates))
-
-
-def score_tables(sites: Mapping[str, SiteStages]) -> dict[str, dict[str, pd.Series]]:
-    """Every score there is, by name: a site's scores by latent."""
-    kinds = {"detection F1": "detection", "fuzzing F1": "fuzzing"}
-    return {
-        name: {key: _by_latent(site, kind) for key, site in sites.items()}
-        for name, kind in kinds.items()
-        if all(kind in site.score_kinds for site in sites.values())
-    }
-
-
-def scored(rates: pd.DataFrame, scores: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """``rates`` with a column ``score``: each site's, by latent; NaN where a latent has none."""
-    found = [
-        part.assign(score=part["latent"].map(scores[str(site)]))
-        for site, part in rates.groupby("site", sort=False)
+def across(folder: Path = FIGURES) -> pd.DataFrame:
+    """One row a claim, one column a (run, site) whose report lies below ``folder``."""
+    columns, papers = {}, {}
+    for run, table in _reports(folder):
+        for site, rows in table.groupby("site", sort=False):
+            told = rows["verdict"] + ": " + rows["ours"]
+            columns[f"{run}, {site}"] = dict(zip(rows["claim"], told, strict=True))
+        for claim, paper in zip(table["claim"], table["paper"], strict=True):
+            papers.setdefault(claim, []).append(paper)
+    rows = [
+        {"claim": claim, "paper": "; ".join(dict.fromkeys(said))}
+        | {name: column.get(claim, "–") for name, column in columns.items()}
+        for claim, said in papers.items()
     ]
-    return pd.concat(found, ignore_index=True)
+    return pd.DataFrame(rows, columns=["claim", "paper", *columns])
 
 
-def _by_latent(site: SiteStages, kind: str) -> pd.Series:
-    return site.scores_of(kind).set_index("latent")["f1"]
+def _reports(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every report.csv below a folder, by the run that wrote it: the page beside it says which."""
+    for file in sorted(folder.rglob("report.csv")):
+        head = file.with_suffix(".md").read_text(encoding="utf-8").partition("\n")[0]
+        yield head.removeprefix("# Run ").partition(":")[0], pd.read_csv(file)
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return head + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from report_cases import coder_table
 from stage_cases import SITE, tokenizer_with_chat, write_text
 
-from rewrite_utils import report
 from rewrite_utils.coder import harvest, quality
 from rewrite_utils.coder.fvu import fvu
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.params import parse
-from rewrite_utils.report import coder_plots, plots
+from rewrite_utils.report import coders, figures
 from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import CACHED_SPLITS, SiteStages, open_sites
 from rewrite_utils.subject.splice import hooked
@@ -63,7 +63,7 @@ def open_site(raw, run_folder):
 
 
 def pairs(site: SiteStages) -> tuple[torch.Tensor, torch.Tensor]:
-    acts = hooked(site.subject, site.corpus.rows("explain"), site.hookpoint)
+    acts = hooked(site.collector, site.corpus.rows("explain"), site.hookpoint)
     return acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
 
 
@@ -87,6 +87,22 @@ def test_a_loaded_coder_is_the_same_and_says_what_it_explains(trained, open_site
     assert site.training.empty
     facts = site.coder_stage.manifest["facts"]
     assert 0 < facts["fvu"] < 0.95 and 2.5 < facts["l0"] < 3.001 and facts["tokens"] > 1000
+
+
+def test_a_coder_with_thresholds_needs_no_k(trained, open_site, tmp_path):
+    """The trained coder with one threshold in the place of its k, as BatchTopK has."""
+    x, _ = pairs(trained)
+    threshold = trained.coder.encode(x).values.min(1).values.median()
+    coder = SparseCoder(trained.coder.config.model_copy(update={"k": None}))
+    same = {"threshold": threshold.expand(coder.config.num_latents)}
+    coder.load_state_dict(trained.coder.state_dict() | same)
+    coder.save(tmp_path)
+    site = open_site(coder=str(tmp_path))
+    assert site.coder.config.k is None and torch.equal(site.coder(x), coder(x))
+    on = site.coder.dense(site.coder.encode(x)) > 0
+    assert len(set(on.sum(1).tolist())) > 2
+    np.testing.assert_allclose(site.cache("explain").rate, on.float().mean(0), atol=2e-3)
+    assert len(site.quality) == 5 and site.coder_stage.manifest["facts"]["fvu"] < 1
 
 
 def test_the_old_bias_convention_is_a_parameter(trained, open_site, tmp_path):
@@ -221,7 +237,7 @@ def kinds(open_site) -> dict[str, SiteStages]:
 
 
 def test_the_table_has_a_row_a_coder_with_what_it_keeps_and_leaves(kinds):
-    table = report.coder_table(kinds).set_index("site")
+    table = coder_table(kinds).set_index("site")
     assert list(table["kind"]) == ["transcoder", "skip transcoder", "SAE", "random transcoder"]
     assert set(table["layer"]) == {1}
     for name, site in kinds.items():
@@ -236,18 +252,18 @@ def test_the_table_has_a_row_a_coder_with_what_it_keeps_and_leaves(kinds):
 
 
 def test_firing_rates_are_over_all_rows_that_are_not_training_rows(kinds):
-    table = report.coder_table(kinds).set_index("site")
-    rates = report.coder_firing_rates(kinds)
+    table = coder_table(kinds).set_index("site")
+    rate, tokens_there = coders.rates([kinds["plain"].cache(split) for split in CACHED_SPLITS])
     site = kinds["plain"]
     fired, tokens = np.zeros(12), 0
     for split in CACHED_SPLITS:
         x = hooked(site.collector, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
         on = site.coder.dense(site.coder.encode(x.flatten(0, 1))) > 0
         fired, tokens = fired + on.sum(0).numpy(), tokens + len(on)
-    np.testing.assert_allclose(rates["plain"], fired / tokens, atol=2e-3)
-    assert table.loc["plain", "tokens"] == tokens
-    assert table.loc["plain", "L0"] == pytest.approx(rates["plain"].sum())
-    assert table.loc["plain", "dead"] == (rates["plain"] == 0).mean()
+    np.testing.assert_allclose(rate, fired / tokens, atol=2e-3)
+    assert table.loc["plain", "tokens"] == tokens == tokens_there
+    assert table.loc["plain", "L0"] == pytest.approx(rate.sum())
+    assert table.loc["plain", "dead"] == (rate == 0).mean()
 
 
 def test_the_quality_of_the_untouched_and_of_nothing_are_the_ends_of_recovered(kinds):
@@ -257,12 +273,13 @@ def test_the_quality_of_the_untouched_and_of_nothing_are_the_ends_of_recovered(k
 
 
 def test_the_figures_draw_the_table(kinds, drawing):
-    table = report.coder_table(kinds)
-    _, (by_layer, by_width, rates) = plots.panels(3, columns=3)
-    coder_plots.coder_lines(by_layer, table, x="layer", y="range", title="r")
-    coder_plots.coder_lines(by_width, table, x="latents", y="FVU", title="f")
+    table = coder_table(kinds)
+    _, (by_layer, by_width, rates) = figures.panels(3, columns=3)
+    coders.lines(by_layer, table, x="layer", y="range", title="r")
+    coders.lines(by_width, table, x="latents", y="FVU", title="f")
+    found = {name: site.cache("explain").rate for name, site in kinds.items()}
     named = dict(zip(table["site"], table["kind"], strict=True))
-    drawn = coder_plots.firing_rate_curves(rates, report.coder_firing_rates(kinds), named)
+    drawn = coders.firing_rates(rates, found, named)
     lines = {line.get_label(): line.get_ydata() for line in by_layer.lines}
     assert list(lines["SAE"]) == [table.set_index("kind").loc["SAE", "range"]]
     worth = {bars.get_label(): bars.lines[0].get_ydata() for bars in by_layer.containers}
@@ -274,9 +291,9 @@ def test_the_figures_draw_the_table(kinds, drawing):
 
 
 def test_a_line_joins_only_coders_that_differ_in_nothing_else(kinds, drawing):
-    one = report.coder_table(kinds).iloc[[0]]
+    one = coder_table(kinds).iloc[[0]]
     wider = [one.assign(latents=n, k=k) for n, k in ((12, 3), (24, 3), (48, 3), (24, 6), (48, 6))]
-    (axis,) = coder_plots.coder_figure(pd.concat(wider), y="range").axes
+    (axis,) = coders.over(pd.concat(wider), y="range").axes
     lines = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
     assert lines["transcoder, k 3"] == [12, 24, 48]
     assert lines["transcoder, k 6"] == pytest.approx([24, 48], rel=0.05)
@@ -284,30 +301,30 @@ def test_a_line_joins_only_coders_that_differ_in_nothing_else(kinds, drawing):
 
 
 def test_the_committed_kinds_are_the_four_of_the_paper_and_the_controls():
-    shown = report.shown_coders(report.committed_coders("kinds"))
+    shown = coders.shown(coders.committed("kinds"))
     assert {"transcoder", "skip transcoder", "SAE", "random transcoder", "random SAE"} == set(
         shown["kind"]
     )
     assert {"FVU", "CE recovered", "range (nats)", "L0", "dead"} <= set(shown.columns)
     with pytest.raises(FileNotFoundError, match=r"params/beyond/nothing\.yaml --only 11"):
-        report.committed_coders("nothing")
+        coders.committed("nothing")
 
 
 def test_an_mlp_and_a_residual_stream_do_not_share_a_scale(kinds, drawing):
-    figure = coder_plots.coder_figure(report.coder_table(kinds), y="FVU")
+    figure = coders.over(coder_table(kinds), y="FVU")
     titles = [axis.get_title().split(" (")[0] for axis in figure.axes]
     assert titles == ["MLP, by layer", "residual stream, by layer"]
 
 
 def test_the_headline_leaves_the_control_out(kinds):
-    table = report.coder_table(kinds).assign(worth_low=0.1)
-    text = report.coders_headline(table)
+    table = coder_table(kinds).assign(worth_low=0.1)
+    text = coders.headline(table)
     assert "3 trained coders" in text and "widest range: " in text and "random" not in text
 
 
 def test_no_share_is_given_of_an_output_that_is_worth_nothing(kinds):
-    table = report.coder_table(kinds).assign(worth_low=[-0.1, 0.1, -0.1, 0.1])
-    said = report.shown_coders(table)["CE recovered"]
+    table = coder_table(kinds).assign(worth_low=[-0.1, 0.1, -0.1, 0.1])
+    said = coders.shown(table)["CE recovered"]
     assert [text == "–" for text in said] == [True, False, True, False]
-    nothing = report.coders_headline(table.assign(worth_low=-0.1))
+    nothing = coders.headline(table.assign(worth_low=-0.1))
     assert "at no site is the output's own worth above zero" in nothing

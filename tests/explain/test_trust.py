@@ -6,17 +6,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import compared
 from scipy.stats import spearmanr
 from stage_cases import made
 
-from rewrite_utils import report
 from rewrite_utils.explain.export import export
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import apart_from, window_values
 from rewrite_utils.llm import embedding
 from rewrite_utils.params import ParameterError
-from rewrite_utils.report import score_plots, trust
-from rewrite_utils.report.unseen import nearest_cosine
+from rewrite_utils.report import scores, spreads, tables
+from rewrite_utils.report.scores import nearest_cosine
 from rewrite_utils.rewrite.estimates import derangement
 from rewrite_utils.score.refine import held_out
 from rewrite_utils.stages import SiteStages, open_sites
@@ -43,7 +43,7 @@ def judged(world):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedding, "embedder", lambda: letters_of)
         sites = open_sites(world.again(**ALL, explain__compared=KINDS))
-        report.compared(sites)
+        compared(sites)
         yield sites
 
 
@@ -71,7 +71,7 @@ def test_every_kind_has_artefacts_of_its_own(judged):
 def test_nothing_is_made_twice(world, judged):
     since, asked = len(world.run.journal), len(world.llm.texts)
     again = open_sites(world.again(**ALL, explain__compared=KINDS))
-    report.compared(again)
+    compared(again)
     assert made(world.run, since) == set() and len(world.llm.texts) == asked
 
 
@@ -160,11 +160,17 @@ def test_held_out_rows_need_rows_that_are_not_scored(world):
 # ── tables ────────────────────────────────────────────────────────────────────────────────────
 
 
+def every_test(site: SiteStages) -> pd.DataFrame:
+    found = {SCORE_KINDS[kind].label: site.scores_of(kind) for kind in site.score_kinds}
+    parts = [table.assign(test=label) for label, table in found.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
 def test_scores_stand_beside_their_floors(judged):
-    found = report.scores_by_kind(judged)
+    found = tables.stacked({name: every_test(site) for name, site in judged.items()})
     labels = {SCORE_KINDS[kind].label for kind in ("detection", "hard", "fuzzing", "shuffled")}
     assert set(found["test"]) == labels and set(found["site"]) == {"mlp", "sae"}
-    table = report.score_table(found, seed=0)
+    table = scores.means(found, seed=0)
     assert len(table) == 2 * len(labels)
     row = table.iloc[0]
     mean = judged["mlp"].scores["auroc"].dropna().mean()
@@ -174,91 +180,87 @@ def test_scores_stand_beside_their_floors(judged):
 def test_a_coder_with_random_weights_is_the_floor_of_its_hookpoint(world):
     raw = json.loads(json.dumps(world.raw))
     floor = raw["sites"]["mlp"] | {"coder": "random"}
-    sites = open_sites(world.again(sites__floor=floor))
-    assert set(report.trained(sites)) == {"mlp", "sae"}
-    found = report.scores_by_kind({name: sites[name] for name in ("mlp", "floor")})
-    assert set(found["test"]) == {"detection", trust.RANDOM_CODER}
-    assert trust.random_coder(sites["sae"], sites) is None
+    sites = world.again(sites__floor=floor).params.sites
+    assert scores.trained(sites) == ["mlp", "sae"]
+    assert scores.trained({"floor": sites["floor"]}) == ["floor"]
+    assert scores.random_coder(sites, "mlp") == "floor"
+    assert scores.random_coder(sites, "sae") is scores.random_coder(sites, "floor") is None
 
 
 def test_pairs_are_of_the_same_latents(judged):
-    scores = report.compared(judged)
-    found = report.paired(scores, seed=0)
+    every = compared(judged)
+    found = scores.paired(every, seed=0)
     assert set(found["kind"]) == set(KINDS) and (found["latents"] <= 5).all()
     row = found[(found["site"] == "sae") & (found["test"] == "detection")].iloc[0]
-    wide = scores[(scores["site"] == "sae") & (scores["test"] == "detection")].pivot(
+    wide = every[(every["site"] == "sae") & (every["test"] == "detection")].pivot(
         index="latent", columns="kind", values="auroc"
     )
     by_hand = (wide[row["kind"]] - wide["plain"]).dropna()
     assert row["difference"] == pytest.approx(by_hand.mean())
-    if by_hand.nunique() > 1:  # what never varies has no interval
+    if by_hand.nunique() > 1:  # else there is no interval
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert (row["better"], row["worse"]) == ((by_hand > 0).sum(), (by_hand < 0).sum())
-    text = report.comparison_headline(found)
+    text = scores.comparison(found)
     assert text.count("n = ") == len(found)
-    assert "compared is empty" in report.comparison_headline(report.paired(scores[:0], seed=0))
+    assert "compared is empty" in scores.comparison(scores.paired(every[:0], seed=0))
 
 
 def test_without_other_kinds_the_plain_one_is_the_run_itself(world):
     assert list(variants(world.sites["mlp"])) == ["plain"]
     assert variants(world.sites["mlp"])["plain"] is world.sites["mlp"]
-    assert report.paired(report.compared(world.sites), seed=0).empty
+    assert scores.paired(compared(world.sites), seed=0).empty
+
+
+def columns_of(site: SiteStages) -> pd.DataFrame:
+    kinds = [kind for kind in site.score_kinds if kind != "shuffled"]
+    found = {kind: site.scores_of(kind).set_index("latent")["auroc"] for kind in kinds}
+    expected, true = (
+        np.concatenate([part(split) for split in ("calibrate", "evaluate")])
+        for part in (lambda split: site.ratings(split).expected, site.true)
+    )
+    simulated = pd.Series(scores.simulation(expected, true), index=site.simulated)
+    return pd.DataFrame(found | {scores.SIMULATION: simulated})
 
 
 def test_agreement_is_spearmans_over_latents(judged):
-    table = report.agreement(judged)
+    every = {name: columns_of(site) for name, site in judged.items()}
+    table = scores.agreement(every, seed=0)
     assert {"simulation (correlation)"} <= {*table["score"], *table["other score"]}
-    scores = trust.all_scores(judged["sae"])
-    one, other = "detection: AUROC", "fuzzing: AUROC"
-    both = scores[[one, other]].dropna()
+    one, other = "detection", "fuzzing"
+    both = every["sae"][[one, other]].dropna()
     row = table[
         (table["site"] == "sae") & (table["score"] == one) & (table["other score"] == other)
     ]
+    assert row["latents"].item() == len(both)
     if len(both) >= 4 and both.nunique().min() > 1:
         expected = spearmanr(both[one], both[other]).statistic
         assert row["rank correlation"].iloc[0].startswith(f"{expected:+.2f} [")
 
 
-def test_usefulness_stands_beside_the_scores_where_it_is_asked_for(world):
-    site = SiteStages(world.again(rewrite__orders=["top", "useful"]), "sae")
-    found = trust.all_scores(site)[trust.USEFULNESS]
-    expected = site.usefulness.set_index("latent")["usefulness"]
-    assert found[expected.index].tolist() == expected.tolist()
-    assert trust.USEFULNESS not in trust.all_scores(world.sites["sae"])
-
-
-def test_the_simulation_score_is_read_where_it_is_and_made_nowhere(world):
+def test_the_simulation_score_is_of_rating_and_truth(world):
     site = world.sites["mlp"]
-    found = trust.simulation_scores(site)
-    said = np.concatenate([site.ratings(s).expected for s in ("calibrate", "evaluate")]).astype(
-        float
-    )
+    said = np.concatenate([site.ratings(s).expected for s in ("calibrate", "evaluate")])
     true = np.concatenate([site.true(s) for s in ("calibrate", "evaluate")])
-    for place, latent in enumerate(site.simulated):
+    found = scores.simulation(said, true)
+    for place in range(len(site.simulated)):
         if np.ptp(true[:, place]):
-            expected = np.corrcoef(said[:, place], true[:, place])[0, 1]
-            assert found[latent] == pytest.approx(expected)
+            expected = np.corrcoef(said[:, place].astype(float), true[:, place])[0, 1]
+            assert found[place] == pytest.approx(expected)
         else:
-            assert np.isnan(found[latent])
+            assert np.isnan(found[place])
+
+
+def test_whether_ratings_are_there_is_asked_without_making_them(world):
     since = len(world.run.journal)
     other = SiteStages(world.again(simulate__window_tokens=6), "mlp")
-    assert not other.is_simulated and trust.simulation_scores(other).empty
+    assert world.sites["mlp"].is_simulated and not other.is_simulated
     assert not {name for name in made(world.run, since) if name.startswith("05")}
-
-
-def test_sentences_by_kind_and_costs_name_every_kind(judged):
-    shown = str(report.sentences_by_kind(judged, most=2)._repr_mimebundle_()["text/html"])
-    assert all(kind in shown for kind in KINDS)
-    costs = report.kind_costs(judged)
-    assert set(costs["kind"]) == {"plain", *KINDS}
-    refined = costs[costs["kind"] == "cofiring+refined"]
-    assert set(refined["stage"]) == {"03_explanations", "03_refined"}
 
 
 # ── what a score cannot see ───────────────────────────────────────────────────────────────────
 
 
-def test_traits_know_copies_near_copies_and_what_fits_everything(world, monkeypatch):
+def test_traits_know_copies_near_copies_and_what_fits_everything(world):
     vectors = np.array([[1, 0], [0.6, 0.8], [1, 0], [0, 1]], np.float32)
     np.testing.assert_allclose(nearest_cosine(vectors), [1, 0.8, 1, 0.8], atol=1e-6)
     assert np.isnan(nearest_cosine(vectors[:1])).all()
@@ -266,49 +268,58 @@ def test_traits_know_copies_near_copies_and_what_fits_everything(world, monkeypa
     table = site.explanations.copy()
     table["explanation"] = ["The same.", "the same", "other words here", "a", "b"]
     table["sentence"] = table["explanation"] + " (x)"
-    monkeypatch.setitem(vars(site), "explanations", table)
-    traits = report.sentence_traits({"sae": site}, embed=letters_of)
+    rates = site.score_intervals()
+    traits = scores.traits(table, rates, embed=letters_of)
     assert traits["same text"].tolist() == [True, True, False, False, False]
     assert traits["words"].tolist() == [2, 2, 3, 1, 1]
-    rates = site.score_intervals().set_index("latent")["specificity"]
-    assert traits["specificity"].tolist() == rates.reindex(traits["latent"]).tolist()
-    row = report.unseen_table(traits).iloc[0]
+    specificity = rates.set_index("latent")["specificity"]
+    assert traits["specificity"].tolist() == specificity.reindex(traits["latent"]).tolist()
+    row = scores.unseen(traits.assign(site="sae")).iloc[0]
     assert row["same text as another"].startswith("40% [12%, 77%]")
     assert row["sentences"] == 5 and row["words, longest"] == 3
 
 
-def test_costs_of_words_have_a_line_a_stage(judged):
-    table = report.word_costs(judged)
+def test_costs_have_a_line_a_stage(judged):
+    site = judged["mlp"]
+    stages = [site.written_stage, *(site.kind_stage(kind) for kind in site.score_kinds)]
+    facts = {stage.name.partition(".")[0]: stage.manifest["facts"] for stage in stages}
+    table = tables.llm_costs(facts, what="latent", first="stage")
     stages = {"03_explanations", "04_scores", "04_hard", "04_fuzzing", "04_shuffled"}
-    assert set(table["stage"]) == stages and len(table) == 2 * len(stages)
+    assert set(table["stage"]) == stages and len(table) == len(stages)
+
+
+def test_a_refined_sentence_costs_both_rounds(judged):
+    one = variants(judged["mlp"])["cofiring+refined"]
+    names = [stage.name for stage in (one.explanations_stage, one.written_stage)]
+    assert names == ["03_explanations.mlp", "03_refined.mlp"]
 
 
 def test_best_and_worst_have_intervals_and_name_no_latent_twice(judged):
-    text = report.best_and_worst(judged, each=3)._repr_mimebundle_()["text/plain"]
-    lines = text.split("\n")
-    pairs = [tuple(line.split(" | ")[:2]) for line in lines]
-    scored = [len(site.scores.dropna()) for site in judged.values()]
-    assert len(pairs) == len(set(pairs)) == sum(min(6, count) for count in scored)
-    assert all(line.count("[") >= 3 for line in lines)
+    for site in judged.values():
+        told = site.scores.merge(site.score_intervals(), on="latent")
+        told = told.assign(sentence=told["latent"].map(site.sentences))
+        table = scores.extremes(told, each=3)
+        assert table["latent"].is_unique and len(table) == min(6, len(site.scores.dropna()))
+        for column in ("AUROC", "found of the firing", "left out of the silent"):
+            assert table[column].str.contains(r"^\S+ \[\S+, \S+\]$").all()
+        best = float(table["AUROC"].iloc[0].split()[0])
+        assert best == pytest.approx(site.scores["auroc"].max(), abs=0.005)
 
 
 @pytest.mark.usefixtures("drawing")
 def test_the_figures_draw_every_latent(judged):
-    scores, compared = report.scores_by_kind(judged), report.compared(judged)
-    traits = report.sentence_traits(judged, embed=letters_of)
-    figure, axes = plt.subplots(1, 4)
-    part = scores[scores["site"] == "sae"]
-    score_plots.score_curves(axes[0], part, title="sae")
+    site = judged["sae"]
+    part = every_test(site)
+    own = scores.traits(site.explanations, site.score_intervals(), embed=letters_of)
+    figure, axes = plt.subplots(1, 3)
+    spreads.floors(axes[0], part, title="sae")
     drawn = {line.get_label().partition(":")[0] for line in axes[0].lines[:-1]}
     assert drawn == {str(test).partition(":")[0] for test in part["test"]}
     dashed = [line for line in axes[0].lines if line.get_linestyle() == "--"]
     assert [("floor" in str(line.get_label())) for line in dashed] == [True] * len(dashed) != []
-    part = compared[(compared["site"] == "sae") & (compared["test"] == "detection")]
-    score_plots.paired_points(axes[1], part, kind=KINDS[0], title="sae")
-    own = traits[traits["site"] == "sae"]
-    score_plots.near_copies(axes[2], own, alike=report.ALIKE, title="sae")
-    score_plots.over_general(axes[3], own, title="sae")
-    assert sum(bar.get_height() for bar in axes[2].patches) == own["nearest cosine"].notna().sum()
+    spreads.near_copies(axes[1], own, alike=scores.ALIKE, title="sae")
+    spreads.over_general(axes[2], own, title="sae")
+    assert sum(bar.get_height() for bar in axes[1].patches) == own["nearest cosine"].notna().sum()
     figure.canvas.draw()
 
 

@@ -64,7 +64,7 @@ def test_the_new_sentence_is_judged_window_by_window_against_the_old_one(explore
     ]
     expected = f"{means[1] - means[0]:+.3f} ["
     found = re.search(r"CE yours − explainer: (.*), nats, paired", explorer.comparison.markup)[1]
-    assert found.startswith(expected) and f"(n = {len(old.losses)} evaluate windows)" in found
+    assert found.startswith(expected) and f"(n = {len(old.losses)} evaluate windows" in found
     shown = Shown(explorer.comparison.markup).text
     assert shown.index("rating AUROC, yours") < shown.index("detection AUROC, explainer")
 

@@ -71,7 +71,8 @@ def test_the_numbers_of_the_card_have_their_n_and_their_unit(explorer):
     cache = explorer.shelf.cache
     firing, _ = firing_windows(cache, explorer.latent, window_tokens=windows.LENGTH)
     assert shown.count(f"of {len(firing.rows)} windows in which it fires") == 2
-    assert repr(explorer).endswith("windows), nats") and "nan" not in repr(explorer)
+    assert repr(explorer).endswith("(n = 5 windows, Student's t), nats")
+    assert "nan" not in repr(explorer)
 
 
 def test_truth_is_the_background_and_prediction_the_underline_on_one_scale():
@@ -140,3 +141,11 @@ def test_random_is_another_latent_and_the_same_in_every_session(explorer, world)
 def test_a_latent_without_a_sentence_is_an_error_that_names_the_others(explorer):
     with pytest.raises(KeyError, match="latent 999 has no sentence in this run; those that do"):
         explorer.select(999)
+
+
+def test_where_there_is_no_interval_it_is_said_and_nothing_is_drawn_but_the_value():
+    nowhere = (0.5, float("nan"), float("nan"))
+    assert marks.within(nowhere, 2) == "0.50 [no interval]"
+    drawn = marks.interval(nowhere, ends=(0.0, 1.0), floor=float("nan"))
+    assert "left: 75px; top: 6px; width: 1px" in drawn and "left: 72px" in drawn
+    assert marks.interval((float("nan"),) * 3, ends=(0.0, 1.0), floor=0.0) == ""

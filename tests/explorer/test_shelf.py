@@ -142,3 +142,9 @@ def test_scores_have_floors_and_detection_belongs_to_the_judged_sentence(shelf):
     other = shelf.read(reading.latent, "another one", "yours", *said, losses)
     assert [one.name for one in other.scores] == ["rating AUROC"]
     assert other.scores[0] == reading.scores[0]
+
+
+def test_what_a_text_of_one_s_own_writes_is_text(shelf):
+    ids = shelf.ids("write <bos> here")
+    assert shelf.site.subject.bos not in ids
+    assert shelf.site.subject.tokenizer.decode(ids) == "write <bos> here"

@@ -1,16 +1,28 @@
 """What notebooks say of a run: numbers computed again from the stages, the words of a verdict."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_cases import coder_table, found_of, losses_in_latent_space, rates_of
 from sklearn.metrics import roc_auc_score
 
-from rewrite_utils import report, stats
-from rewrite_utils.report.claimed import OURS, _no_better, _sign
-from rewrite_utils.report.headlines import calibration_headline
+from rewrite_utils import stats
+from rewrite_utils.report import (
+    calibrations,
+    claims,
+    display,
+    figures,
+    paper,
+    ratings,
+    scores,
+    tables,
+    verdicts,
+)
+from rewrite_utils.report.claims import OURS, _sign
 from rewrite_utils.stages import studies
 from rewrite_utils.stats import Estimate
 
@@ -19,11 +31,35 @@ def estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(value, low, high, n=9, unit="window", method="percentile")
 
 
+@pytest.fixture
+def made(world) -> figures.Provenance:
+    return figures.Provenance.of(world.run.params, world.run.opened)
+
+
+@pytest.fixture
+def final(world) -> pd.DataFrame:
+    return verdicts.final({name: site.verdict for name, site in world.sites.items()})
+
+
+@pytest.fixture(scope="module")
+def rates(world) -> pd.DataFrame:
+    return tables.stacked({name: rates_of(site) for name, site in world.sites.items()})
+
+
+@pytest.fixture(scope="module")
+def found(world) -> list[claims.Found]:
+    return [found_of(site) for site in world.sites.values()]
+
+
+@pytest.fixture(scope="module")
+def claimed(found) -> pd.DataFrame:
+    return claims.table(found)
+
+
 # ── tables ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(world):
-    final = report.final_arms(world.sites)
+def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(world, final):
     for name, site in world.sites.items():
         rows = final[final["site"] == name]
         assert set(rows["source"]) == {*site.estimates} - {"mean"}
@@ -37,9 +73,8 @@ def test_the_final_arms_replace_every_latent_and_leave_out_their_own_yardstick(w
             assert row.minus_mean == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_the_verdict_table_gives_every_difference_with_its_interval(world):
-    final = report.final_arms(world.sites)
-    shown = report.verdict_table(final)
+def test_the_verdict_table_gives_every_difference_with_its_interval(final):
+    shown = verdicts.shown(final)
     assert len(shown) == len(final) and set(shown["windows"]) == {5}
     heads = {"ΔCE": "delta", "CE − mean ablation": "minus_mean", "CE recovered": "recovered"}
     heads |= {"KL": "kl", "FVU of the output": "fvu", "CE − zero ablation": "minus_zero"}
@@ -58,8 +93,8 @@ def test_the_verdict_table_gives_every_difference_with_its_interval(world):
     assert shown["visible"].tolist() == final["detectable"].tolist()
 
 
-def test_the_papers_statistics_are_of_the_same_losses(world):
-    shown = report.paper_statistics(report.final_arms(world.sites)).set_index(["site", "source"])
+def test_the_papers_statistics_are_of_the_same_losses(world, final):
+    shown = verdicts.paper_statistics(final).set_index(["site", "source"])
     for name, site in world.sites.items():
         source = site.params.rewrite.headline
         rows = site.losses[(site.losses["source"] == source) & (site.losses["order"] == "all")]
@@ -71,8 +106,7 @@ def test_the_papers_statistics_are_of_the_same_losses(world):
         assert told["v2: mean ΔCE ± SE"] == expected
 
 
-def test_rates_count_hits_and_false_alarms_of_each_latent(world):
-    rates = report.sensitivity_specificity(world.sites)
+def test_rates_count_hits_and_false_alarms_of_each_latent(world, rates):
     for (name, source), table in rates.groupby(["site", "source"]):
         site = world.sites[name]
         cache, true = site.cache("calibrate"), site.true("evaluate")
@@ -89,9 +123,8 @@ def test_rates_count_hits_and_false_alarms_of_each_latent(world):
                 assert np.isnan(row.sensitivity)
 
 
-def test_mean_rates_have_intervals_over_latents(world):
-    rates = report.sensitivity_specificity(world.sites)
-    table = report.rates_by_source(rates).set_index(["site", "source"])
+def test_mean_rates_have_intervals_over_latents(rates):
+    table = ratings.means(rates).set_index(["site", "source"])
     for (name, source), part in rates.groupby(["site", "source"]):
         row = table.loc[(name, source.removesuffix("+topk"))]
         assert row["latents"] == len(part) and row["fire"] == part["sensitivity"].notna().sum()
@@ -103,43 +136,50 @@ def test_mean_rates_have_intervals_over_latents(world):
 
 
 def test_rating_quality_is_of_all_pairs(world):
-    table = report.rating_quality(world.sites).set_index(["site", "windows"])
-    for name, site in world.sites.items():
+    for site in world.sites.values():
         expected, active = site.ratings("calibrate").expected, site.true("calibrate") > 0
-        row = table.loc[(name, "calibrate")]
+        row = ratings.quality(site.ranked("calibrate"), site.true("calibrate"))
         assert (row["n pairs"], row["active"]) == (active.size, active.sum())
         auroc = roc_auc_score(active.ravel(), expected.ravel().astype(float))
         assert row["AUROC"] == pytest.approx(auroc)
 
 
-def test_the_latent_loss_is_the_squared_error_in_units_of_the_variance(world):
-    table = report.latent_losses(world.sites, ["isotonic"])
+def test_the_latent_loss_is_the_outputs_squared_error_in_units_of_mean_ablations(world):
+    told = {name: losses_in_latent_space(s, ["isotonic"]) for name, s in world.sites.items()}
+    table = tables.stacked(told)
     assert not {"mean", "zero"} & set(table["source"])
     by_source = table[table["where"] == "evaluate"].set_index(["site", "source"])["difference"]
     for name, site in world.sites.items():
         true, mean = site.true("evaluate"), site.estimates["mean"].values[0]
-        decoder = site.coder.W_dec[site.simulated].detach().double().numpy()
+        decoder = site.coder.W_dec[site.simulated].detach().numpy()
         values = site.estimates["token table"].values[:5]
-        error, ablated = (np.square((true - x) @ decoder).sum(1) for x in (values, mean))
+        error, ablated = (
+            np.square((true - told) @ decoder).sum(1).mean() for told in (values, mean)
+        )
         found = by_source[name, "token table"]
-        assert found == pytest.approx((error - ablated).mean() / ablated.mean(), rel=1e-4)
+        assert found == pytest.approx(error / ablated - 1, rel=1e-4)
 
 
 def test_costs_are_of_the_stage_s_own_calls(world):
-    stages = {name: site.simulation_stage for name, site in world.sites.items()}
-    table = report.llm_costs(stages, what="prediction")
+    facts = {n: site.simulation_stage.manifest["facts"] for n, site in world.sites.items()}
+    table = tables.llm_costs(facts, what="prediction")
     pairs = [(9 + 5) * len(site.simulated) for site in world.sites.values()]
     assert table["predictions"].tolist() == pairs
+
+
+def test_agreement_needs_four_latents_and_two_values():
+    table = pd.DataFrame({"a": [1.0, 2, 3, 4, 5], "b": [2.0, 4, 6, 8, 9], "c": [1.0] * 5})
+    found = scores.agreement({"x": table}, seed=0)["rank correlation"].tolist()
+    assert found[0].startswith("+1.00 [") and found[1:] == ["", ""]
+    assert scores.agreement({"x": table[:3]}, seed=0)["rank correlation"].tolist() == [""] * 3
 
 
 # ── headlines ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_headline_is_kept_with_the_run_and_escaped_where_it_is_shown(world):
-    shown = report.headline(world.run, "99_test", "a < b")
-    assert world.run.headlines["99_test"]["text"] == "a < b"
-    assert "a &lt; b" in shown._repr_mimebundle_()["text/html"]
-    (world.run.folder / "headlines" / "99_test.json").unlink()
+def test_a_headline_is_escaped_where_it_is_shown():
+    shown = display.said("a < b", head=True)._repr_mimebundle_()
+    assert shown == {"text/html": "<p><b>a &lt; b</b></p>", "text/plain": "a < b"}
 
 
 @pytest.mark.parametrize(
@@ -150,50 +190,53 @@ def test_a_headline_is_kept_with_the_run_and_escaped_where_it_is_shown(world):
         (-0.1, 0.1, "no difference to mean ablation seen"),
     ],
 )
-def test_the_rewrite_s_headline_says_what_its_interval_allows(world, monkeypatch, low, high, says):
-    site = world.sites["mlp"]
-    verdict = site.verdict.assign(minus_mean_low=low, minus_mean_high=high)
-    monkeypatch.setitem(vars(site), "verdict", verdict)
-    text = report.rewrite_headline(world.run, {"mlp": site})
+def test_the_rewrite_s_headline_says_what_its_interval_allows(world, low, high, says):
+    verdict = world.sites["mlp"].verdict.assign(minus_mean_low=low, minus_mean_high=high)
+    text = verdicts.headline({"mlp": verdict}, world.run.params.rewrite.headline)
     assert says in text and "n = 5 windows" in text and f"[{low:+.3f}, {high:+.3f}]" in text
 
 
-def test_every_headline_has_its_n(world):
-    losses = report.latent_losses(world.sites, [world.run.params.rewrite.headline])
+def test_every_headline_has_its_n(world, rates):
+    asked, seed = world.run.params.rewrite, world.run.params.seed
+    names = [asked.headline.removesuffix("+topk")]
+    losses = {name: losses_in_latent_space(site, names) for name, site in world.sites.items()}
+    whole = tables.stacked(losses)
+    unseen = whole[(whole["where"] == "evaluate") & (whole["source"] == names[0])]
     texts = [
-        report.coder_headline(world.sites),
-        report.firing_headline(world.sites),
-        report.score_headline(world.sites),
-        report.simulation_headline(world.sites),
-        calibration_headline(world.run, losses[losses["where"] == "evaluate"]),
-        report.specificity_headline(world.run, report.sensitivity_specificity(world.sites)),
+        calibrations.headline(unseen),
+        ratings.headline(rates, [asked.calibrators[0], asked.headline], seed=seed),
+        verdicts.headline({n: site.verdict for n, site in world.sites.items()}, asked.headline),
+        *(f"{n}: {tables.counted(s.scores['auroc'], seed=seed)}" for n, s in world.sites.items()),
     ]
-    for text in texts:
-        assert all(
-            "n = " in part for part in text.split("; ") if "range" not in part or "(n" in part
-        )
-        assert all(f"{name}" in text for name in world.sites)
-    assert "failures" in report.explanation_headline(world.sites)
+    for text in texts[:3]:
+        assert all(name in text for name in world.sites)
+    assert all("n = " in part for text in texts for part in text.split("; "))
+    assert tables.counted([0.5, np.nan], seed=0) == "not measurable (n = 1 latents)"
 
 
 # ── claims ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("found", "no_better", "costs"),
+    ("difference", "no_better", "costs"),
     [
         (estimate(-0.2, -0.3, -0.1), "disagrees", "disagrees"),
         (estimate(0.2, 0.1, 0.3), "agrees", "agrees"),
         (estimate(0.0, -0.1, 0.1), "not resolved", "not resolved"),
     ],
 )
-def test_a_claim_is_settled_only_by_an_interval_without_zero(found, no_better, costs):
-    assert _no_better(found) == no_better
-    assert _sign(found, +1) == costs
+def test_a_claim_is_settled_only_by_an_interval_without_zero(
+    found, monkeypatch, difference, no_better, costs
+):
+    assert _sign(difference, +1) == costs
+    monkeypatch.setattr(claims.Found, "against", lambda self, source, other: difference)
+    told = claims.table(found)
+    rewrites = told[told["claim"].str.startswith("rewriting with")]
+    assert set(rewrites["verdict"]) == {no_better}
 
 
-def test_claims_give_number_interval_n_and_unit(world):
-    table = report.claims(world.run, world.sites)
+def test_claims_give_number_interval_n_and_unit(world, claimed):
+    table = claimed
     assert set(table["site"]) == set(world.sites)
     measured = table[table["verdict"] != "not measured"]
     assert measured["ours"].str.contains(r"n = \d+ (?:windows|latents)").all()
@@ -204,8 +247,8 @@ def test_claims_give_number_interval_n_and_unit(world):
     assert len(rewrites) == 2 * len(world.run.params.rewrite.calibrators)
 
 
-def test_every_claim_of_the_paper_has_its_number_and_an_answer(world):
-    table = report.claims(world.run, world.sites)
+def test_every_claim_of_the_paper_has_its_number_and_an_answer(world, claimed):
+    table = claimed
     words = {"agrees", "disagrees", "not resolved", "not measured", "not compared"}
     assert set(table["verdict"]) <= words | {"beyond the paper"}
     for name in world.sites:
@@ -221,9 +264,9 @@ def test_every_claim_of_the_paper_has_its_number_and_an_answer(world):
         )
 
 
-def test_every_claim_is_read_in_its_own_direction(world, monkeypatch):
-    monkeypatch.setattr(report.claimed, "_sign", lambda found, sign: f"{sign:+d}")
-    table = report.claims(world.run, world.sites)
+def test_every_claim_is_read_in_its_own_direction(found, monkeypatch):
+    monkeypatch.setattr(claims, "_sign", lambda found, sign: f"{sign:+d}")
+    table = claims.table(found)
     for start, sign in (
         ("the coder costs cross-entropy", "+1"),
         ("ablating the latents costs more", "+1"),
@@ -241,14 +284,14 @@ def test_every_claim_is_read_in_its_own_direction(world, monkeypatch):
         assert found <= {sign, "not resolved"} and (rare or sign in found)
 
 
-def test_rates_before_and_after_are_compared_latent_by_latent(world):
+def test_rates_before_and_after_are_compared_latent_by_latent(world, claimed, rates):
     """Once subtracted by source and not by latent: all NaN, and the claim was silently gone."""
-    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    table = claimed.set_index(["site", "claim"])
     raw, matched = "raw+topk", "quantile:type7+topk"
-    for name, site in world.sites.items():
-        rates = report.sensitivity_specificity({name: site})
+    for name in world.sites:
+        own = rates[rates["site"] == name]
         for rate, claim in (("specificity", "rises"), ("sensitivity", "drops")):
-            wide = rates.pivot(index="latent", columns="source", values=rate)
+            wide = own.pivot(index="latent", columns="source", values=rate)
             change = (wide[matched] - wide[raw]).dropna()
             if len(change) > 1:
                 ours = table.loc[(name, f"{rate} {claim} with {matched}"), "ours"]
@@ -257,8 +300,8 @@ def test_rates_before_and_after_are_compared_latent_by_latent(world):
         assert (name, f"specificity rises with {matched}") in table.index
 
 
-def test_claims_about_rewrites_compare_the_arms_that_they_name(world):
-    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+def test_claims_about_rewrites_compare_the_arms_that_they_name(world, claimed):
+    table = claimed.set_index(["site", "claim"])
     raw, matched = "raw+topk", "quantile:type7+topk"
     pairs = {
         "without normalisation the rewrite is worse than zeroing the latents": (raw, "zero"),
@@ -279,19 +322,19 @@ def test_claims_about_rewrites_compare_the_arms_that_they_name(world):
     ("low", "high", "verdict"),
     [(1, 3, "agrees"), (5, 30, "not resolved"), (15, 30, "disagrees")],
 )
-def test_the_specificity_needed_is_settled_at_ten_alarms(world, monkeypatch, low, high, verdict):
+def test_the_specificity_needed_is_settled_at_ten_alarms(found, low, high, verdict):
     """99 % of the paper's 1,023 silent latents an active one leave 10.23 alarms."""
-    found = Estimate(2.0, low, high, 9, "window", "percentile")
-    monkeypatch.setattr(report.claimed, "break_even", lambda site, topk: found)
-    table = report.claims(world.run, world.sites).set_index("claim")
+    even = Estimate(2.0, float(low), float(high), 9, "window", "percentile")
+    told = [dataclasses.replace(one, even=even) for one in found]
+    table = claims.table(told).set_index("claim")
     rows = table.loc[["a specificity of 99 % is not enough to beat ablation"]]
     assert set(rows["verdict"]) == {verdict}
     assert rows["ours"].str.contains("at 32 of 32,768 latents 99.80% [", regex=False).all()
 
 
-def test_our_own_claim_is_answered_like_the_papers(world):
+def test_our_own_claim_is_answered_like_the_papers(world, claimed):
     """Lower is better: the report says so where the rewrite does not win."""
-    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+    table = claimed.set_index(["site", "claim"])
     headline = world.run.params.rewrite.headline
     for name, site in world.sites.items():
         losses = site.losses[(site.losses["order"] == "all") & (site.losses["window"] < 5)]
@@ -305,8 +348,8 @@ def test_our_own_claim_is_answered_like_the_papers(world):
             assert (row["verdict"] == "disagrees") == (found.low > 0)
 
 
-def test_fewer_windows_are_compared_with_all_of_them(world):
-    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+def test_fewer_windows_are_compared_with_all_of_them(world, claimed):
+    table = claimed.set_index(["site", "claim"])
     for name, site in world.sites.items():
         row = table.loc[(name, "quantile:type7+topk fitted on fewer windows costs more")]
         losses = studies.fewer(site)
@@ -318,8 +361,8 @@ def test_fewer_windows_are_compared_with_all_of_them(world):
         assert "2 against 9 calibrate windows" in row["ours"]
 
 
-def test_false_alarms_are_counted_over_windows_and_latents(world):
-    table = report.claims(world.run, world.sites).set_index(["site", "claim"])
+def test_false_alarms_are_counted_over_windows_and_latents(world, claimed):
+    table = claimed.set_index(["site", "claim"])
     for name, site in world.sites.items():
         cache, true = site.cache("calibrate"), site.true("evaluate") > 0
         threshold = [0.5 * cache.of(latent).values.mean() for latent in site.simulated]
@@ -343,7 +386,7 @@ def test_all_runs_stand_side_by_side(tmp_path):
         [("a", "x", "+10 %", "1 nat", "agrees"), ("b", "x", "+33 %", "2 nat", "disagrees")],
     )
     report_of(tmp_path / "two", "two", [("a", "y", "no", "3 nat", "not resolved")])
-    table = report.across(tmp_path).set_index("claim")
+    table = paper.across(tmp_path).set_index("claim")
     assert table.columns.tolist() == ["paper", "one, a", "one, b", "two, a"]
     assert table.loc["x", "paper"] == "+10 %; +33 %"
     assert table.loc["x", "one, b"] == "disagrees: 2 nat" and table.loc["x", "two, a"] == "–"
@@ -351,26 +394,25 @@ def test_all_runs_stand_side_by_side(tmp_path):
 
 
 def test_without_any_report_there_is_an_empty_table(tmp_path):
-    assert report.across(tmp_path).empty
+    assert paper.across(tmp_path).empty
 
 
-def test_the_report_is_written_as_a_page_and_as_data(world):
-    table = report.claims(world.run, world.sites)
-    coders = report.coder_table(world.sites)
-    report.write(world.run, table, coders)
+def test_the_report_is_written_as_a_page_and_as_data(world, made, claimed):
+    table, coders = claimed, coder_table(world.sites)
+    paper.write(made, table, coders, {"07_rewrite": "what was found"})
     folder = world.run.params.figures
     page = (world.run.folder / folder / "report.md").read_text()
-    drawn = report.figures(world.run)
+    assert page.endswith("- **07_rewrite**: what was found\n")
+    drawn = paper.figures(made.folder)
     assert page.count("\n| ") == len(table) + 1 + len(coders) + 1 + len(drawn) + 1
     assert f"| {drawn['our file'][0]} |" in page
     again = pd.read_csv(world.run.folder / folder / "report.csv")
     assert again["ours"].tolist() == table["ours"].tolist()
 
 
-def test_a_kept_figure_has_its_data_and_where_it_came_from(world):
-    final = report.final_arms(world.sites)
-    figure, _ = report.show.plots.panels(1)
-    report.keep(world.run, "99_test", figure, final, unit="window", n=10)
+def test_a_kept_figure_has_its_data_and_where_it_came_from(world, made, final):
+    figure, _ = figures.panels(1)
+    figures.keep(made, "99_test", figure, final, unit="window", n=10)
     folder = world.run.folder / world.run.params.figures
     about = json.loads((folder / "99_test.json").read_text())
     assert (about["n"], about["unit"], about["seed"]) == (10, "window", world.run.params.seed)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from stage_cases import made
 
-from rewrite_utils import report
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params import ParameterError
-from rewrite_utils.report import coder_plots, plots
+from rewrite_utils.report import coders, figures, verdicts
 from rewrite_utils.rewrite import at_once
 from rewrite_utils.rewrite.estimates import without_llm
 from rewrite_utils.stages import at_once as stages
@@ -121,24 +120,25 @@ def test_two_sites_at_one_layer_are_refused(world):
         stages.stage(run, open_sites(run))
 
 
-@pytest.mark.usefixtures("drawing")
-def test_the_figure_has_its_data_and_a_run_that_did_not_ask_says_so(world, both):
-    assert "studies.layers_at_once is off" in repr(report.layers_at_once(world.run, world.sites))
-    shown = repr(report.layers_at_once(both, open_sites(both)))
-    assert plots.label("word list") in shown
-    data = pd.read_csv(world.run.folder / both.params.figures / "11_at_once.csv")
-    assert set(data["places"]) == {"mlp", "sae", "mlp+sae"} and set(data["windows"]) == {9}
+def test_the_table_has_a_row_a_layer_and_source(losses):
+    table = at_once.judged(losses, seed=0, resamples=100)
+    shown = verdicts.layers(verdicts.growing(table, ["mlp", "sae"]))
+    assert shown["added"].tolist() == ["mlp"] * len(at_once.SOURCES) + ["sae"] * len(
+        at_once.SOURCES
+    )
+    assert figures.label("word list") in set(shown["source"]) and set(shown["windows"]) == {9}
+    assert shown["ΔCE"].str.contains(" [", regex=False).all()
 
 
 @pytest.mark.usefixtures("drawing")
 def test_lines_are_by_the_number_of_layers_and_the_sums_dotted():
     table = at_once.judged(table_of({"a": 0.3, "b": 0.5}, 0.4), seed=0)
-    together = report.at_once.growing(table, ["a", "b"])
+    together = verdicts.growing(table, ["a", "b"])
     assert together["places"].unique().tolist() == ["a", "a+b"]
-    axes = plots.panels(1)[1][0]
-    coder_plots.layers_at_once(axes, together, value="delta", parts=True)
+    axes = figures.panels(1)[1][0]
+    coders.layers_at_once(axes, together, value="delta", parts=True)
     lines = {str(line.get_label()): line for line in axes.lines}
-    drawn = lines[plots.label("word list")]
+    drawn = lines[figures.label("word list")]
     assert np.asarray(drawn.get_xdata()).tolist() == [1, 2]
     np.testing.assert_allclose(np.asarray(drawn.get_ydata()), [0.3, 1.2], atol=0.02)
     dotted = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_xdata())]

@@ -1,5 +1,6 @@
 """A subject with checkpoints, from parameters to the table of notebook 07; and one without."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,14 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_config, tiny_tokenizer
+from report_cases import found_of
 from stage_cases import SITE, FakeLLM, tokenizer_with_chat, write_text
 from transformers import AutoModelForCausalLM
 
-from rewrite_utils import report
 from rewrite_utils.params import parse
-from rewrite_utils.report import claimed, coder_plots, plots
-from rewrite_utils.report.checkpoints import equivalence_of
-from rewrite_utils.report.claimed import _of_checkpoints
+from rewrite_utils.report import claims, curves, figures, forests, verdicts
 from rewrite_utils.rewrite.equivalence import next_token_losses
 from rewrite_utils.runs.run import Run
 from rewrite_utils.stages import SiteStages, builders, open_sites
@@ -82,8 +81,14 @@ def test_the_last_checkpoint_is_the_untouched_model(site):
     assert np.allclose(base, site.training_curve["step16"], atol=1e-4)
 
 
+def arms_of(site) -> pd.DataFrame:
+    draws = {"seed": site.params.seed, "resamples": site.params.rewrite.bootstrap}
+    steps = site.params.subject.steps
+    return verdicts.equivalences(site.losses, site.training_curve, steps, **draws)
+
+
 def test_every_arm_gets_an_answer(site):
-    table = report.equivalences(site).set_index("source")
+    table = arms_of(site).set_index("source")
     assert {"untouched", "coder", "mean", "output mean", *site.params.rewrite.calibrators} <= set(
         table.index
     )
@@ -93,9 +98,16 @@ def test_every_arm_gets_an_answer(site):
     assert table["as good as"].str.contains("of training").all()
 
 
+def claim_about(found: claims.Found) -> claims.Claim:
+    told = [claim for claim in claims.claimed(found) if "checkpoint" in claim.claim]
+    [claim] = told
+    return claim
+
+
 def test_the_claim_about_checkpoints_has_this_answer(site):
-    claim = _of_checkpoints(site.run, site)
-    assert claim.ours.startswith(equivalence_of(site, "coder").answer)
+    claim = claim_about(found_of(site))
+    answer = arms_of(site).set_index("source").loc["coder", "as good as"]
+    assert claim.ours.startswith(answer)
     assert claim.paper == "≈ 25 % of training" and claim.verdict != "not measured"
 
 
@@ -109,22 +121,26 @@ def test_the_claim_about_checkpoints_has_this_answer(site):
         (np.inf, np.inf, "disagrees"),
     ],
 )
-def test_the_claim_about_checkpoints_is_settled_by_its_interval(
-    site, monkeypatch, low, high, verdict
-):
+def test_the_claim_about_checkpoints_is_settled_by_its_interval(site, low, high, verdict):
     """Of 16 steps: surely before the end, perhaps, surely not. Once [75 %, beyond] disagreed while
     [75 %, 87 %] agreed, though every step of the second is in the first."""
-    found = equivalence_of(site, "coder")._replace(low=low, high=high)
-    monkeypatch.setattr(claimed, "equivalence_of", lambda site, source: found)
-    assert found.final == 16 and _of_checkpoints(site.run, site).verdict == verdict
+    found = found_of(site)
+    at = found.checkpoint._replace(low=low, high=high)
+    told = dataclasses.replace(found, checkpoint=at)
+    assert at.final == 16 and claim_about(told).verdict == verdict
 
 
-def test_the_figure_has_its_data_beside_it(site):
-    shown = report.checkpoints(site.run, {"mlp": site})
-    folder = Path(site.params.figures)
-    for ending in ("png", "pdf", "csv", "json"):
-        assert (folder / f"07_checkpoints.{ending}").stat().st_size > 100
-    assert "sentences" in repr(shown)
+def test_the_curve_has_an_interval_at_every_step_and_is_drawn(site, drawing):
+    draws = {"seed": site.params.seed, "resamples": site.params.rewrite.bootstrap}
+    curve = verdicts.curve(site.training_curve, site.params.subject.steps, **draws)
+    assert curve["step"].tolist() == [0, 4, 16]
+    np.testing.assert_allclose(curve["CE"], site.training_curve.mean(), rtol=1e-6)
+    assert (curve["CE_low"] <= curve["CE"]).all() and (curve["CE"] <= curve["CE_high"]).all()
+    _, (axis,) = figures.panels(1)
+    curves.checkpoints(axis, curve, arms_of(site), title="t")
+    assert list(axis.lines[0].get_ydata()) == curve["CE"].tolist()
+    drawn = {line.get_label() for line in axis.lines}
+    assert {figures.label("coder"), figures.label("token table")} <= drawn
 
 
 def test_the_figure_tells_one_answer_from_several_and_from_none(drawing):
@@ -132,9 +148,9 @@ def test_the_figure_tells_one_answer_from_several_and_from_none(drawing):
     steps = {"first_step": [50.0, 20.0, -np.inf], "last_step": [50.0, 80.0, -np.inf]}
     ends = {"step_low": [40.0, 10.0, -np.inf], "step_high": [60.0, np.inf, -np.inf]}
     arms = pd.DataFrame({**steps, **ends, "crossings": [1, 3, 0], "windows": 9})
-    _, (axis,) = plots.panels(1)
+    _, (axis,) = figures.panels(1)
     arms["source"] = ["coder", "mean", "output zero"]
-    coder_plots.training_shares(axis, arms, final=100, title="t")
+    forests.training_shares(axis, arms, final=100, title="t")
     drawn = [(line.get_marker(), list(line.get_xdata())) for line in axis.lines[1::2]]
     assert drawn == [("<", [0.0, 0.0]), ("o", [0.2, 0.8]), ("o", [0.5, 0.5])]
     assert [list(line.get_xdata()) for line in axis.lines[::2]][1:] == [[0.1, 1.0], [0.4, 0.6]]
@@ -167,9 +183,7 @@ def test_a_checkpoint_that_is_not_there_is_named(site, raw, tmp_path):
         _ = again.training_curve
 
 
-def test_without_checkpoints_nothing_is_done_and_it_is_said(site, raw):
-    plain = raw | {"subject": {"model": raw["subject"]["model"]}}
-    run = Run(parse(plain), site.run.folder)
-    since = len(run.journal)
-    assert "subject.checkpoints names none" in repr(report.checkpoints(run, open_sites(run)))
-    assert len(run.journal) == since
+def test_without_checkpoints_the_claim_says_so(site):
+    """Nothing is looked up: the notebook hands over no curve."""
+    claim = claim_about(dataclasses.replace(found_of(site), checkpoint=None))
+    assert claim.ours == "this subject has no checkpoints" and claim.verdict == "not measured"

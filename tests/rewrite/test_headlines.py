@@ -1,36 +1,13 @@
 """The words of headlines on tables made by hand: which n stands beside which number."""
 
-from types import SimpleNamespace
-from typing import Any
-from unittest.mock import MagicMock
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from rewrite_utils import calibrate, report
-from rewrite_utils.report.tables import centred_ranks
-from rewrite_utils.report.useful import _agreement
-from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages
+from rewrite_utils import calibrate
+from rewrite_utils.report import ratings, studies, verdicts
+from rewrite_utils.report.ratings import centred_ranks
 from rewrite_utils.stats import Estimate, auroc_value
-
-
-def like(kind: type, facts: dict[str, Any]) -> Any:
-    """What passes for one of ``kind`` and has only these facts."""
-    found = MagicMock(spec=kind)
-    for name, value in facts.items():
-        setattr(found, name, value)
-    return found
-
-
-def site_of(**facts: Any) -> Any:
-    return like(SiteStages, facts)
-
-
-def run_of(first: str, headline: str) -> Any:
-    rewrite = SimpleNamespace(calibrators=(first,), headline=headline)
-    return like(Run, {"params": SimpleNamespace(rewrite=rewrite, seed=0)})
 
 
 def rates(sensitivity: list[float]) -> pd.DataFrame:
@@ -40,18 +17,18 @@ def rates(sensitivity: list[float]) -> pd.DataFrame:
 
 def test_rates_are_named_before_the_top_k():
     table = rates([1.0, 0.5]).assign(source="raw+topk")
-    told = report.specificity_headline(run_of("raw+topk", "raw+topk"), table)
+    told = ratings.headline(table, ["raw+topk"], seed=0)
     assert told.startswith("early, raw: specificity") and "top" not in told
-    assert report.rates_by_source(table)["source"].tolist() == ["raw"]
+    assert ratings.means(table)["source"].tolist() == ["raw"]
 
 
 def test_sensitivity_has_the_n_of_the_latents_that_fire():
     """Pythia's report once said "sensitivity 1.00 (n = 8 latents)" where one of eight fired."""
-    told = report.specificity_headline(run_of("raw", "raw"), rates([1.0, np.nan, np.nan]))
+    told = ratings.headline(rates([1.0, np.nan, np.nan]), ["raw"], seed=0)
     assert told.endswith("sensitivity 1.00 (n = 3 latents, sensitivity: n = 1)")
-    told = report.specificity_headline(run_of("raw", "raw"), rates([1.0, 1.0, 0.5]))
+    told = ratings.headline(rates([1.0, 1.0, 0.5]), ["raw"], seed=0)
     assert told.endswith("(n = 3 latents)")
-    told = report.specificity_headline(run_of("raw", "raw"), rates([np.nan, np.nan]))
+    told = ratings.headline(rates([np.nan, np.nan]), ["raw"], seed=0)
     assert "sensitivity not measurable (n = 2 latents, sensitivity: n = 0)" in told
 
 
@@ -64,48 +41,31 @@ def final(range_low: float) -> pd.DataFrame:
 
 def test_no_share_is_recovered_of_a_range_that_is_not_there():
     """Once "-1.984 [-32.429, +30.450]" of a range of +0.05 [-0.02, +0.15] nat."""
-    assert report.verdict_table(final(0.01))["CE recovered"].tolist() == ["+0.500 [+0.500, +0.500]"]
+    assert verdicts.shown(final(0.01))["CE recovered"].tolist() == ["+0.500 [+0.500, +0.500]"]
     for low in (-0.02, 0.0, np.nan):
-        assert report.verdict_table(final(low))["CE recovered"].tolist() == ["–"]
+        assert verdicts.shown(final(low))["CE recovered"].tolist() == ["–"]
 
 
 def test_the_range_is_mean_ablation_over_the_coder():
     rows = [(s, 4, "all", low) for s, low in (("mean", 0.3), ("zero", 0.7), ("raw", 0.1))]
     rows.append(("coder", 0, "all", 0.0))
     verdict = pd.DataFrame(rows, columns=["source", "count", "order", "over_coder_low"])
-    sites = {"a": site_of(verdict=verdict)}
-    found = report.final_arms(sites)
+    found = verdicts.final({"a": verdict})
     assert found["source"].tolist() == ["zero", "raw"] and set(found["range_low"]) == {0.3}
 
 
-def useful_site(f1: list[float]) -> Any:
-    latents = np.arange(len(f1))
-    return site_of(
-        usefulness=pd.DataFrame({"latent": latents, "usefulness": latents / 10}),
-        scores=pd.DataFrame({"latent": latents, "f1": f1}),
-        energy=np.array([4.0, 3.0, 2.0, 1.0]),
-        sentences=dict.fromkeys(latents.tolist(), "a"),
-        params=SimpleNamespace(seed=0),
-    )
+def useful(f1: list[float]) -> pd.DataFrame:
+    rank = np.arange(len(f1))
+    return pd.DataFrame({"usefulness": rank / 10, "f1": f1, "share": (4.0 - rank) / 10})
 
 
 def test_a_correlation_has_the_n_of_its_own_pairs():
     """A latent that could not be scored has usefulness and no F1: it was counted all the same."""
-    told = _agreement("early", useful_site([0.1, 0.2, 0.3, np.nan]))
+    told = verdicts.agreement(useful([0.1, 0.2, 0.3, np.nan]), seed=0)
     assert "detection F1 +1.00" in told and told.count("(n = 3 latents)") == 1
     assert "share of the output -1.00" in told and told.endswith("(n = 4 latents)")
-    told = _agreement("early", useful_site([np.nan] * 4))
+    told = verdicts.agreement(useful([np.nan] * 4), seed=0)
     assert "detection F1 not measurable (n = 0 latents)" in told
-
-
-def test_failures_are_not_copies_of_one_another():
-    """Two latents without a sentence once were "2 not unique"."""
-    texts = ["a", "b", None, None]
-    table = pd.DataFrame({"sentence": texts, "explanation": texts})
-    told = report.explanation_headline({"early": site_of(explanations=table)})
-    assert told == "2 sentences for 4 latents, 2 failures, 0 not unique"
-    again = site_of(explanations=table.fillna("a"))
-    assert report.explanation_headline({"early": again}).endswith("0 failures, 3 not unique")
 
 
 def test_a_pair_that_was_not_sent_moves_no_windows_mean():
@@ -121,11 +81,8 @@ def test_a_pair_that_was_not_sent_moves_no_windows_mean():
 
 
 def test_ratings_with_gaps_are_described_by_those_that_are_there():
-    ratings = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, np.nan]], np.float16)
-    evidence = SimpleNamespace(
-        ratings=SimpleNamespace(expected=ratings), true=np.array([[0.0, 9.0, 1.0], [0, 0, 9]])
-    )
-    row = report.shown_ratings({"a": site_of(name="a", evidence=evidence)}).iloc[0]
+    told = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, np.nan]], np.float16)
+    row = ratings.spread(told, np.array([[0.0, 9.0, 1.0], [0, 0, 9]]))
     assert (row["ratings"], row["least"], row["median"], row["largest"]) == (4, 1, 3.5, 5)
     assert row["silent pairs"] == 0.75 and np.isnan(row["the rest"])
 
@@ -138,9 +95,8 @@ def test_ratings_with_gaps_are_described_by_those_that_are_there():
         (np.inf, "cost less than mean ablation at every level measured, break-even [0.00, 2.95]"),
     ],
 )
-def test_no_break_even_is_not_a_break_even_at_no_alarms(monkeypatch, value, says):
+def test_no_break_even_is_not_a_break_even_at_no_alarms(value, says):
     """0 stands for "dearer at every level": once told as "at 0.00 alarms a true activation"."""
     found = Estimate(value, 0.0, 2.95, 16, "window", "percentile")
-    monkeypatch.setattr(report.around, "break_even", lambda site, topk: found)
-    told = report.specificity_line(site_of(name="late"))
+    told = studies.break_even_line("late", found)
     assert says in told and told.endswith("(n = 16 windows)")

@@ -1,14 +1,14 @@
 """The studies around the rewrite: corrupted oracle, estimators, false alarms, fewer windows."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from latent_cases import cache_of
+from report_cases import even_of, losses_in_latent_space, measured_of, odds_of
 
-from rewrite_utils import report
 from rewrite_utils.calibrate.oracle import rating_shape
-from rewrite_utils.report import calibrations, simulator_plots
+from rewrite_utils.report import calibrations
+from rewrite_utils.report import studies as reported
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies
 from rewrite_utils.rewrite.arms import Estimate
@@ -161,10 +161,7 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
         same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
         assert min(same) >= windows - max(1, round(share * windows))
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
-    arms = report.screened_arms({name: here})
-    drawn = report.study_figure(arms, simulator_plots.screening_loss, what=", what if")
-    assert drawn.axes[0].get_title() == f"{name}, what if\n{report.smallest_visible(arms)}"
-    plt.close(drawn)
+    arms = reported.arms({name: stages.judged(here, table)}, reported.read_share)
     arms = arms.dropna(subset=["share"])
     assert sorted(arms["share"]) == sorted(shares) and set(arms["screen"]) == {"lexical"}
 
@@ -201,20 +198,20 @@ def test_without_alarms_the_coder_is_left(studied):
 
 
 def test_alarms_are_counted_for_every_true_activation(studied):
-    arms = report.specificity_arms(studied).dropna(subset=["specificity"])
-    for name, part in arms.groupby("site"):
-        rate = studied[name].cache("calibrate").rate[stages.studied(studied[name])].mean()
-        expected = (1 - part["specificity"]) * (1 - rate) / rate
-        np.testing.assert_allclose(part["alarms"], expected)
-    even = report.break_even_table(studied)
+    odds = {name: odds_of(site) for name, site in studied.items()}
+    even = {n: {topk: even_of(s, topk=topk) for topk in (False, True)} for n, s in studied.items()}
+    even = reported.break_even_table(even, odds)
+    for row in even.itertuples(index=False):
+        level = 1 - row[3] / odds[row.site]
+        if 0 <= level < 1:
+            assert row[5] == f"{level:.4f}"
     assert len(even) == 4 and (even["windows"] == 9).all()
 
 
 @pytest.mark.parametrize("topk", [False, True])
-def test_alarms_break_even_where_the_difference_is_zero(studied, monkeypatch, topk):
+def test_alarms_break_even_where_the_difference_is_zero(topk):
     """CE over mean ablation = log(share of false alarms / .2) ± noise of mean zero."""
-    here, levels = studied["mlp"], (0.0, 0.5, 0.9, 0.99)
-    rate = here.cache("calibrate").rate[stages.studied(here)].mean()
+    levels, odds = (0.0, 0.5, 0.9, 0.99), 15.0
     noise = np.array([-0.4, -0.1, 0.1, 0.4])
     rows = [("mean", 0.0)] + [
         (studies.alarm_name(level, topk=topk), np.log((1 - level) / 0.2)) for level in levels
@@ -225,25 +222,25 @@ def test_alarms_break_even_where_the_difference_is_zero(studied, monkeypatch, to
             for k, (source, cost) in enumerate(rows)
         ]
     ).assign(count=5, order="all")
-    monkeypatch.setattr(stages, "specificity", lambda site: table)
-    found = report.around.break_even(here, topk=topk)
-    expected = 0.2 * (1 - rate) / rate
+    found = reported.break_even(table, silent_to_active=odds, topk=topk, seed=0)
+    expected = 0.2 * odds
     assert found.value == pytest.approx(expected) and found.n == 4
     assert 0.66 * expected < found.low < expected < found.high < 1.5 * expected
 
 
 def test_oracle_arms_say_what_they_are(studied):
-    arms = report.oracle_arms(studied)
+    judged = {name: stages.judged(site, stages.oracle(site)) for name, site in studied.items()}
+    arms = reported.arms(judged, studies.read_oracle_name)
     told = arms.dropna(subset=["auroc"])
     assert len(told) == 2 * 2 * 2 * 2  # sites, qualities, sizes, calibrators
     assert set(told["n"]) == {10, 40} and set(told["calibrator"]) == set(STUDIES["calibrators"])
-    assert told["minus_mean"].notna().all() and "smallest visible" in report.smallest_visible(arms)
+    assert told["minus_mean"].notna().all() and "smallest visible" in reported.visible(arms)
 
 
 def test_latent_losses_are_those_of_the_estimates(studied):
     here = studied["sae"]
     names = ["raw", "isotonic", "centred+standardised+capped+isotonic_pooled"]
-    found = report.latent_losses({"sae": here}, names)
+    found = losses_in_latent_space(here, names)
     assert set(found["where"]) == {
         "evaluate", "evaluate, top k", "calibrate, held out", "calibrate, in-sample",
     }  # fmt: skip
@@ -264,9 +261,10 @@ def test_latent_losses_are_those_of_the_estimates(studied):
 def test_top_k_in_latent_space_is_the_splices(studied):
     """Keeping the k largest of the true latents changes nothing; the loss then has no error."""
     here = studied["mlp"]
-    assert calibrations._after_topk(here, here.true("evaluate")).estimate.max() < 1e-9
-    zeros = calibrations._after_topk(here, np.zeros_like(here.true("evaluate")))
-    plain = calibrations._loss(here, here.true("evaluate"), np.zeros_like(here.true("evaluate")))
+    measured, true = measured_of(here), here.true("evaluate")
+    assert measured.after_topk(true).estimate.max() < 1e-9
+    zeros = measured.after_topk(np.zeros_like(true))
+    plain = measured.loss(true, np.zeros_like(true))
     np.testing.assert_allclose(zeros.estimate, plain.estimate, rtol=1e-5)
 
 
@@ -279,8 +277,8 @@ def test_a_factor_of_nothing_is_mean_ablation_on_the_calibrate_windows(studied):
         np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
         whole = losses_of(table, f"1 of {name}", count)
         assert not np.allclose(whole, nothing)
-    best = report.best_factors(studied)
-    assert best["best factor"].isin(here.params.studies.factors).all() and len(best) == 4
+    best = reported.best_factors(table, seed=here.params.seed)
+    assert best["best factor"].isin(here.params.studies.factors).all() and len(best) == 2
 
 
 @pytest.fixture(scope="module")
@@ -300,11 +298,9 @@ def test_the_studies_of_a_headline_with_top_k_splice_it_as_the_rewrite_does(trun
     np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
     sources = stages.screened(here)["source"].unique().tolist()
     assert "1 by lexical+topk" in sources
-    arms = report.screened_arms(truncated)
+    judged = stages.judged(here, stages.screened(here))
+    arms = reported.arms({"mlp": judged}, reported.read_share)
     assert set(arms["screen"].dropna()) == {"lexical"} and set(arms["share"].dropna()) == {1.0}
-    losses = report.latent_losses(truncated, ["isotonic"])
-    told = report.calibration_headline(here.run, losses[losses["where"] == "evaluate"])
-    assert told.count("n = 5 windows") == 2  # it was empty
     floor = here.estimates["shuffled explanations"]
     assert floor.topk and not here.estimates[name].topk
 
@@ -325,10 +321,18 @@ def test_the_floor_of_a_headline_with_top_k_keeps_the_k_largest_too(truncated):
 
 
 def test_condition_has_the_simulator_and_the_oracles(studied):
-    found = report.condition(studied, aurocs=(0.9,))
+    tables = []
+    for name, site in studied.items():
+        matched = site.evidence.calibrated("quantile:type8", site.ratings("evaluate"))
+        own = calibrations.condition(site.true("evaluate"), matched, site.evidence.target.mean)
+        tables.append(own.assign(site=name, what="simulator"))
+        material = stages.material(site)
+        own = calibrations.oracle_condition(material, auroc=0.9, windows=40, held=30)
+        tables.append(own.assign(site=name, what="oracle of AUROC 0.9"))
+    found = pd.concat(tables, ignore_index=True)
     assert set(found["what"]) == {"simulator", "oracle of AUROC 0.9"}
     assert found["rho"].dropna().between(-1, 1).all() and (found["loss"] >= 0).all()
-    table = report.condition_table(found)
+    table = calibrations.condition_table(found)
     assert table["windows"].tolist() == [5, 30, 5, 30]
     own = table[table["what"] == "simulator"].set_index("site")
     for name, site in studied.items():
@@ -339,27 +343,26 @@ def test_a_latent_whose_match_never_fires_counts_as_no_better_than_the_mean():
     """Left out, only latents with a guess were counted: 13 of the 23 that fire, in one run."""
     true = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     estimate = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    found = calibrations._per_latent(true, estimate, true.mean(0))
+    found = calibrations.condition(true, estimate, true.mean(0))
     assert found["rho"].tolist() == [1.0, pytest.approx(np.nan, nan_ok=True)]  # the third is silent
     assert found["loss"].tolist() == [0.0, pytest.approx(1 / 0.75)]
-    row = report.condition_table(found.assign(site="a", what="simulator")).iloc[0]
+    row = calibrations.condition_table(found.assign(site="a", what="simulator")).iloc[0]
     assert (row["latents"], row["with_rho"]) == (2, 1)
     assert (row["median_rho"], row["above_half"], row["beat_the_mean"]) == (1.0, 1, 1)
 
 
 def test_choice_is_against_the_first_on_calibrate_windows(studied):
-    table = report.choice(studied, "isotonic", ["isotonic", "raw"])
+    told = [measured_of(site) for site in studied.values()]
+    table = pd.concat([calibrations.choice(one, "isotonic", ["isotonic", "raw"]) for one in told])
     own = table[table["calibration"] == "isotonic"]
     assert (own["loss − isotonic's"] == 0).all() and (table["calibrate windows"] == 9).all()
 
 
-def test_figure_1_with_fewer_windows_leaves_the_truth_alone(studied):
+def test_fewer_windows_are_fitted_on_the_first_and_leave_the_target_whole(studied):
     here = studied["mlp"]
-    few, all_ = (report.before_and_after(here, ["quantile:type7"], windows=n) for n in (3, None))
-    np.testing.assert_array_equal(few["true"], all_["true"])
-    np.testing.assert_array_equal(all_["true"], here.true("evaluate"))
-    expected = here.evidence.calibrated("quantile:type7", here.ratings("evaluate"))
-    np.testing.assert_array_equal(all_["quantile:type7"], expected)
+    few = here.evidence.first(3)
+    np.testing.assert_array_equal(few.true, here.true("calibrate")[:3])
+    assert few.target is here.evidence.target and len(few.ratings.expected) == 3
 
 
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):

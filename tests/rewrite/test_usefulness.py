@@ -6,7 +6,7 @@ import pytest
 import torch
 from stage_cases import SITES, finish, made
 
-from rewrite_utils import report
+from rewrite_utils.report import verdicts
 from rewrite_utils.rewrite.usefulness import MEAN, PREDICTED, TRUTH, usefulness
 from rewrite_utils.stages import SiteStages, open_sites
 from rewrite_utils.subject.splice import GivenLatents, TrueLatents, hooked, spliced
@@ -92,11 +92,15 @@ def test_the_most_useful_latents_go_first(ordered):
         np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_the_table_says_who_is_useful_or_how_to_ask(world, ordered):
-    assert "rewrite.orders" in repr(report.useful_latents(world.run, world.sites, each=1))
-    asked = world.again(rewrite__orders=ORDERS)
-    shown = repr(report.useful_latents(asked, ordered, each=1))
+def test_the_table_says_who_is_useful_and_no_latent_twice(ordered):
     for site in ordered.values():
-        best = site.usefulness.sort_values("usefulness", ascending=False).iloc[0]
-        assert f"{best['usefulness']:+.3f} [" in shown
-        assert f"(n = {len(site.simulated)} latents)" in shown
+        latents = site.usefulness["latent"]
+        told = site.usefulness.assign(f1=0.5, share=0.1, sentence=latents.map(site.sentences))
+        best = told.sort_values("usefulness", ascending=False).iloc[0]
+        table = verdicts.ends(told, each=1)
+        assert table["CE won"].iloc[0].startswith(f"{best['usefulness']:+.3f} [")
+        assert table["latent"].is_unique and len(table) == min(2, len(told))
+        whole = verdicts.ends(told, each=len(told))
+        assert sorted(whole["latent"]) == sorted(latents) and whole["sentence"].notna().all()
+        said = verdicts.agreement(told, seed=0)
+        assert f"(n = {len(site.simulated)} latents)" in said

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from report_cases import coder_table, found_of
 from stage_cases import World, finish
 
-from rewrite_utils import report
 from rewrite_utils.explorer import Shelf
-from rewrite_utils.report.claimed import claimed
+from rewrite_utils.report import claims, verdicts
 from rewrite_utils.runs import packed, publish
 from rewrite_utils.runs.publish import PublishError
 from rewrite_utils.runs.run import DamagedStageWarning, Run
@@ -32,9 +32,9 @@ def read_everything(run: Run) -> dict:
         assert len(shelf.reading(shelf.latents[0]).alone)
     site = sites["mlp"]
     return {
-        "claims": pd.DataFrame(claimed(run, site)),
-        "bars": report.bars(site),
-        "coders": report.coder_table(sites),
+        "claims": claims.table([found_of(site)]),
+        "bars": verdicts.bars(site.verdict, list(site.estimates)),
+        "coders": coder_table(sites),
     }
 
 

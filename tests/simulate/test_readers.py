@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from rewrite_utils.explain.described import Description
 from rewrite_utils.latents.words import Word
 from rewrite_utils.simulate.prompt import ExplanationError
+from rewrite_utils.simulate.readers.competing import Competing
 from rewrite_utils.simulate.readers.context import Context, Output, Rating
 from rewrite_utils.simulate.readers.curves import Curves
 from rewrite_utils.simulate.readers.features import English, Lexical, Likeness, Plain, normal, shape
@@ -186,6 +187,29 @@ def test_a_curve_leans_on_the_shared_one_where_little_was_seen():
     assert (np.diff(curves.y, axis=1) >= -1e-6).all()
     with pytest.raises(ValueError, match="no places to calibrate on"):
         Curves.fit([])
+
+
+def test_scores_are_read_beside_one_another():
+    generator = np.random.default_rng(0)
+    text, acts, told = world(0)
+
+    class Noisy:
+        """The truth in a crowd: where one latent fires, all others score half as much."""
+
+        def read(self, descriptions, given):
+            places = given.places
+            here = acts.reshape(-1, acts.shape[-1])[places.at] > 0
+            level = generator.uniform(0.5, 3, (len(here), 1))
+            values = level * np.where(here, 1.0, 0.5) + generator.normal(0, 0.02, here.shape)
+            yield Block(places, values.astype(np.float32))
+
+    competing = Competing.fit(Noisy(), told, text, sparse(acts))
+    found = dense(competing.read(told, text), text)
+    alone = dense(Noisy().read(told, text), text)
+    scores = (np.corrcoef(x.ravel(), (acts > 0).ravel())[0, 1] for x in (found, alone))
+    together, before = scores
+    assert together > 0.99
+    assert before < 0.8
 
 
 def test_shapes_and_normal_forms():

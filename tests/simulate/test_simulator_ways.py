@@ -1,17 +1,13 @@
 """Other ways to ask, screening and part of the work, on the whole run of the tiny model."""
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from stage_cases import FakeLLM, tokenizer_with_chat, used
 
-from rewrite_utils import report
 from rewrite_utils.llm.protocol import EngineDied, Usage
 from rewrite_utils.params import Simulate
-from rewrite_utils.report import simulators as reporting
+from rewrite_utils.report import forests, ratings, tables
 from rewrite_utils.runs.run import Run
 from rewrite_utils.simulate import Part
 from rewrite_utils.simulate.__main__ import main
@@ -72,11 +68,11 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     assert "Feature: " in asked
     places = simulators.everywhere(site)
     assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
-    whole = report.simulator_study(site.run, {"mlp": site}).markup
-    assert "explanation_first" in whole and "1–2" in whole
-    assert len(reporting.way_costs({"mlp": site})) == len(WAYS)
-    drawn = pd.read_csv(Path(site.params.figures) / "05_ways.csv")
-    assert set(drawn["way"]) == set(WAYS) and drawn["statistic"].nunique() == 3
+    whole = tables.stacked({"mlp": simulators.comparison(site)})
+    assert set(ratings.ways(whole)["way"]) == set(WAYS) == set(forests.WAYS)
+    assert "1–2" in set(ratings.everywhere(tables.stacked({"mlp": places}))["tokens"])
+    facts = {way: stage.manifest["facts"] for way, stage in simulators.ways(site).items()}
+    assert len(tables.llm_costs(facts, what="prediction", first="way")) == len(WAYS)
 
 
 def test_a_way_is_made_once(asking):
@@ -90,9 +86,9 @@ def test_a_way_is_made_once(asking):
     assert used(again.run, since)["05_way_rate.mlp"] == {False}
 
 
-def test_without_ways_nothing_is_asked_and_the_notebook_says_so(asking):
+def test_without_ways_nothing_is_asked(asking):
     llm, site = asking()
-    assert "Not done" in report.simulator_study(site.run, {"mlp": site}).markup
+    assert simulators.ways(site) == {}
     assert simulators.comparison(site).empty and simulators.everywhere(site).empty
     assert llm.texts == []
 
@@ -107,7 +103,7 @@ def test_truth_at_every_token_ends_with_the_truth_at_the_last(asking):
 
 def test_the_screening_curve_needs_no_llm(asking):
     llm, site = asking(studies__shares=[0.2, 1.0])
-    curve = report.screening({"mlp": site})
+    curve = simulators.screening_curves(site)
     assert set(curve["screen"]) == {"lexical"} and (curve["windows"] == 9 + 5).all()
     assert llm.texts == []
 
@@ -129,7 +125,8 @@ def test_a_screened_run_asks_its_share_and_goes_through_to_the_verdict(asking):
         values = estimates[name].values
         assert np.isfinite(values).all() and (values >= 0).all()
     assert np.isfinite(site.verdict["delta"]).all()
-    assert np.isfinite(report.rating_quality({"mlp": site})["mean E, silent"]).all()
+    for split in ("calibrate", "evaluate"):
+        assert np.isfinite(ratings.quality(site.ranked(split), site.true(split))["mean E, silent"])
 
 
 def test_all_positions_is_a_run_of_its_own(asking):

@@ -68,7 +68,10 @@ class Passes:
         for row in tqdm(range(len(text.rows)), desc="LLM reads", unit="row"):
             pieces = text.pieces(row)
             given = self._tokenizer(
-                "".join(pieces), add_special_tokens=False, return_offsets_mapping=True
+                "".join(pieces),
+                add_special_tokens=False,
+                split_special_tokens=True,  # what a text writes is text
+                return_offsets_mapping=True,
             )
             ends = np.array([end for _, end in given["offset_mapping"]])
             at = np.searchsorted(ends, np.cumsum([len(p) for p in pieces]), side="right") - 1
