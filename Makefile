@@ -83,7 +83,7 @@ test-browser: env ## the explorer in headless Chromium against JupyterLab (apt i
 	$(BIN)/python -m pytest tests/browser
 
 plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hours; runs nothing
-	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan
+	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan $(if $(GPU),--gpu $(GPU))
 
 serve: env ## a vLLM server on 127.0.0.1:$(PORT) with the simulator of PARAMS (engine: server)
 	@$(BIN)/python -m rewrite_utils.assets

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils import stats
-from rewrite_utils.llm import prompts
-from rewrite_utils.rewrite.estimates import derangement
+from rewrite_utils.explain.floor import derangement
+from rewrite_utils.llm import opening, prompts
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.score import scores as score
 from rewrite_utils.score import trials
 from rewrite_utils.score.detection import Asked, judged
-from rewrite_utils.stages import SiteStages, builders
+from rewrite_utils.site import SiteStages
 
 
 def newest(site: SiteStages) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def main() -> None:
         "one a prompt, another's sentence (floor)": (other, 1, "detect", False),
         "fuzzing, one a prompt": (whole, 1, "fuzz", False),
     }
-    llm, rows = builders.engine(site.params.explainer), []
+    llm, rows = opening.engine(site.params.explainer), []
     for name, (sentences, per_prompt, task, raw) in ways.items():
         quoting = patch.object(prompts, "harmless", lambda _, text: text)
         with (

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from rewrite_utils.explorer import LatentExplorer
 from rewrite_utils.explorer.browser import Controls
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 
 TARGET = 200
 """Milliseconds."""

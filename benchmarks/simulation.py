@@ -23,13 +23,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer
 
 from rewrite_utils.assets import documents, model_folder
+from rewrite_utils.assets.shapes import shape
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.opening import open_engine
 from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import digit_tokens
 from rewrite_utils.llm.vllm import child_environment
 from rewrite_utils.params import Simulate
-from rewrite_utils.runs.plan.shapes import shape
 from rewrite_utils.simulate import Layout, Window, expected_rating, open_simulator
 
 TEXT, SUBJECT = "embedded/wikipedia", "embedded/smollm2-135m-instruct"

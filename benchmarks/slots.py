@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewrite_utils.llm import prompts
+from rewrite_utils.llm import opening, prompts
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import digit_tokens, text_tokens
@@ -21,8 +21,7 @@ from rewrite_utils.runs.run import open_run
 from rewrite_utils.simulate import Window, expected_rating
 from rewrite_utils.simulate.judging import precision_at_rate
 from rewrite_utils.simulate.simulators import LINE, NAME
-from rewrite_utils.stages import SiteStages, builders
-from rewrite_utils.stages.simulators import true_everywhere
+from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc_value, bootstrap
 
 TAB = "\t"
@@ -81,11 +80,11 @@ def lines_of(engine: Engine, form: Form, window: Window) -> tuple[tuple[int, ...
 def measure(name: str, engine: Engine, site: SiteStages, *, latents: int, windows: int) -> None:
     """One row of the table."""
     form, digits = FORMS[name], digit_tokens(engine.tokenizer)
-    true = true_everywhere(site, "calibrate")
+    true = site.true_everywhere("calibrate")
     order = np.argsort(-(true > 0).sum((0, 2)))
     most = order[2 : 2 + 2 * latents : 2]
     active = true[:windows, most] > 0
-    lines = [lines_of(engine, form, w) for w in builders.window_texts(site, "calibrate")[:windows]]
+    lines = [lines_of(engine, form, w) for w in site.telling.windows("calibrate")[:windows]]
     before, start, rated, mass = engine.usage, time.perf_counter(), [], []
     for latent in most:
         shared = prompt_of(engine, form, site.sentences[site.simulated[latent]])
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     site = SiteStages(open_run(asked.params_file), asked.site)
     llm = site.params.simulator.model_copy(update={"engine": "transformers"})
-    engine = builders.engine(llm)
+    engine = opening.engine(llm)
     print(f"{asked.site}: {asked.latents} latents × {asked.windows} windows × 32 tokens\n")
     for name in asked.forms:
         measure(name, engine, site, latents=asked.latents, windows=asked.windows)

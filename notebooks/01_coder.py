@@ -127,7 +127,7 @@ assert torch.allclose(unexplained, fvu(y, y_hat))
 import pandas as pd
 
 from rewrite_utils.report import coders, curves, display, figures, tables
-from rewrite_utils.stages import CACHED_SPLITS
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 made = figures.Provenance.of(run.params, run.opened)
 

@@ -119,7 +119,7 @@ import numpy as np
 import pandas as pd
 
 from rewrite_utils.report import curves, display, figures, tables
-from rewrite_utils.stages import CACHED_SPLITS
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 made = figures.Provenance.of(run.params, run.opened)
 

@@ -119,7 +119,7 @@ assert np.isnan(stored) or np.isclose(auroc, stored)
 import pandas as pd
 
 from rewrite_utils.report import display, figures, scores, spreads, tables
-from rewrite_utils.stages.worded import SCORE_KINDS
+from rewrite_utils.score.stage import KINDS as SCORE_KINDS
 
 made = figures.Provenance.of(run.params, run.opened)
 

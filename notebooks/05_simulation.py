@@ -110,11 +110,11 @@ assert np.isnan(p).all() or abs(E - ratings.expected[window, column]) < 0.01
 # %%
 import pandas as pd
 
+from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.latents.windows import window_tokens
 from rewrite_utils.report import curves, display, figures, forests, ratings, spreads, tables
 from rewrite_utils.simulate import Window
 from rewrite_utils.simulate.ways import PLAIN
-from rewrite_utils.stages import SIMULATED, simulators
 
 made = figures.Provenance.of(run.params, run.opened)
 
@@ -165,7 +165,7 @@ display.frame(pd.DataFrame(rows))
 # share went to the LLM. `simulate.screen` turns it on.
 
 # %%
-screened = {name: simulators.screening_curves(site) for name, site in sites.items()}
+screened = {name: site.screening_curves for name, site in sites.items()}
 figure, places = figures.places(screened)
 for (axis,), name, table in places:
     shown = table[table["statistic"] == "AUROC"]
@@ -184,10 +184,10 @@ figures.keep(made, "05_screening", figure, every, unit="window", n=int(every["wi
 # %%
 costs, others, everywhere = {}, {}, {}
 for name, site in sites.items() if run.params.studies.simulators else ():
-    facts = {way: stage.manifest["facts"] for way, stage in simulators.ways(site).items()}
+    facts = {way: stage.manifest["facts"] for way, stage in site.ways.stages.items()}
     costs[name] = tables.llm_costs(facts, what="prediction", first="way")
-    others[name] = simulators.comparison(site)
-    everywhere[name] = simulators.everywhere(site)
+    others[name] = site.ways.comparison()
+    everywhere[name] = site.ways.everywhere()
 NONE = "Not done: studies.simulators names no other way to ask."
 
 # %%

@@ -151,7 +151,6 @@ from rewrite_utils.report import (
 )
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.rewrite.studies import read_oracle_name
-from rewrite_utils.stages import studies as stages
 
 names = run.params.rewrite.calibrators
 made = figures.Provenance.of(run.params, run.opened)
@@ -198,7 +197,7 @@ figures.keep(made, "06_distributions", figure, whole, unit="window", n=windows)
 figure, places = figures.places(true, width=5.0, height=3.6)
 drawn = {}
 for (axis,), name, values in places:
-    few, every = stages.few_windows(sites[name]), len(evidence[name].true)
+    few, every = sites[name].few_windows, len(evidence[name].true)
     fewer = evidence[name].first(few)
     told = {source: fewer.calibrated(source, rated[name]) for source in names[1:]}
     title = f"{name}: {few} of {every} calibrate windows"
@@ -221,7 +220,7 @@ sizes = {"windows": max(asked.sizes), "held": asked.held_windows}
 for name, site in sites.items():
     matched = evidence[name].calibrated("quantile:type8", rated[name])
     own = calibrations.condition(true[name], matched, evidence[name].target.mean)
-    parts, material = [own.assign(what="simulator")], stages.material(site)
+    parts, material = [own.assign(what="simulator")], site.material
     for auroc in asked.aurocs:
         oracle = calibrations.oracle_condition(material, auroc=auroc, **sizes)
         parts.append(oracle.assign(what=f"oracle of AUROC {auroc:g}"))
@@ -296,7 +295,7 @@ display.frame(tables.stacked(choice))
 # measured on evaluate rows.
 
 # %%
-mismatch = {name: stages.estimators(site) for name, site in sites.items()}
+mismatch = {name: site.estimators for name, site in sites.items()}
 figure, places = figures.places(mismatch, each=2, width=5.2, height=3.6)
 for pair, name, table in places:
     curves.estimators(pair, table, title=name)
@@ -335,7 +334,7 @@ levers.Levers(drawn_map, choices, start | {"latent": choices["latent"][0]})
 # fewest against most calibration windows (figure A2), at three qualities.
 
 # %%
-judged = {name: stages.judged(site, stages.oracle(site)) for name, site in sites.items()}
+judged = {name: site.judged(site.oracle) for name, site in sites.items()}
 arms = studies.arms(judged, read_oracle_name)
 figure, places = figures.places(tables.by_site(arms), width=6.0, height=4.2)
 for (axis,), name, part in places:
@@ -348,7 +347,7 @@ figures.keep(made, "06_oracle_loss", figure, arms, unit="window", n=n)
 # And the simulator's own ratings, calibrated on few and on all of its windows:
 
 # %%
-judged = {name: stages.judged(site, stages.fewer(site)) for name, site in sites.items()}
+judged = {name: site.judged(site.fewer) for name, site in sites.items()}
 arms = studies.arms(judged, studies.read_windows)
 figure, places = figures.places(tables.by_site(arms), width=6.0, height=3.4)
 for (axis,), name, part in places:
@@ -363,7 +362,7 @@ figures.keep(made, "06_fewer_loss", figure, arms, unit="window", n=windows)
 # windows, not zero):
 
 # %%
-judged = {name: stages.judged(site, stages.screened(site)) for name, site in sites.items()}
+judged = {name: site.judged(site.screened) for name, site in sites.items()}
 arms = studies.arms(judged, studies.read_share)
 figure, places = figures.places(tables.by_site(arms), width=5.0, height=3.6)
 for (axis,), name, part in places:
@@ -379,8 +378,8 @@ figures.keep(made, "06_screening_loss", figure, arms, unit="window", n=windows)
 # interval excludes 0 says that the sentences carry something.
 
 # %%
-shrunk = {name: stages.shrink(site) for name, site in sites.items()}
-judged = {name: stages.judged(sites[name], table) for name, table in shrunk.items()}
+shrunk = {name: site.shrink for name, site in sites.items()}
+judged = {name: sites[name].judged(table) for name, table in shrunk.items()}
 arms = studies.arms(judged, studies.read_factor)
 figure, places = figures.places(tables.by_site(arms), width=5.0, height=3.6)
 for (axis,), name, part in places:

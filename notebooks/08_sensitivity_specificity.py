@@ -33,7 +33,6 @@ from rewrite_utils.report import curves, display, figures, paper, ratings, sprea
 from rewrite_utils.rewrite.studies import read_alarm_name
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import studies as stages
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -94,11 +93,11 @@ display.frame(ratings.means(every))
 # ablation; the shaded bar is its 95 % interval over windows.
 
 # %%
-losses = {name: stages.specificity(site) for name, site in sites.items()}
-judged = {name: stages.judged(sites[name], table) for name, table in losses.items()}
+losses = {name: site.specificity for name, site in sites.items()}
+judged = {name: sites[name].judged(table) for name, table in losses.items()}
 odds, even = {}, {}
 for name, site in sites.items():
-    rate = site.cache("calibrate").rate[stages.studied(site)].mean()
+    rate = site.cache("calibrate").rate[site.studied].mean()
     odds[name] = float((1 - rate) / rate)
     told = {"silent_to_active": odds[name], "seed": run.params.seed}
     even[name] = {

@@ -29,8 +29,7 @@ from rewrite_utils.report import claims, coders, display, figures, paper, rating
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import CACHED_SPLITS
-from rewrite_utils.stages import studies as stages
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -60,9 +59,9 @@ for name, site in sites.items():
 seed, draws = run.params.seed, run.params.rewrite.bootstrap
 even, checkpoint = {}, dict.fromkeys(sites)
 for name, site in sites.items():
-    rate = site.cache("calibrate").rate[stages.studied(site)].mean()
+    rate = site.cache("calibrate").rate[site.studied].mean()
     told = {"silent_to_active": float((1 - rate) / rate), "topk": True, "seed": seed}
-    even[name] = studies.break_even(stages.specificity(site), **told)
+    even[name] = studies.break_even(site.specificity, **told)
     if run.params.subject.checkpoints:
         coder, steps = losses_of(site.losses, "coder"), run.params.subject.steps
         told = {"seed": seed, "resamples": draws}
@@ -77,7 +76,7 @@ def found(name: str) -> claims.Found:
         site=name, kind=site.hookpoint.kind, seed=seed, resamples=draws,
         calibrators=asked.calibrators, headline=asked.headline,
         losses=site.losses, true=site.true("evaluate"), estimates=estimates,
-        target=site.evidence.target, rates=rates[name], fewer=stages.fewer(site),
+        target=site.evidence.target, rates=rates[name], fewer=site.fewer,
         even=even[name], checkpoint=checkpoint[name],
     )  # fmt: skip
 

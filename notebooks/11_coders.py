@@ -33,9 +33,8 @@ import pandas as pd
 from rewrite_utils.report import coders, display, figures, verdicts
 from rewrite_utils.rewrite import at_once
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.site import open_sites
-from rewrite_utils.stages import CACHED_SPLITS
-from rewrite_utils.stages import at_once as stages
+from rewrite_utils.site import losses_at_once, open_sites
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -100,7 +99,7 @@ together, draws = pd.DataFrame(), run.params.rewrite.bootstrap
 NONE = "Several layers at once: not measured, studies.layers_at_once is off "
 NONE += "(params/beyond/layers_at_once.yaml switches it on)."
 if run.params.studies.layers_at_once:
-    losses = stages.losses(run, sites)
+    losses = losses_at_once(sites)
     judged = at_once.judged(losses, seed=run.params.seed, resamples=draws)
     together, n = verdicts.growing(judged, list(sites)), int(judged["windows"].max())
     figure, (left, right) = figures.panels(2, width=5.6, height=4.2)

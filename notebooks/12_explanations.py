@@ -31,13 +31,12 @@ overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k":
 import numpy as np
 import pandas as pd
 
+from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.llm import prompts
 from rewrite_utils.report import display, figures, forests, scores, tables
 from rewrite_utils.runs.run import open_run
+from rewrite_utils.score.stage import KINDS as SCORE_KINDS
 from rewrite_utils.site import open_sites
-from rewrite_utils.stages import SIMULATED
-from rewrite_utils.stages.variants import variants
-from rewrite_utils.stages.worded import SCORE_KINDS
 
 run = open_run(params_file, overrides)
 sites = open_sites(run)
@@ -60,7 +59,7 @@ print(prompts.turns("explain_more", ["contrast"])[0].text)
 # smallest mean difference that so many latents can show.
 
 # %%
-kinds = {name: variants(sites[name]) for name in scores.trained(run.params.sites)}
+kinds = {name: sites[name].variants for name in scores.trained(run.params.sites)}
 compared = pd.concat(
     [
         one.scores_of(test).assign(site=name, kind=kind, test=SCORE_KINDS[test].label)

@@ -23,11 +23,12 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
-from rewrite_utils.runs.machine import this_machine
-from rewrite_utils.runs.plan import plan, require_calibrators
+from rewrite_utils.runs.machine import gpu, this_machine
 from rewrite_utils.runs.run import Run, open_run
+from rewrite_utils.site import plan_of, require_calibrators
 
 NOTEBOOKS = ROOT / "notebooks"
 TOUR = "00_tour"
@@ -172,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, chosen = overrides_of(asked.set), choose(asked.only)
         file = find(asked.params_file).resolve()  # notebooks run in a folder of their own
         if asked.plan:
-            return _say(plan(load(file, overrides)))
+            machine = gpu(asked.gpu) if asked.gpu else this_machine(folder=ROOT)
+            return _say(plan_of(load(file, overrides), machine, (ALONE,)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
         _say(this_machine().said())
@@ -199,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--plan", action="store_true", help="print the plan and its cost, run nothing"
+    )
+    parser.add_argument(
+        "--gpu", default="", metavar="a40", help="plan for such a GPU, by its published numbers"
     )
     parser.add_argument(
         "--again", action="store_true", help="execute also what is there from the same code"

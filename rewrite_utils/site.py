@@ -1,5 +1,367 @@
-"""All stages of a site, composed: ``open_sites(run)["early"].scores`` makes what it needs first."""
+"""All stages of one site, composed in the paper's order: a property a result.
 
-from rewrite_utils.stages.site import SiteStages, open_sites
+``open_sites(run)["early"].scores`` makes what it needs first (text, coder, latents, sentences, …)
+and reuses what is there. How a stage is made, what it hashes and what it stands on is said in the
+``stage.py`` of its room; here stands only that it exists, and under which name.
+"""
 
-__all__ = ["SiteStages", "open_sites"]
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from rewrite_utils.assets.shapes import ModelShape, shape
+from rewrite_utils.calibrate import calibrator
+from rewrite_utils.coder import stage as coding
+from rewrite_utils.explain import stage as explaining
+from rewrite_utils.latents import stage as caching
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.windows import draw_windows
+from rewrite_utils.params import ParameterError, Params
+from rewrite_utils.params import Site as Settings
+from rewrite_utils.params.asking import PLAIN
+from rewrite_utils.rewrite import at_once
+from rewrite_utils.rewrite import stage as rewriting
+from rewrite_utils.rewrite import study_stages as studying
+from rewrite_utils.rewrite.arms import TOPK
+from rewrite_utils.rewrite.estimates import without_llm
+from rewrite_utils.runs.cost import Cost, PlanError
+from rewrite_utils.runs.machine import Machine
+from rewrite_utils.runs.plan import plan
+from rewrite_utils.runs.run import Run, Stage
+from rewrite_utils.runs.stage import Chosen, Declared, Derived, Made, Results, Staged, StagedSite
+from rewrite_utils.score import stage as scoring
+from rewrite_utils.score.scores import intervals, scores
+from rewrite_utils.simulate import running
+from rewrite_utils.simulate import stage as simulating
+from rewrite_utils.simulate import ways as asking
+from rewrite_utils.subject import stage as reading
+
+
+class SiteStages(StagedSite):
+    """Every result of one site; a property makes what it needs first."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        """Raises ParameterError when the run has no site of that name."""
+        if name not in run.params.sites:
+            raise ParameterError(
+                f"no site {name!r} in run {run.params.name!r}; it has {', '.join(run.params.sites)}"
+            )
+        self.run, self.name = run, name
+        self.params: Params = run.params
+        self.settings: Settings = run.params.sites[name]
+
+    # ── 00 subject and text ───────────────────────────────────────────────────────────────────
+    subject = Derived(reading.subject)
+    collector = Derived(reading.collector)
+    hookpoint = Derived(reading.hookpoint)
+    corpus_stage = Staged(reading.CORPUS)
+    corpus = Made(reading.CORPUS)
+    texts = Derived(explaining.texts)
+    quoted = Derived(explaining.quoted)
+
+    # ── 01 coder ──────────────────────────────────────────────────────────────────────────────
+    coder_stage = Staged(coding.CODER)
+    coder = Made(coding.CODER)
+    training = Derived(coding.training)
+    quality_stage = Staged(coding.QUALITY)
+    quality = Made(coding.QUALITY)
+
+    # ── 02 latents ────────────────────────────────────────────────────────────────────────────
+    latents_stage = Staged(caching.LATENTS)
+    cache = Made(caching.LATENTS)
+    windows = Derived(caching.windows)
+    output_moments = Derived(caching.output_moments)
+    output_mean = Derived(caching.output_mean)
+    output_variance = Derived(caching.output_variance)
+    latent_means = Derived(caching.latent_means)
+    energy = Derived(caching.energy)
+    described = Derived(caching.described)
+
+    # ── 03 explanations ───────────────────────────────────────────────────────────────────────
+    evidence_source = Derived(explaining.evidence_source)
+    explanations_stage = Staged(explaining.EXPLANATIONS)
+    refined_stage = Staged(scoring.REFINED)
+    delphi_stage = Staged(explaining.DELPHI)
+    written_stage = Chosen(explaining.written_by)
+    curated = Derived(explaining.kept_by_hand)
+    curated_stage = Staged(explaining.CURATED)
+    sentences_stage = Chosen(explaining.counted_by)
+    explanations = Derived(explaining.explanations)
+    sentences = Derived(explaining.sentences)
+    simulated = Derived(explaining.simulated)
+
+    # ── 04 scores ─────────────────────────────────────────────────────────────────────────────
+    score_kinds = Derived(scoring.kinds)
+    scores_stage = Staged(scoring.JUDGED["detection"])
+    scores = Derived(scoring.score_table)
+
+    # ── 05 simulation ─────────────────────────────────────────────────────────────────────────
+    telling = Derived(simulating.telling)
+    descriptions = Derived(simulating.descriptions)
+    simulation_stage = Staged(simulating.SIMULATION)
+    ratings = Made(simulating.SIMULATION)
+    ways = Derived(asking.ways)
+    screening_curves = Derived(simulating.screening_curves)
+
+    # ── 06 calibration, and the studies around the rewrite ────────────────────────────────────
+    evidence = Derived(rewriting.evidence)
+    estimates = Derived(rewriting.estimates)
+    held_out = Derived(studying.held_out)
+    studied = Derived(studying.studied)
+    material = Derived(studying.material)
+    study = Derived(studying.study)
+    few_windows = Derived(studying.few_windows)
+    screened_estimates = Derived(studying.screened_estimates)
+    estimators = Made(studying.ESTIMATORS)
+    oracle = Made(studying.ORACLE)
+    fewer = Made(studying.FEWER)
+    shrink = Made(studying.SHRINK)
+    screened = Made(studying.SCREENED)
+    specificity = Made(studying.SPECIFICITY)
+
+    # ── 07 rewrite ────────────────────────────────────────────────────────────────────────────
+    splicer = Derived(rewriting.splicer)
+    judged = Derived(rewriting.judged)
+    rankings = Derived(rewriting.rankings)
+    rewrite_stage = Staged(rewriting.REWRITE)
+    losses = Made(rewriting.REWRITE)
+    verdict = Derived(rewriting.verdict)
+    control_verdict = Derived(rewriting.control_verdict)
+    usefulness_stage = Staged(rewriting.USEFULNESS)
+    usefulness = Derived(rewriting.useful_table)
+    checkpoints_stage = Staged(rewriting.CHECKPOINTS)
+    training_curve = Made(rewriting.CHECKPOINTS)
+
+    def verdict_of(self, source: str, count: int) -> pd.Series:
+        """The verdict on one source with its first ``count`` latents by score replaced."""
+        rows = self.verdict.query("source == @source and count == @count")
+        return rows[rows["order"].isin(["all", "top"])].iloc[0]
+
+    def useful(self) -> pd.DataFrame:
+        """``usefulness``, for what may or may not need it."""
+        return self.usefulness
+
+    def shown(self) -> str:
+        """The evidence about the first described latent as its prompt shows it."""
+        latent = int(self.described[0])
+        return self.evidence_source.questions([latent])[latent].text
+
+    @property
+    def judgements(self) -> pd.DataFrame:
+        """The judgements of detection."""
+        return self.judgements_of("detection")
+
+    def judgements_of(self, kind: str) -> pd.DataFrame:
+        """One row a (latent, window): whether yes is right, and the probability of "yes"."""
+        return scoring.read_judgements(self.kind_stage(kind).folder)
+
+    def scores_of(self, kind: str) -> pd.DataFrame:
+        """One row a latent, by the judgements of one kind."""
+        return scores(self.judgements_of(kind), threshold=self.params.score.threshold)
+
+    def score_intervals(self, kind: str = "detection") -> pd.DataFrame:
+        """The same with intervals over each latent's windows."""
+        threshold = self.params.score.threshold
+        return intervals(self.judgements_of(kind), threshold=threshold, seed=self.params.seed)
+
+    def f1_of(self, latent: int) -> float | None:
+        """Detection F1 of one sentence; None where it could not be scored."""
+        f1 = self.scores.set_index("latent")["f1"].get(latent, np.nan)
+        return None if np.isnan(f1) else float(f1)
+
+    def true(self, split: str) -> Float[ndarray, "window latent"]:
+        """True activations at the simulated windows of the simulated latents."""
+        return self.cache(split).dense(self.windows.simulated(split))[:, self.simulated]
+
+    def true_everywhere(self, split: str) -> Float[ndarray, "window latent token"]:
+        """The same at every token of those windows."""
+        length = self.params.simulate.window_tokens
+        return simulating.true_everywhere(
+            self.cache, self.windows, self.simulated, length=length, split=split
+        )
+
+    def simulated_windows(self, split: str) -> Windows:
+        """The windows of a split that the simulator rates."""
+        return self.windows.simulated(split)
+
+    def ranked(self, split: str) -> Float[ndarray, "window latent"]:
+        """E as it ranks pairs: those that screening left out stand below all others, at −1."""
+        return self.ratings.ranked(split)
+
+    def sent(self, split: str) -> Bool[ndarray, "window latent"]:
+        """Which pairs went to the simulator: all of them unless ``simulate.screen`` is below 1."""
+        return self.ratings.sent(split)
+
+    def own_ratings(self) -> Stage:
+        """The stage of the run's own way to ask."""
+        return self.simulation_stage
+
+    def simulate_part(self, part: running.Part) -> bool:
+        """Rate only some pairs now; what is rated is kept for the rest. True once all are.
+
+        Raises ValueError for a latent that has no sentence.
+        """
+        running.require_known(part, self.simulated)
+        try:
+            self.stage(simulating.SIMULATION, part=part)
+        except running.Unfinished:
+            return False
+        return True
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the ratings are there already; they are not made."""
+        return self.finished(simulating.SIMULATION)
+
+    def kind_stage(self, kind: str) -> Stage:
+        """The judgements of one kind."""
+        return self.scores_stage if kind == "detection" else self.stage(scoring.JUDGED[kind])
+
+    def variant(self, kind: str) -> "SiteStages":
+        """The site with sentences of another kind (see ``Explain.of_kind``): text, coder and
+        latents are the same stages."""
+        explain = self.params.explain.of_kind(kind)
+        run = self.run.with_params(self.params.model_copy(update={"explain": explain}))
+        return SiteStages(run, self.name)
+
+    @property
+    def variants(self) -> dict[str, "SiteStages"]:
+        """The plain kind and every kind that ``explain.compared`` names; without any, the site as
+        it is, so that nothing is asked of an LLM."""
+        compared = self.params.explain.compared
+        if not compared:
+            return {PLAIN: self}
+        return {kind: self.variant(kind) for kind in dict.fromkeys((PLAIN, *compared))}
+
+
+def open_sites(run: Run) -> dict[str, SiteStages]:
+    """Every site of a run, by name, in the order of its parameter file."""
+    return {name: SiteStages(run, name) for name in run.params.sites}
+
+
+# ── several sites at once (notebook 11) ───────────────────────────────────────────────────────────
+
+
+def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """One row a (window, set of sites, source), sites added in the order of the parameter file.
+
+    Made once. Raises ParameterError where two sites lie at one layer.
+    """
+    layers = {name: site.hookpoint.layer for name, site in sites.items()}
+    if len(set(layers.values())) < len(layers):
+        told = ", ".join(f"{name} {layer}" for name, layer in layers.items())
+        raise ParameterError(
+            f"studies.layers_at_once rewrites one site a layer, but the layers are {told}: "
+            "remove sites, or set it to false"
+        )
+    run = next(iter(sites.values())).run
+    count = min(site.settings.control_windows for site in sites.values())
+    content = {
+        "sites": list(sites),
+        "windows": count,
+        "positions": list(run.params.rated_positions),
+        "seed": run.params.seed,
+    }
+
+    def make(folder: Path) -> dict[str, int]:
+        table = _measured_at_once(sites, count)
+        table.to_parquet(folder / rewriting.FILE)
+        return {"units": len(table), "windows": count}
+
+    inputs = [site.latents_stage for site in sites.values()]
+    return rewriting.read_losses(
+        run.stage("11_at_once", make, parameters=content, inputs=inputs).folder
+    )
+
+
+def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFrame:
+    first, *_ = sites.values()
+    params, tokens = first.params, first.cache("evaluate").tokens
+    start, last = params.rated_positions
+    generator = np.random.default_rng([params.seed, 11])
+    windows = draw_windows(len(tokens), count, first=start, last=last, generator=generator)
+    places = [
+        at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
+        for name, site in sites.items()
+    ]
+    return at_once.measure(first.subject, places, tokens, windows, name=params.name)
+
+
+def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
+    latents = np.arange(site.coder.config.num_latents)
+    explain, calibrate, evaluate = map(site.cache, ("explain", "calibrate", "evaluate"))
+    return without_llm(explain, calibrate, windows, evaluate, latents)
+
+
+# ── what a run would cost (make plan) ─────────────────────────────────────────────────────────────
+
+PLANNED: tuple[Declared[Any], ...] = (
+    coding.CODER,
+    caching.LATENTS,
+    explaining.EXPLANATIONS,
+    scoring.REFINED,
+    *scoring.JUDGED.values(),
+    simulating.SIMULATION,
+    asking.WAYS_COST,
+    rewriting.USEFULNESS,
+    rewriting.REWRITE,
+    rewriting.CHECKPOINTS,
+    studying.ORACLE,
+    studying.FEWER,
+    studying.SHRINK,
+    studying.SCREENED,
+    studying.SPECIFICITY,
+)
+"""Every stage with a cost of its own, in order."""
+WORDED = (explaining.EXPLANATIONS, scoring.REFINED, *scoring.JUDGED.values())
+
+
+def costs(params: Params, planned: tuple[Declared[Any], ...] = PLANNED) -> list[Cost]:
+    """What every stage of a run would cost, from parameters alone.
+
+    Raises PlanError when the parameters do not fit together or a size is unknown.
+    """
+    model = shape(params.subject.model)
+    found = [reading.corpus_cost(params=params, model=model)]
+    for declared in planned:
+        for name in params.sites:
+            found += _costs(declared, params, name, model)
+    for name, site in params.sites.items():
+        kinds = () if site.coder == coding.RANDOM else params.explain.compared
+        for kind in kinds:
+            other = params.model_copy(update={"explain": params.explain.of_kind(kind)})
+            parts = [cost for one in WORDED for cost in _costs(one, other, name, model)]
+            found.append(scoring.together(kind, parts))
+    together = [studying.at_once_cost(params=params, model=model)]
+    return found + together * params.studies.layers_at_once
+
+
+def _costs(declared: Declared[Any], params: Params, name: str, model: ModelShape) -> Iterator[Cost]:
+    given = {"params": params, "settings": params.sites[name], "name": name, "model": model}
+    cost = declared.cost and Results(None, **given).call(declared.cost)
+    if cost:
+        yield cost
+
+
+def plan_of(params: Params, machine: Machine, extra: tuple[Declared[Any], ...] = ()) -> str:
+    """The plan of a run on a machine; ``extra``: stages declared above this file."""
+    roles = {"subject": params.subject, "explainer": params.explainer}
+    roles["simulator"] = params.simulator
+    models = [shape(one.model).described(role, one.model, one.dtype) for role, one in roles.items()]
+    require_calibrators(params)
+    return plan(params.name, models, costs(params, (*PLANNED, *extra)), machine)
+
+
+def require_calibrators(params: Params) -> None:
+    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
+    asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
+    for name, section in [(name, key) for key, names in asked.items() for name in names]:
+        try:
+            calibrator(name.removesuffix(TOPK))
+        except (KeyError, ValueError) as error:
+            raise PlanError(f"{section}.calibrators: {error.args[0]}") from None

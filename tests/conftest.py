@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.llm import opening
 from rewrite_utils.params import parse
 from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages, builders, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
@@ -143,7 +144,7 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     return {
         "name": "tiny",
         "figures": str(folder / "figures"),
-        "subject": {"model": str(folder / "model")},
+        "subject": {"model": str(folder / "model"), "collect_dtype": ""},
         "corpus": corpus | shares,
         "sites": {name: SITE | {"hookpoint": place} for name, place in SITES.items()},
         "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
@@ -161,7 +162,7 @@ def world(raw, tmp_path_factory) -> World:
         cache = tmp_path_factory.mktemp("cache")
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
         llm = FakeLLM(tokenizer)
-        patch.setattr(builders, "engine", lambda _: llm)
+        patch.setattr(opening, "engine", lambda _: llm)
         run = Run(parse(raw), tmp_path_factory.mktemp("run"))
         sites = open_sites(run)
         finish(sites)

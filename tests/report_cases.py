@@ -7,12 +7,10 @@ import pandas as pd
 
 from rewrite_utils.report import calibrations, claims, coders, ratings, studies, verdicts
 from rewrite_utils.rewrite.measure import losses_of
+from rewrite_utils.score.stage import KINDS as SCORE_KINDS
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stages import CACHED_SPLITS
-from rewrite_utils.stages import studies as stages
-from rewrite_utils.stages.variants import variants
-from rewrite_utils.stages.worded import SCORE_KINDS
 from rewrite_utils.stats import Estimate
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 
 def rates_of(site: SiteStages) -> pd.DataFrame:
@@ -30,14 +28,14 @@ def rates_of(site: SiteStages) -> pd.DataFrame:
 
 def odds_of(site: SiteStages) -> float:
     """Notebook 08: silent latents for every active one."""
-    rate = site.cache("calibrate").rate[stages.studied(site)].mean()
+    rate = site.cache("calibrate").rate[site.studied].mean()
     return float((1 - rate) / rate)
 
 
 def even_of(site: SiteStages, *, topk: bool) -> Estimate:
     """Notebook 08: where false alarms break even."""
     told = {"silent_to_active": odds_of(site), "seed": site.params.seed}
-    return studies.break_even(stages.specificity(site), topk=topk, **told)
+    return studies.break_even(site.specificity, topk=topk, **told)
 
 
 def found_of(site: SiteStages) -> claims.Found:
@@ -57,7 +55,7 @@ def found_of(site: SiteStages) -> claims.Found:
         estimates={source: site.estimates[source].values for source in asked.calibrators},
         target=site.evidence.target,
         rates=rates_of(site),
-        fewer=stages.fewer(site),
+        fewer=site.fewer,
         even=even_of(site, topk=True),
         checkpoint=checkpoint,
         **draws,
@@ -102,7 +100,7 @@ def compared(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     found = [
         one.scores_of(test).assign(site=name, kind=kind, test=SCORE_KINDS[test].label)
         for name, site in sites.items()
-        for kind, one in variants(site).items()
+        for kind, one in site.variants.items()
         for test in one.score_kinds
         if test != "shuffled"
     ]

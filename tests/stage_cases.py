@@ -11,7 +11,7 @@ from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Generation, Prompt, Usage
 from rewrite_utils.params import parse
 from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.site import SiteStages
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"

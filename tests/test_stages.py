@@ -8,15 +8,18 @@ import pytest
 import torch
 from stage_cases import REFUSED, SITES, STAGES, finish, made, used
 
+from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.controls import token_table, word_list
+from rewrite_utils.latents.stage import LATENTS, SIMULATED
 from rewrite_utils.latents.windows import window_values
 from rewrite_utils.params import ParameterError
-from rewrite_utils.rewrite.estimates import derangement
 from rewrite_utils.runs.run import DamagedStageWarning
+from rewrite_utils.runs.stage import Results
 from rewrite_utils.simulate import Layout, Ratings, described
-from rewrite_utils.stages import SIMULATED, SiteStages, builders, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.splice import hooked
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 # ── from text to verdict ──────────────────────────────────────────────────────────────────────
 
@@ -94,7 +97,7 @@ def test_scores_are_of_windows_in_which_the_latent_fires_or_not(site):
 def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
     layout = Layout(world.llm.tokenizer, align=4)
     for split, count in (("calibrate", 9), ("evaluate", 5)):
-        ratings, windows = site.ratings(split), builders.window_texts(site, split)
+        ratings, windows = site.ratings(split), site.telling.windows(split)
         assert ratings.expected.shape == (count, len(site.simulated)) == site.true(split).shape
         for place, window in enumerate(windows):
             for column, (latent, sentence) in enumerate(site.sentences.items()):
@@ -106,7 +109,7 @@ def test_a_rating_is_the_answer_to_its_own_window_and_sentence(world, site):
 
 def test_the_rated_token_is_the_one_whose_activation_is_called_true(site):
     windows, cache = site.simulated_windows("evaluate"), site.cache("evaluate")
-    texts = [window.text for window in builders.window_texts(site, "evaluate")]
+    texts = [window.text for window in site.telling.windows("evaluate")]
     for place, (row, end) in enumerate(zip(*windows, strict=True)):
         ids = cache.tokens[row, end - 7 : end + 1]
         last = site.quoted(ids)[-1]
@@ -355,4 +358,5 @@ def test_a_kill_after_the_last_cache_is_written_does_not_bar_the_way(site, tmp_p
     """The folder of finished batches is gone by then."""
     for file in site.latents_stage.folder.glob("*.safetensors"):
         shutil.copy(file, tmp_path)
-    assert set(builders.make_latents(site, tmp_path)) == set(builders.CACHED_SPLITS)
+    made = Results(site).call(LATENTS.make, tmp_path)
+    assert set(made) == set(CACHED_SPLITS)

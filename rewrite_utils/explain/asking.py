@@ -34,6 +34,10 @@ RETRIED_AT = 0.7
 none (the paper's): at 0 the same reply would come again."""
 
 
+class ExplanationError(ValueError):
+    """A sentence that the simulator cannot be asked about."""
+
+
 class Explanation(NamedTuple):
     """What one latent responds to, in words; ``explanation`` is None where the LLM gave none."""
 

@@ -14,7 +14,7 @@ from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.score.scores import cut
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 
 
 def export(site: SiteStages, folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.report.display import Html
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.site import SiteStages
 
 
 class Session:

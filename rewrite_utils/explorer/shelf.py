@@ -21,10 +21,12 @@ from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explorer import alone, scores, windows
 from rewrite_utils.explorer.records import LONGEST, Known, OwnText, Reading
 from rewrite_utils.explorer.scores import Scored
-from rewrite_utils.explorer.stage import alone_stage
+from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.stage import SIMULATED
+from rewrite_utils.llm import opening
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Usage
 from rewrite_utils.params import LLM, Params
@@ -32,7 +34,7 @@ from rewrite_utils.rewrite import usefulness
 from rewrite_utils.rewrite.estimates import Evidence
 from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import Ratings, Window
-from rewrite_utils.stages import SIMULATED, SiteStages, builders
+from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import Estimate, auroc_value, bootstrap
 from rewrite_utils.subject.splice import hooked
 
@@ -105,7 +107,7 @@ class Shelf:
     @functools.cached_property
     def losses(self) -> dict[int, pd.DataFrame]:
         """By latent, one row a (window, arm): the loss with this latent alone replaced."""
-        table = pd.read_parquet(alone_stage(self.site) / "alone.parquet")
+        table = self.site.read(ALONE)
         return {int(latent): mine for latent, mine in table.groupby("latent", sort=False)}
 
     @functools.cached_property
@@ -216,7 +218,7 @@ class Shelf:
 
     def open_engine(self, llm: LLM) -> Engine:
         """The engine that holds an LLM, one a process."""
-        return builders.engine(llm)
+        return opening.engine(llm)
 
     @property
     def usage(self) -> Usage:
@@ -225,11 +227,11 @@ class Shelf:
 
     def description(self, latent: int, sentence: str) -> str:
         """What the simulator would read about the latent; ExplanationError on an empty sentence."""
-        return builders.description(self.site, latent, sentence)
+        return self.site.telling.about(latent, sentence)
 
     def rated_texts(self) -> list[Window]:
         """The rated windows as the simulator reads them."""
-        return [window for split in SIMULATED for window in builders.window_texts(self.site, split)]
+        return [window for split in SIMULATED for window in self.site.telling.windows(split)]
 
     def read_as(self, row: int, end: int) -> Window:
         """A window of the explain rows as the simulator reads it, never with the BOS."""
@@ -256,7 +258,7 @@ class Shelf:
     @property
     def replaced_seconds(self) -> float:
         """About what ``replaced`` takes: not more than the run's own pass over all latents."""
-        return float(alone_stage(self.site).manifest["seconds"])
+        return float(self.site.stage(ALONE).manifest["seconds"])
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text of one's own; ValueError when there is none."""

@@ -1,12 +1,17 @@
 """The explorer's one stage: the loss with each simulated latent alone replaced, by every arm."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
-from rewrite_utils.rewrite import usefulness
-from rewrite_utils.runs.run import Stage
-from rewrite_utils.stages import SiteStages
+import pandas as pd
+
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.latents.stage import Drawn
+from rewrite_utils.params import Params, Site
+from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.stage import Splicer, one_by_one, useful_hashes
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.stage import Declared
 
 SOURCES = {
     "another's sentence": "shuffled explanations",
@@ -17,33 +22,45 @@ SOURCES = {
 """Which of the rewrite's estimates stands for each arm of the card, beside the sentence."""
 
 
-def alone_stage(site: SiteStages) -> Stage:
-    """Losses of every simulated latent alone, made once."""
-    return site.run.stage(
-        f"10_alone.{site.name}",
-        functools.partial(_make, site),
-        parameters={"calibrator": site.params.rewrite.headline, "seed": site.params.seed},
-        inputs=[site.simulation_stage],
-    )
-
-
-def _make(site: SiteStages, folder: Path) -> dict[str, Any]:
+def make_alone(
+    folder: Path,
+    *,
+    splicer: Splicer,
+    estimates: dict[str, Estimate],
+    windows: Drawn,
+    simulated: list[int],
+    params: Params,
+) -> dict[str, Any]:
     """Measure at the rated evaluate windows and write alone.parquet."""
-    named = {"sentence": site.params.rewrite.headline} | SOURCES
-    count, estimates = site.settings.evaluate_windows, site.estimates
-    table = usefulness.measure(
-        site.subject,
-        site.hookpoint,
-        site.coder,
-        site.cache("evaluate").tokens,
-        site.simulated_windows("evaluate"),
-        {
-            (latent, arm): estimates[name].values[:count, place]
-            for arm, name in named.items()
-            if name in estimates  # a sentence that is alone has no other in its place
-            for place, latent in enumerate(site.simulated)
-        },
-        name=f"{site.name}, one latent at a time",
-    )
+    named = {"sentence": params.rewrite.headline} | SOURCES
+    count = windows.simulated_count("evaluate")
+    sources = {
+        (latent, arm): estimates[name].values[:count, place]
+        for arm, name in named.items()
+        if name in estimates  # a sentence that is alone has no other in its place
+        for place, latent in enumerate(simulated)
+    }
+    table = splicer.alone(windows.simulated("evaluate"), sources)
     table.to_parquet(folder / "alone.parquet")
     return {"units": len(table), "windows": count}
+
+
+def read_alone(folder: Path) -> pd.DataFrame:
+    """One row a (window, latent, arm)."""
+    return pd.read_parquet(folder / "alone.parquet")
+
+
+def alone_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
+    """Each simulated latent alone, in all that the card compares."""
+    windows, arms = settings.evaluate_windows, 1 + len(SOURCES)
+    return one_by_one("10_alone", params, settings, name, model, windows=windows, each=arms)
+
+
+ALONE = Declared(
+    name="10_alone",
+    make=make_alone,
+    read=read_alone,
+    on=("simulation_stage",),
+    hashes=useful_hashes,
+    cost=alone_cost,
+)

@@ -14,11 +14,28 @@ import torch
 from safetensors import safe_open
 
 from rewrite_utils.llm.engine import Engine
+from rewrite_utils.params import LLM
 from rewrite_utils.runs.machine import precision, this_machine
 
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
 EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
 """What installs the packages that not everyone needs."""
+
+
+@functools.cache
+def engine(llm: LLM) -> Engine:
+    """The engine of one LLM section, opened once a process: all sites of a notebook share it."""
+    return open_engine(
+        llm.model,
+        engine=llm.engine,
+        dtype=llm.dtype,
+        max_tokens=llm.context,
+        threads=llm.threads or None,
+        memory_gb=llm.memory_gb,
+        address=llm.address,
+        workers=llm.workers,
+        worker_engine=llm.worker_engine,
+    )
 
 
 def open_engine(

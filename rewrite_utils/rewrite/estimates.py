@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from rewrite_utils.calibrate import Calibrator, Target, Transform, calibrator, cross_fit
 from rewrite_utils.calibrate.screened import Screened
+from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.controls import token_table, word_list
 from rewrite_utils.rewrite.arms import TOPK
@@ -103,22 +104,6 @@ class Evidence:
 def shuffled(ratings: Ratings, order: Int[ndarray, " latent"]) -> Ratings:
     """Ratings with their columns in another order: the floor of shuffled explanations."""
     return Ratings(*(field[:, order] for field in ratings))
-
-
-def derangement(n: int, seed: int) -> Int[ndarray, " latent"]:
-    """A random order of n latents in which none keeps its own place.
-
-    Raises ValueError for fewer than two: one sentence has no other latent to go to.
-    """
-    if n < 2:
-        raise ValueError(
-            f"the floor of shuffled explanations needs 2 latents with a sentence or more, not {n}: "
-            "raise sites.<site>.described or leave the floor out"
-        )
-    order = np.random.default_rng(seed).permutation(n)
-    partner = np.empty(n, np.int64)
-    partner[order] = np.roll(order, 1)
-    return partner
 
 
 def target_of(cache: LatentCache, latents: Int[ndarray, " latent"]) -> Target:

@@ -19,7 +19,8 @@ import pandas as pd
 from rewrite_utils.runs import packed
 from rewrite_utils.params import ROOT
 from rewrite_utils.runs.run import PUBLISHED, Run, damage, open_run, write_json
-from rewrite_utils.stages import SIMULATED, SiteStages, open_sites
+from rewrite_utils.latents.stage import SIMULATED
+from rewrite_utils.site import SiteStages, open_sites
 
 LIMIT_MB = 10.0
 NEEDED = ("06", "07", "08", "09", "10")

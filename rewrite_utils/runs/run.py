@@ -114,6 +114,10 @@ class Run:
         places = [self.folder / "stages" / whole / MANIFEST, *packs]
         return any(place.is_file() for place in places)
 
+    def with_params(self, params: Params) -> "Run":
+        """The same folder with other parameters."""
+        return dataclasses.replace(self, params=params)
+
     @property
     def journal(self) -> list[dict[str, Any]]:
         """Every use of a stage so far: name, hash, made or reused, seconds, in order."""

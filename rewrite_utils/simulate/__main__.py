@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from rewrite_utils.assets.fetch import AssetError
+from rewrite_utils.llm import opening
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
-from rewrite_utils.stages import SiteStages, builders, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         part, chosen = Part(asked.limit, tuple(asked.latents)), _chosen(sites, asked.site)
         _require_numbers(part, chosen)
         if run.params.simulator.engine == "server":
-            builders.engine(run.params.simulator)  # nobody there: said before anything is made
+            opening.engine(run.params.simulator)  # nobody there: said before anything is made
         for name, site in chosen.items():
             whole = site.simulate_part(part)
             where = site.simulation_stage.folder if whole else "kept, not yet whole"

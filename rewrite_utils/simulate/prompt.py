@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from rewrite_utils.explain.asking import ExplanationError
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import padded, text_tokens
@@ -23,10 +24,6 @@ FILES: dict[str, str] = {
 """The prompt of each order."""
 CUTS = {"window_first": "\nDescription:", "explanation_first": "\nText:", "original": "{pad}"}
 """Behind this text the pair's own part begins."""
-
-
-class ExplanationError(ValueError):
-    """A sentence that the simulator cannot be asked about."""
 
 
 def described(

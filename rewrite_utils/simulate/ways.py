@@ -1,8 +1,30 @@
-"""The ways of asking the simulator that are compared, each by what it changes of the plain one."""
+"""Ways of asking the simulator, compared: each is a stage of its own, on the same pairs.
 
+In: a site's sentences and its first calibrate windows. Out: ratings of each way, and tables of how
+they compare. Off unless ``studies.simulators`` names some; a later way costs only itself.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from rewrite_utils.params import Simulate
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from rewrite_utils import simulate as simulating
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.explain.stage import latent_count
+from rewrite_utils.llm import opening, prompts
+from rewrite_utils.params import Params, Simulate, Site
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.run import Stage
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.simulate import judging
+from rewrite_utils.simulate.stage import Telling, ratings_cost
 
 PLAIN = "plain"
 CONTRAST = 4
@@ -24,3 +46,138 @@ KEPT = ("window_tokens", "first_position", "last_position", "align", "digits")
 def asked_as(own: Simulate, way: str) -> Simulate:
     """The parameters of one way, in a run with these."""
     return Simulate(**{name: getattr(own, name) for name in KEPT}, **WAYS[way])
+
+
+def way_windows(params: Params, settings: Site) -> int:
+    """Calibrate windows on which ways of asking are compared."""
+    return min(params.studies.simulator_windows, settings.calibrate_windows)
+
+
+def make_way(
+    folder: Path,
+    *,
+    way: str,
+    telling: Telling,
+    sentences: dict[int, str],
+    params: Params,
+    settings: Site,
+    name: str,
+) -> dict[str, Any]:
+    """The ratings of one way on the first calibrate windows."""
+    asked = asked_as(params.simulate, way)
+    engine = opening.engine(simulating.reading(asked, params.simulator))
+    simulator = simulating.open_simulator(asked, engine)
+    before = simulator.usage
+    texts = {latent: telling.about(latent, text, asked) for latent, text in sentences.items()}
+    windows = telling.windows("calibrate")[: way_windows(params, settings)]
+    simulating.simulate(windows, texts, simulator, folder=folder, name=f"{name}, {way}")
+    usage = simulator.usage.since(before)
+    tokens = asked.window_tokens if asked.mode == "all" else 1
+    return {"units": len(windows) * len(texts) * tokens, "usage": usage._asdict()}
+
+
+def way_hashes(way: str, *, params: Params, settings: Site) -> dict[str, Any]:
+    """How this way asks, and of how many windows."""
+    asked = asked_as(params.simulate, way)
+    return {
+        "simulate": asked.content(),
+        "windows": [way_windows(params, settings), settings.calibrate_windows],
+        "llm": simulating.reading(asked, params.simulator).content(),
+        "prompt": prompts.digest(simulating.wording(asked)),
+        "seed": params.seed,
+    }
+
+
+def way_on(way: str, *, params: Params) -> tuple[str, ...]:
+    """The sentences, and their scores where those are told."""
+    told = asked_as(params.simulate, way).show_score
+    return ("sentences_stage", *(["scores_stage"] if told else []))
+
+
+def way_declared(way: str) -> Declared[Path]:
+    """The stage of one way."""
+    return Declared(
+        name=f"05_way_{way}",
+        make=partial(make_way, way=way),
+        read=Path,
+        on=partial(way_on, way),
+        hashes=partial(way_hashes, way),
+    )
+
+
+class Ways:
+    """Every way of asking, on the same pairs; each is made when it is first looked at."""
+
+    def __init__(
+        self,
+        stage: Callable[[Declared[Any]], Stage],
+        own: Callable[[], Stage],
+        params: Params,
+        settings: Site,
+        true: Callable[[str], Float[ndarray, "window latent"]],
+        everywhere: Callable[[str], Float[ndarray, "window latent token"]],
+    ) -> None:
+        self._stage, self._own, self._params, self._settings = stage, own, params, settings
+        self._true, self._everywhere = true, everywhere
+        self._count = way_windows(params, settings)
+        self._options = {"seed": params.seed, "resamples": min(500, params.rewrite.bootstrap)}
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The plain way and those that ``studies.simulators`` names; empty if it names none."""
+        names = self._params.studies.simulators
+        return {way: self.stage(way) for way in (PLAIN, *names)} if names else {}
+
+    def stage(self, way: str) -> Stage:
+        """The ratings of one way; the run's own where it is this way."""
+        own = self._params.simulate
+        same = asked_as(own, way).content() == own.content()
+        return self._own() if same else self._stage(way_declared(way))
+
+    def rated(self, way: str) -> simulating.Ratings:
+        """What one way said of the first calibrate windows."""
+        stage = self.stage(way)
+        part = stage.folder / "calibrate"  # where the run's own stage holds both splits
+        whole = simulating.read_ratings(part if part.exists() else stage.folder)
+        return simulating.Ratings(*(field[: self._count] for field in whole))
+
+    def comparison(self) -> pd.DataFrame:
+        """Every way against the plain one, on the same pairs; empty if there is none."""
+        found = {way: self.rated(way).expected.astype(np.float64) for way in self.stages}
+        if not found:
+            return pd.DataFrame()
+        true = self._true("calibrate")[: self._count]
+        return judging.compared(true, found, base=PLAIN, **self._options)
+
+    def everywhere(self) -> pd.DataFrame:
+        """The all-positions mode at every token of the windows, by place; empty if not run."""
+        if "all" not in self._params.studies.simulators:
+            return pd.DataFrame()
+        expected = simulating.read_everywhere(self.stage("all").folder).astype(np.float64)
+        true = self._everywhere("calibrate")[: len(expected)]
+        return judging.by_place(true, expected, **self._options)
+
+
+def ways(
+    *,
+    stage: Callable[..., Stage],
+    own_ratings: Callable[[], Stage],
+    params: Params,
+    settings: Site,
+    true: Callable[[str], Float[ndarray, "window latent"]],
+    true_everywhere: Callable[[str], Float[ndarray, "window latent token"]],
+) -> Ways:
+    """Every way of asking, on the same pairs."""
+    return Ways(stage, own_ratings, params, settings, true, true_everywhere)
+
+
+def ways_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """The same on fewer windows, for each of ``studies.simulators``."""
+    asked = {way: asked_as(params.simulate, way) for way in params.studies.simulators}
+    windows = way_windows(params, settings)
+    what = f"{', '.join(asked)}: {windows:,} windows × {latent_count(settings):,} latents"
+    return ratings_cost("05_way", name, what, params, settings, asked, windows) if asked else None
+
+
+WAYS_COST = dataclasses.replace(way_declared(PLAIN), name="05_way", cost=ways_cost)
+"""All ways in one line of the plan."""

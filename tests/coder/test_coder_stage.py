@@ -19,8 +19,9 @@ from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.params import parse
 from rewrite_utils.report import coders, figures
 from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import CACHED_SPLITS, SiteStages, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.splice import hooked
+from rewrite_utils.subject.stage import CACHED_SPLITS
 
 MLP = SITE | {"hookpoint": "layers.1.mlp"}
 
@@ -35,7 +36,7 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
     return {
         "name": "tiny",
-        "subject": {"model": str(folder / "model")},
+        "subject": {"model": str(folder / "model"), "collect_dtype": ""},
         "corpus": corpus | shares,
         "explain": {"window_tokens": 8},
         "score": {"window_tokens": 8},

@@ -39,7 +39,7 @@ def params_file(tmp_path) -> Path:
     site = SITE | {"hookpoint": "layers.1.mlp", "skip": True, "batch": 5 * 39}
     raw = {
         "name": "tiny",
-        "subject": {"model": str(tmp_path / "model")},
+        "subject": {"model": str(tmp_path / "model"), "collect_dtype": ""},
         "corpus": corpus | shares,
         "sites": {"mlp": site},
         "simulate": {"window_tokens": 8, "first_position": 10},

@@ -11,9 +11,11 @@ from shown import Shown
 from rewrite_utils.explain import curated
 from rewrite_utils.explorer import LatentExplorer, Shelf
 from rewrite_utils.explorer.edit import Cancelled, NoSimulator, calibrator_alone
+from rewrite_utils.latents.stage import SIMULATED
+from rewrite_utils.llm import opening
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
-from rewrite_utils.stages import SIMULATED, SiteStages, builders
+from rewrite_utils.site import SiteStages
 
 ATTACK = '<script>alert("x")</script>'
 
@@ -92,7 +94,7 @@ def test_without_an_engine_it_says_what_to_start(world, monkeypatch):
     def missing(_):
         raise OSError("nowhere to be found")
 
-    monkeypatch.setattr(builders, "engine", missing)
+    monkeypatch.setattr(opening, "engine", missing)
     explorer = LatentExplorer(world.sites["mlp"])
     with pytest.raises(NoSimulator, match=r"rewrite_utils.assets.*Everything else works without"):
         explorer.attempt("men in red hats")

@@ -13,7 +13,7 @@ from rewrite_utils.explorer.card import card
 from rewrite_utils.explorer.records import Reading
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.latents.windows import firing_windows
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.site import SiteStages
 
 ATTACK = '<script>alert("x")</script>'
 

@@ -8,7 +8,7 @@ from splice_cases import HOOKPOINTS, coder_for
 from rewrite_utils.explain import logits
 from rewrite_utils.explorer import Shelf, alone, windows
 from rewrite_utils.latents import neighbours
-from rewrite_utils.stages import SiteStages
+from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc, auroc_value
 from rewrite_utils.subject.splice import GivenLatents, OneLatent, Site, TrueLatents
 

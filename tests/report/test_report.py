@@ -23,7 +23,6 @@ from rewrite_utils.report import (
     verdicts,
 )
 from rewrite_utils.report.claims import OURS, _sign
-from rewrite_utils.stages import studies
 from rewrite_utils.stats import Estimate
 
 
@@ -352,7 +351,7 @@ def test_fewer_windows_are_compared_with_all_of_them(world, claimed):
     table = claimed.set_index(["site", "claim"])
     for name, site in world.sites.items():
         row = table.loc[(name, "quantile:type7+topk fitted on fewer windows costs more")]
-        losses = studies.fewer(site)
+        losses = site.fewer
         few, most = (
             losses[losses["source"] == f"{count} windows: quantile:type7+topk"]["loss"].mean()
             for count in (2, 9)

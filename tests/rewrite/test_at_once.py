@@ -6,13 +6,13 @@ import pytest
 import torch
 from stage_cases import made
 
+from rewrite_utils import site as composed
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params import ParameterError
 from rewrite_utils.report import coders, figures, verdicts
 from rewrite_utils.rewrite import at_once
 from rewrite_utils.rewrite.estimates import without_llm
-from rewrite_utils.stages import at_once as stages
-from rewrite_utils.stages import open_sites
+from rewrite_utils.site import losses_at_once, open_sites
 from rewrite_utils.subject.splice import GivenLatents, Spot, TrueLatents, spliced_at_once
 
 ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
@@ -27,7 +27,7 @@ def both(world):
 
 @pytest.fixture(scope="module")
 def losses(both) -> pd.DataFrame:
-    return stages.losses(both, open_sites(both))
+    return losses_at_once(open_sites(both))
 
 
 def test_every_place_alone_and_then_ever_more_of_them():
@@ -37,7 +37,7 @@ def test_every_place_alone_and_then_ever_more_of_them():
 
 def test_it_is_one_stage_of_the_run_and_changes_no_other(world, both, losses):
     since = len(world.run.journal)
-    again = stages.losses(both, open_sites(both))
+    again = losses_at_once(open_sites(both))
     assert again.equals(losses) and made(world.run, since) == set()
     assert set(losses["places"]) == {"mlp", "sae", "mlp+sae"}
     assert set(losses["source"]) == set(at_once.SOURCES)
@@ -65,7 +65,7 @@ def test_an_arm_is_its_sources_spliced_at_all_its_places(both, losses):
 
 def found_window(run, sites, window: int) -> tuple[int, int]:
     first, last = run.params.rated_positions
-    drawn = stages.draw_windows(
+    drawn = composed.draw_windows(
         len(sites["mlp"].cache("evaluate").tokens),
         9,
         first=first,
@@ -117,7 +117,7 @@ def test_errors_that_add_up_and_errors_that_compound():
 def test_two_sites_at_one_layer_are_refused(world):
     run = world.again(studies__layers_at_once=True, sites__sae__hookpoint="layers.0")
     with pytest.raises(ParameterError, match=r"the layers are mlp 0, sae 0: remove sites"):
-        stages.stage(run, open_sites(run))
+        losses_at_once(open_sites(run))
 
 
 def test_the_table_has_a_row_a_layer_and_source(losses):

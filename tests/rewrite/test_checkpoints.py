@@ -14,11 +14,13 @@ from report_cases import found_of
 from stage_cases import SITE, FakeLLM, tokenizer_with_chat, write_text
 from transformers import AutoModelForCausalLM
 
+from rewrite_utils.llm import opening
 from rewrite_utils.params import parse
 from rewrite_utils.report import claims, curves, figures, forests, verdicts
 from rewrite_utils.rewrite.equivalence import next_token_losses
 from rewrite_utils.runs.run import Run
-from rewrite_utils.stages import SiteStages, builders, open_sites
+from rewrite_utils.site import SiteStages, open_sites
+from rewrite_utils.subject import stage as reading
 from rewrite_utils.subject.model import load_subject
 
 NAMES = ["step0", "step4", "step16"]
@@ -60,7 +62,7 @@ def site(raw, tmp_path_factory) -> SiteStages:
         cache = tmp_path_factory.mktemp("cache")
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
         llm = FakeLLM(tokenizer_with_chat(tiny_tokenizer()))
-        patch.setattr(builders, "engine", lambda _: llm)
+        patch.setattr(opening, "engine", lambda _: llm)
         site = open_sites(Run(parse(raw), tmp_path_factory.mktemp("run")))["mlp"]
         assert len(site.losses)
         yield site
@@ -168,7 +170,7 @@ def test_a_killed_stage_keeps_the_checkpoints_it_has(site, raw, tmp_path, monkey
             raise KeyboardInterrupt
         return load_subject(model, revision=revision, **settings)
 
-    monkeypatch.setattr(builders, "load_subject", loads)
+    monkeypatch.setattr(reading, "load_subject", loads)
     again = open_sites(Run(parse(raw), tmp_path / "run"))["mlp"]
     with pytest.raises(KeyboardInterrupt):
         _ = again.training_curve

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from latent_cases import all_windows, cache_of, drawn
 
 from rewrite_utils.calibrate import CalibrationError, Target
+from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.controls import strongest_tokens, token_table
 from rewrite_utils.rewrite.estimates import (
     KEPT,
     REFITTED,
     Evidence,
-    derangement,
     shuffled,
     target_of,
     without_llm,

@@ -10,12 +10,11 @@ from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.report import calibrations
 from rewrite_utils.report import studies as reported
 from rewrite_utils.rewrite import arms as rewrite
-from rewrite_utils.rewrite import studies
+from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
-from rewrite_utils.stages import open_sites
-from rewrite_utils.stages import studies as stages
+from rewrite_utils.site import open_sites
 
 STUDIES = {
     "latents": 10,
@@ -136,7 +135,7 @@ def studied(world):
 @pytest.mark.parametrize("name", ["mlp", "sae"])
 def test_all_windows_cost_what_the_rewrite_says(studied, name):
     """Figure A2's filled marks are the rewrite's own arms, measured once more."""
-    here, table = studied[name], stages.fewer(studied[name])
+    here, table = studied[name], studied[name].fewer
     count, n = len(here.simulated), here.settings.calibrate_windows
     for source in here.params.rewrite.calibrators:
         theirs = losses_of(here.losses, source, count)
@@ -147,21 +146,19 @@ def test_all_windows_cost_what_the_rewrite_says(studied, name):
 def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, name):
     """And what a first pass leaves out is the bin's mean, whatever it was rated."""
     here = studied[name]
-    table, count = stages.screened(here), len(here.simulated)
+    table, count = here.screened, len(here.simulated)
     every = losses_of(table, "1 by lexical", count)
     np.testing.assert_allclose(
         every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
     )
-    shares, _ = stages.screens_of(here)
+    shares, _ = study_stages.screens(here.params, here.settings)
     windows = here.settings.evaluate_windows
     for share in shares[:-1]:
-        found = stages.screened_estimates(here, here.params.rewrite.headline)[
-            f"{share:g} by lexical"
-        ]
+        found = here.screened_estimates[f"{share:g} by lexical"]
         same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
         assert min(same) >= windows - max(1, round(share * windows))
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
-    arms = reported.arms({name: stages.judged(here, table)}, reported.read_share)
+    arms = reported.arms({name: here.judged(table)}, reported.read_share)
     arms = arms.dropna(subset=["share"])
     assert sorted(arms["share"]) == sorted(shares) and set(arms["screen"]) == {"lexical"}
 
@@ -169,7 +166,7 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
 def test_a_run_that_screened_is_asked_about_smaller_shares_only(world):
     asked = {"simulate__screen": 0.5, "simulate__screen_by": "both"}
     here = open_sites(world.again(**asked))["mlp"]
-    shares, screens = stages.screens_of(here)
+    shares, screens = study_stages.screens(here.params, here.settings)
     assert max(shares) <= 0.5 and screens == ["both"]
 
 
@@ -183,8 +180,8 @@ def test_a_study_is_made_once_and_follows_its_parameters(studied, world):
 
 def test_without_alarms_the_coder_is_left(studied):
     here = studied["mlp"]
-    table = stages.specificity(here)
-    latents = stages.studied(here)
+    table = here.specificity
+    latents = here.studied
     assert len(latents) <= STUDIES["latents"]
     coder = losses_of(table, "coder")
     rare = losses_of(table, "specificity 0.999", len(latents))
@@ -229,7 +226,7 @@ def test_alarms_break_even_where_the_difference_is_zero(topk):
 
 
 def test_oracle_arms_say_what_they_are(studied):
-    judged = {name: stages.judged(site, stages.oracle(site)) for name, site in studied.items()}
+    judged = {name: site.judged(site.oracle) for name, site in studied.items()}
     arms = reported.arms(judged, studies.read_oracle_name)
     told = arms.dropna(subset=["auroc"])
     assert len(told) == 2 * 2 * 2 * 2  # sites, qualities, sizes, calibrators
@@ -270,7 +267,7 @@ def test_top_k_in_latent_space_is_the_splices(studied):
 
 def test_a_factor_of_nothing_is_mean_ablation_on_the_calibrate_windows(studied):
     here = studied["mlp"]
-    table, count = stages.shrink(here), len(here.simulated)
+    table, count = here.shrink, len(here.simulated)
     assert table["window"].nunique() == here.settings.calibrate_windows
     for name in ("quantile:type8", here.params.rewrite.headline):
         nothing = losses_of(table, f"0 of {name}", count)
@@ -293,12 +290,12 @@ def truncated(world) -> dict:
 def test_the_studies_of_a_headline_with_top_k_splice_it_as_the_rewrite_does(truncated):
     """Once the screened arms kept all latents, and factor 0 kept the k largest of the means."""
     here, name = truncated["mlp"], "raw+topk"
-    table, count = stages.shrink(here), len(here.simulated)
+    table, count = here.shrink, len(here.simulated)
     nothing = losses_of(table, "0 of raw", count)
     np.testing.assert_allclose(nothing, losses_of(table, "mean", count), rtol=1e-5)
-    sources = stages.screened(here)["source"].unique().tolist()
+    sources = here.screened["source"].unique().tolist()
     assert "1 by lexical+topk" in sources
-    judged = stages.judged(here, stages.screened(here))
+    judged = here.judged(here.screened)
     arms = reported.arms({"mlp": judged}, reported.read_share)
     assert set(arms["screen"].dropna()) == {"lexical"} and set(arms["share"].dropna()) == {1.0}
     floor = here.estimates["shuffled explanations"]
@@ -326,7 +323,7 @@ def test_condition_has_the_simulator_and_the_oracles(studied):
         matched = site.evidence.calibrated("quantile:type8", site.ratings("evaluate"))
         own = calibrations.condition(site.true("evaluate"), matched, site.evidence.target.mean)
         tables.append(own.assign(site=name, what="simulator"))
-        material = stages.material(site)
+        material = site.material
         own = calibrations.oracle_condition(material, auroc=0.9, windows=40, held=30)
         tables.append(own.assign(site=name, what="oracle of AUROC 0.9"))
     found = pd.concat(tables, ignore_index=True)
@@ -366,5 +363,5 @@ def test_fewer_windows_are_fitted_on_the_first_and_leave_the_target_whole(studie
 
 
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):
-    table, here = stages.specificity(studied["mlp"]), studied["mlp"]
+    table, here = studied["mlp"].specificity, studied["mlp"]
     np.testing.assert_allclose(losses_of(table, "coder"), losses_of(here.losses, "coder"), 1e-4)

@@ -8,7 +8,7 @@ from stage_cases import SITES, finish, made
 
 from rewrite_utils.report import verdicts
 from rewrite_utils.rewrite.usefulness import MEAN, PREDICTED, TRUTH, usefulness
-from rewrite_utils.stages import SiteStages, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.splice import GivenLatents, TrueLatents, hooked, spliced
 
 ORDERS = ["top", "random", "useful"]

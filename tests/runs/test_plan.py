@@ -16,16 +16,18 @@ from rewrite_utils.latents.cache import Windows
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Choices, Usage
-from rewrite_utils.params import ROOT, Simulate, load, parse
+from rewrite_utils.params import ROOT, Params, Simulate, load, parse
 from rewrite_utils.rewrite.arms import Estimate, measure
-from rewrite_utils.runs.plan import Machine, PlanError, count, in_hours, plan, size
-from rewrite_utils.runs.plan.cost import EFFICIENCY, hours
-from rewrite_utils.runs.plan.costs import Cost, costs, split_rows
-from rewrite_utils.runs.plan.extras import options
-from rewrite_utils.runs.plan.lengths import FRAME
-from rewrite_utils.runs.plan.ratings import rated
-from rewrite_utils.runs.plan.shapes import PUBLISHED, family, from_config, shape
-from rewrite_utils.runs.plan.splicing import n_arms
+from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
+from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.llm.lengths import FRAME
+from rewrite_utils.rewrite.stage import n_arms
+from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError
+from rewrite_utils.runs.machine import Machine, gpu
+from rewrite_utils.runs.plan import count, in_hours, size
+from rewrite_utils.simulate.stage import rated_tokens as rated
+from rewrite_utils.site import PLANNED, costs, plan_of
+from rewrite_utils.subject.stage import split_rows
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 from rewrite_utils.subject.model import Subject, load_subject
 
@@ -36,8 +38,11 @@ RAW = {"name": "test", "sites": {"late": SITE}}
 
 
 def planned(raw: dict) -> dict[str, Cost]:
-    params = parse(raw)
-    return {cost.stage: cost for cost in costs(params, shape(params.subject.model))}
+    return {cost.stage: cost for cost in costs(parse(raw), (*PLANNED, ALONE))}
+
+
+def plan(params: Params, *, machine: Machine) -> str:
+    return plan_of(params, machine, (ALONE,))
 
 
 # ── shapes ────────────────────────────────────────────────────────────────────────────────────
@@ -105,8 +110,7 @@ def test_simulation_counts_every_pair_of_window_and_sentence():
 def test_v1_asks_for_twice_the_papers_327_million_predictions():
     """Once on the calibrate windows and once on as many others: the paper used one set for both."""
     params = load("pythia-160m")
-    every = costs(params, shape(params.subject.model))
-    found = {(c.stage, c.site): c.predictions for c in every}
+    found = {(c.stage, c.site): c.predictions for c in costs(params)}
     assert found["05_simulation", "transcoder"] == 2 * 327_680_000
     assert split_rows(params)["calibrate"] * params.corpus.row_tokens == 9_994_240
 
@@ -117,13 +121,15 @@ def test_detection_counts_every_window_and_every_prompt():
     assert cost.predictions == 64 * 13 and "192 prompts" in cost.what
 
 
+OPTIONS = {"03_refined", "04_hard", "04_fuzzing", "04_shuffled", "12_explanations"}
+
+
 def extras(raw: dict) -> dict[str, Cost]:
-    params = parse(raw)
-    return {cost.stage: cost for cost in options(params, shape(params.subject.model))}
+    return {stage: cost for stage, cost in planned(raw).items() if stage in OPTIONS}
 
 
 def test_options_cost_nothing_until_they_are_asked_for():
-    assert options(load("embedded"), shape("embedded/smollm2-135m-instruct")) == []
+    assert extras(RAW) == {}
     score = {"activating": 4, "random": 6, "hard": 3, "fuzzing": 5, "shuffled": True}
     found = extras(RAW | {"score": score, "explain": {"refine": 6}})
     asked = {stage: cost.predictions for stage, cost in found.items()}
@@ -216,7 +222,7 @@ def test_faithful_rows_are_all_the_rows_that_are_not_trained_on():
 def engine(tokenizer: PreTrainedTokenizerFast) -> MagicMock:
     """An engine that remembers what it is asked and finds every answer equally likely."""
     made = MagicMock(spec=Engine, tokenizer=tokenizer, usage=Usage())
-    made.configure_mock(context=4096, workers=1)
+    made.configure_mock(context=4096, workers=1, label="fake")
 
     def choices(asked, *, options, answers=1):
         shape_ = len(asked), answers, len(options)
@@ -307,7 +313,7 @@ def test_every_file_in_params_can_be_planned_without_a_hub(path, tmp_path, monke
 
 def test_the_papers_setting_says_why_it_cannot_run_here():
     text = plan(load("pythia-160m"), machine=QUIET)
-    assert "explainer needs 158.3 GB of memory, this machine has 24 GB" in text
+    assert "Llama-3.1-70B-Instruct needs 158.3 GB of memory, this machine has 24 GB" in text
     assert "01_coder.sae needs" not in text  # it is streamed
     stored = plan(load("pythia-160m", {"sites.sae.stream": False}), machine=QUIET)
     assert "01_coder.sae needs 3,073 GB of disk, 50 GB are free" in stored
@@ -363,8 +369,8 @@ def test_a_coder_on_this_disk_must_be_the_one_asked_for(tmp_path, has, says):
 
 def test_hours_are_work_over_speed():
     cost = Cost("x", "", "", flops=3600 * 1e12, dtype="bfloat16")
-    assert hours(cost, QUIET) == pytest.approx(1 / EFFICIENCY)
-    assert hours(cost._replace(dtype="float32"), QUIET) == pytest.approx(10 / EFFICIENCY)
+    assert cost.hours(QUIET) == pytest.approx(1 / EFFICIENCY)
+    assert cost._replace(dtype="float32").hours(QUIET) == pytest.approx(10 / EFFICIENCY)
 
 
 @pytest.mark.parametrize(
@@ -390,3 +396,9 @@ def test_sizes_and_hours_are_short():
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(PlanError, match=r"is not a model's folder: it has no config.json"):
         shape(str(tmp_path))
+
+
+def test_a_gpu_by_name_is_planned_for_without_a_disk():
+    text = plan(load("pythia-160m"), machine=gpu("a40"))
+    assert "one A40 (published peak), 48 GB of memory" in text and "of disk free" not in text
+    assert "Llama-3.1-70B-Instruct needs 158.3 GB" in text and "auto is bfloat16" in text

@@ -14,7 +14,7 @@ from rewrite_utils.report import claims, verdicts
 from rewrite_utils.runs import packed, publish
 from rewrite_utils.runs.publish import PublishError
 from rewrite_utils.runs.run import DamagedStageWarning, Run
-from rewrite_utils.stages import open_sites, studies
+from rewrite_utils.site import open_sites
 
 ONE = pytest.mark.parametrize("architecture", ["neox"], indirect=True, scope="session")
 pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
@@ -26,8 +26,8 @@ def read_everything(run: Run) -> dict:
     """What notebooks 06 to 10 ask of a run."""
     sites = open_sites(run)
     for site in sites.values():
-        for study in (studies.specificity, studies.fewer, studies.shrink):
-            assert len(study(site))
+        for study in ("specificity", "fewer", "shrink"):
+            assert len(getattr(site, study))
         shelf = Shelf(site)
         assert len(shelf.reading(shelf.latents[0]).alone)
     site = sites["mlp"]

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from stage_cases import FakeLLM, tokenizer_with_chat, used
 
+from rewrite_utils.llm import opening
 from rewrite_utils.llm.protocol import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.report import forests, ratings, tables
@@ -13,7 +14,7 @@ from rewrite_utils.simulate import Part
 from rewrite_utils.simulate.__main__ import main
 from rewrite_utils.simulate.screening import most_plausible, plausibility
 from rewrite_utils.simulate.ways import WAYS
-from rewrite_utils.stages import builders, open_sites, simulators
+from rewrite_utils.site import open_sites
 
 
 class Inside(FakeLLM):
@@ -36,7 +37,7 @@ def once(architecture):
 def asking(world, monkeypatch):
     """Opens the run anew with other parameters and an LLM that remembers what it was asked."""
     llm = Inside(tokenizer_with_chat(world.llm.tokenizer))
-    monkeypatch.setattr(builders, "engine", lambda _: llm)
+    monkeypatch.setattr(opening, "engine", lambda _: llm)
 
     def opened(**changed):
         return llm, open_sites(world.again(**changed))["mlp"]
@@ -57,45 +58,45 @@ def test_new_options_leave_finished_stages_as_they_are(world):
 def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     names = [way for way in WAYS if way != "plain"]
     llm, site = asking(studies__simulators=names, studies__simulator_windows=6)
-    table = simulators.comparison(site).set_index(["way", "statistic"])
+    table = site.ways.comparison().set_index(["way", "statistic"])
     assert set(table.index.get_level_values("way")) == set(WAYS)
     plain = site.ratings("calibrate").expected[:6]
     assert (table["windows"] == 6).all() and (table["pairs"] == plain.size).all()
     assert (table.loc["plain"]["minus plain"].dropna() == 0).all()
-    np.testing.assert_array_equal(simulators.rated(site, "plain").expected, plain)
+    np.testing.assert_array_equal(site.ways.rated("plain").expected, plain)
     asked = "\n".join(llm.texts)
     assert "responds to 1 in" in asked and "; score 0." in asked and "; not " in asked
     assert "Feature: " in asked
-    places = simulators.everywhere(site)
+    places = site.ways.everywhere()
     assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
-    whole = tables.stacked({"mlp": simulators.comparison(site)})
+    whole = tables.stacked({"mlp": site.ways.comparison()})
     assert set(ratings.ways(whole)["way"]) == set(WAYS) == set(forests.WAYS)
     assert "1–2" in set(ratings.everywhere(tables.stacked({"mlp": places}))["tokens"])
-    facts = {way: stage.manifest["facts"] for way, stage in simulators.ways(site).items()}
+    facts = {way: stage.manifest["facts"] for way, stage in site.ways.stages.items()}
     assert len(tables.llm_costs(facts, what="prediction", first="way")) == len(WAYS)
 
 
 def test_a_way_is_made_once(asking):
     changed = {"studies__simulators": ["rate"], "studies__simulator_windows": 4}
     _, site = asking(**changed)
-    simulators.comparison(site)
+    site.ways.comparison()
     llm, again = asking(**changed)
     before, since = len(llm.texts), len(again.run.journal)
-    simulators.comparison(again)
+    again.ways.comparison()
     assert len(llm.texts) == before
     assert used(again.run, since)["05_way_rate.mlp"] == {False}
 
 
 def test_without_ways_nothing_is_asked(asking):
     llm, site = asking()
-    assert simulators.ways(site) == {}
-    assert simulators.comparison(site).empty and simulators.everywhere(site).empty
+    assert site.ways.stages == {}
+    assert site.ways.comparison().empty and site.ways.everywhere().empty
     assert llm.texts == []
 
 
 def test_truth_at_every_token_ends_with_the_truth_at_the_last(asking):
     _, site = asking()
-    true = simulators.true_everywhere(site, "calibrate")
+    true = site.true_everywhere("calibrate")
     assert true.shape == (*site.true("calibrate").shape, 8)
     np.testing.assert_array_equal(true[..., -1], site.true("calibrate"))
     assert (true > 0).any()
@@ -103,7 +104,7 @@ def test_truth_at_every_token_ends_with_the_truth_at_the_last(asking):
 
 def test_the_screening_curve_needs_no_llm(asking):
     llm, site = asking(studies__shares=[0.2, 1.0])
-    curve = simulators.screening_curves(site)
+    curve = site.screening_curves
     assert set(curve["screen"]) == {"lexical"} and (curve["windows"] == 9 + 5).all()
     assert llm.texts == []
 
@@ -112,7 +113,7 @@ def test_a_screened_run_asks_its_share_and_goes_through_to_the_verdict(asking):
     changed = {"simulate__screen": 0.4, "simulate__screen_by": "lexical"}
     llm, site = asking(**changed)
     for split, windows in (("calibrate", 9), ("evaluate", 5)):
-        texts = builders.window_texts(site, split)
+        texts = site.telling.windows(split)
         scores = plausibility(texts, list(site.sentences.values()), by="lexical")
         sent = most_plausible(scores, share=0.4)
         np.testing.assert_array_equal(site.sent(split), sent)
@@ -191,7 +192,7 @@ def test_a_server_that_is_not_there_is_said_before_anything_is_made(
         raise EngineDied(f"the server at {llm.address} did not answer")
 
     run = world.again(tmp_path, simulator__engine="server", simulator__address="http://x/v1")
-    monkeypatch.setattr(builders, "engine", nobody)
+    monkeypatch.setattr(opening, "engine", nobody)
     monkeypatch.setattr("rewrite_utils.simulate.__main__.open_run", lambda *_: run)
     assert main(["params/smoke.yaml"]) == 1
     assert "the server at http://x/v1 did not answer" in capsys.readouterr().err

@@ -12,17 +12,18 @@ from stage_cases import World
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explorer import Shelf
 from rewrite_utils.latents import neighbours
-from rewrite_utils.stages import coded, open_sites
+from rewrite_utils.site import open_sites
+from rewrite_utils.subject import stage as reading
 from rewrite_utils.subject.model import load_subject
 
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    coded.subject.cache_clear()
+    reading.loaded.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with Pretending():
         yield
-    coded.subject.cache_clear()
+    reading.loaded.cache_clear()
 
 
 def test_the_pretended_device_keeps_far_from_near(far: None) -> None:

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from rewrite_utils.coder.stage import configuration, how_trained, streamed
 from rewrite_utils.coder.training import TrainingResult, train
 from rewrite_utils.runs.machine import precision
 from rewrite_utils.runs.run import open_run
-from rewrite_utils.stages import SiteStages, coders, open_sites
+from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.model import load_subject
 
 
@@ -51,13 +52,15 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
     """Train the site's coder into ``folder`` on this process' share of its activations."""
     several = dist.is_initialized()
     share = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-    asked = site.params.subject
+    model = site.params.subject
     device = _device()
-    dtype = precision(asked.collected_in, device=device)
+    dtype = precision(model.collected_in, device=device)
     subject = load_subject(asked.model, dtype=dtype, device=device, revision=asked.revision or None)
-    batches = coders.streamed(site, subject, share=share)
-    how = coders.settings(site, len(batches))
-    return train(coders.configuration(site), batches, settings=how, folder=folder)
+    asked, seed = site.settings, site.params.seed
+    rows = site.corpus.rows("train")
+    batches = streamed(asked, seed, subject, site.hookpoint, rows, share=share)
+    how = how_trained(asked, len(batches), seed)
+    return train(configuration(asked, subject.d_model), batches, settings=how, folder=folder)
 
 
 def _device() -> str:

@@ -5,9 +5,12 @@ In: parameters. Out: tokens of the wording, of the evidence about one latent, of
 
 from collections.abc import Collection
 
+from rewrite_utils.assets.shapes import shape
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import BLOCK
-from rewrite_utils.params import Params
+from rewrite_utils.params import LLM, Params
+from rewrite_utils.runs.cost import Cost, PlanError
+from rewrite_utils.runs.machine import BYTES
 
 WITH_ACTIVATIONS = 2.5
 """Prompt tokens an explanation window's token costs, its list of activations included."""
@@ -49,3 +52,37 @@ def judged_tokens(params: Params, windows: int) -> int:
     if asked.per_prompt == 1:
         return SENTENCE + BLOCK // 2 + windows * (asked.window_tokens + FRAME)
     return -(-windows // asked.per_prompt) * detect_prompt(params)
+
+
+def require_fits(section: str, llm: LLM, needed: int) -> None:
+    """Raise PlanError where prompts of so many tokens do not fit the context of an LLM."""
+    longest = min(llm.context, shape(llm.model).context)
+    if needed > longest:
+        raise PlanError(
+            f"{section}: prompts of about {needed:,} tokens do not fit a context of "
+            f"{longest:,}: raise {section}.context or show fewer or shorter windows"
+        )
+
+
+def asked(
+    llm: LLM, stage: str, site: str, what: str, *, tokens: float, answers: int, storage: float
+) -> Cost:
+    """What a stage costs that asks an LLM for so many answers; its weights must be in memory."""
+    model = shape(llm.model)
+    width = BYTES[this_precision(llm)]
+    return Cost(
+        stage,
+        site,
+        what,
+        tokens=tokens,
+        predictions=answers,
+        storage=storage,
+        flops=tokens * model.flops(),
+        dtype=llm.dtype,
+        memory={f"LLM {llm.model}": model.parameters * width + llm.memory_gb * 2**30},
+    )
+
+
+def this_precision(llm: LLM) -> str:
+    """The narrowest precision an LLM may be held in: bfloat16 where the machine chooses."""
+    return "float32" if llm.dtype == "float32" else "bfloat16"

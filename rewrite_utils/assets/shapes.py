@@ -12,13 +12,10 @@ from huggingface_hub import try_to_load_from_cache
 
 from rewrite_utils.assets import asset, cache_folder, is_embedded
 from rewrite_utils.params import placed
+from rewrite_utils.runs.cost import PlanError
 
 UNGATED = {"gpt_neox", "gpt2", "gptj", "opt", "bloom", "falcon", "phi"}
 """Model types whose MLP has two matrices; all others have three (SwiGLU and its like)."""
-
-
-class PlanError(ValueError):
-    """A run that cannot be planned: the message names the value, the reason and the fix."""
 
 
 class ModelShape(NamedTuple):
@@ -46,6 +43,14 @@ class ModelShape(NamedTuple):
     """Longest input in tokens."""
     origin: str = "published shape"
     """Where these numbers come from."""
+
+    def described(self, role: str, name: str, dtype: str) -> str:
+        """The line of a plan about the model that plays ``role``."""
+        origin = "its config.json" if Path(self.origin).is_file() else self.origin
+        return (
+            f"{role:9}  {name}: {self.n_layers} layers, d_model {self.d_model:,}, "
+            f"{self.parameters / 1e6:,.0f}M parameters, {dtype} ({origin})"
+        )
 
     @property
     def layer_parameters(self) -> int:

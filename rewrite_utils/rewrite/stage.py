@@ -1,0 +1,443 @@
+"""Stages of notebook 07: the losses of every arm, of every checkpoint, of every latent alone."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.explain.floor import derangement
+from rewrite_utils.explain.stage import latent_count
+from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.stage import Caches, Drawn
+from rewrite_utils.params import Params, Site
+from rewrite_utils.rewrite import arms, measure, usefulness
+from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.equivalence import next_token_losses
+from rewrite_utils.rewrite.estimates import Evidence, shuffled, target_of, without_llm
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.run import Stage
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.simulate.ratings import Ratings
+from rewrite_utils.simulate.stage import Rated
+from rewrite_utils.subject.corpus import Corpus
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.stage import checkpoint, flops_to, layer_of
+
+FILE = "losses.parquet"
+FREE = ("zero", "mean", "token table", "word list")
+"""Sources of latents that need no LLM, measured on all control windows."""
+FLOOR = "shuffled explanations"
+"""A source beside the calibrators: the headline one, given another latent's sentence."""
+CONSTANTS = ("output zero", "output mean")
+"""Arms that replace the whole output, and need no latents."""
+
+
+class Splicer:
+    """Losses of arms at one site: the same subject, coder and rows for all of them."""
+
+    def __init__(
+        self, subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, cache: Caches, name: str
+    ) -> None:
+        self._place = subject, hookpoint, coder
+        self._cache, self._name = cache, name
+
+    def losses(
+        self,
+        windows: Windows,
+        estimates: Mapping[str, Estimate],
+        latents: Int[ndarray, " latent"],
+        what: str,
+        *,
+        seed: int,
+        split: str = "evaluate",
+        fractions: Sequence[float] = (1.0,),
+        rankings: Mapping[str, Float[ndarray, " latent"]] | None = None,
+        constants: Mapping[str, Float[Tensor, " d_out"]] | None = None,
+    ) -> pd.DataFrame:
+        """See ``arms.measure``: one row a (window, arm)."""
+        return arms.measure(
+            *self._place,
+            self._cache(split).tokens,
+            windows,
+            described=latents,
+            estimates=estimates,
+            fractions=fractions,
+            rankings=rankings or {},
+            constants=constants or {},
+            seed=seed,
+            name=f"{self._name}, {what}",
+        )
+
+    def alone(
+        self,
+        windows: Windows,
+        sources: Mapping[tuple[int, str], Float[ndarray, " window"]],
+        *,
+        split: str = "evaluate",
+        **shown: Any,
+    ) -> pd.DataFrame:
+        """See ``usefulness.measure``: each (latent, arm) by itself, all other latents true."""
+        tokens, name = self._cache(split).tokens, f"{self._name}, one latent at a time"
+        return usefulness.measure(*self._place, tokens, windows, sources, name=name, **shown)
+
+
+def splicer(
+    *, subject: Subject, hookpoint: Hookpoint, coder: SparseCoder, cache: Caches, name: str
+) -> Splicer:
+    """What measures the losses of arms at this site."""
+    return Splicer(subject, hookpoint, coder, cache, name)
+
+
+def evidence(
+    *, ratings: Rated, cache: Caches, windows: Drawn, simulated: list[int], params: Params
+) -> Evidence:
+    """Ratings beside the truth at the calibrate windows: what calibrators are fitted on."""
+    true = cache("calibrate").dense(windows.simulated("calibrate"))[:, simulated]
+    target = target_of(cache("calibrate"), np.array(simulated))
+    return Evidence(ratings("calibrate"), true, target, params.simulate.screen < 1)
+
+
+def estimates(
+    *,
+    evidence: Evidence,
+    ratings: Rated,
+    cache: Caches,
+    windows: Drawn,
+    simulated: list[int],
+    params: Params,
+) -> dict[str, Estimate]:
+    """Every source of the rewrite: ablations and controls at all evaluate windows, the calibrated
+    ratings at the simulated ones, which come first."""
+    asked, rated = params.rewrite, ratings("evaluate")
+    evaluate = windows("evaluate")
+    free = without_llm(
+        cache("explain"), cache("calibrate"), evaluate, cache("evaluate"), np.array(simulated)
+    )
+    told = {name: evidence.calibrated(name, rated) for name in asked.calibrators}
+    found = {name: Estimate(values, asked.orders) for name, values in (free | told).items()}
+    if len(simulated) > 1:
+        found[FLOOR] = _floor(evidence, rated, params)
+    return found
+
+
+def _floor(evidence: Evidence, ratings: Ratings, params: Params) -> Estimate:
+    """Ratings of other latents' sentences, calibrated and spliced as the headline."""
+    headline = params.rewrite.headline
+    order = derangement(evidence.true.shape[1], params.seed)
+    values = evidence.shuffled(order).calibrated(headline, shuffled(ratings, order))
+    return Estimate(values, params.rewrite.orders, topk=headline.endswith(arms.TOPK))
+
+
+def rankings(
+    *, scores: pd.DataFrame, simulated: list[int], useful: Any, params: Params
+) -> dict[str, Float[ndarray, " simulated"]]:
+    """What puts the simulated latents in order: detection F1; if asked for, usefulness."""
+    tables = {"top": scores["f1"].set_axis(scores["latent"])}
+    if "useful" in params.rewrite.orders:
+        table = useful()
+        tables["useful"] = table["usefulness"].set_axis(table["latent"])
+    return {
+        order: values.reindex(simulated).to_numpy(np.float64) for order, values in tables.items()
+    }
+
+
+def rewrite_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
+    """The arms, and what puts latents in order."""
+    content = {
+        "rewrite": params.rewrite.content(),
+        "control_windows": settings.control_windows,
+        "seed": params.seed,
+    } | params.score.reading()
+    if params.rewrite.headline.endswith(arms.TOPK):
+        content["floor"] = "top k as the headline"
+    return content
+
+
+def rewrite_on(*, params: Params) -> tuple[str, ...]:
+    """Scores and ratings; usefulness where latents are taken by it."""
+    useful = ["usefulness_stage"] if "useful" in params.rewrite.orders else []
+    return ("scores_stage", "simulation_stage", *useful)
+
+
+def make_rewrite(
+    folder: Path,
+    *,
+    splicer: Splicer,
+    estimates: dict[str, Estimate],
+    rankings: dict[str, Float[ndarray, " simulated"]],
+    windows: Drawn,
+    simulated: list[int],
+    output_mean: Float[Tensor, " d_out"],
+    params: Params,
+) -> dict[str, Any]:
+    """Losses of every arm: controls at all evaluate windows, sentences at the simulated."""
+    count = windows.simulated_count("evaluate")
+    free = {key: e for key, e in estimates.items() if len(e.values) > count}
+    told = {key: e for key, e in estimates.items() if len(e.values) == count}
+    whole = torch.zeros_like(output_mean), output_mean
+    parts = [
+        splicer.losses(
+            drawn,
+            some,
+            np.array(simulated),
+            what,
+            seed=params.seed,
+            fractions=params.rewrite.fractions,
+            rankings=rankings,
+            constants=dict(zip(CONSTANTS, whole, strict=True)),
+        )
+        for drawn, some, what in (
+            (windows("evaluate"), free, "controls"),
+            (windows.simulated("evaluate"), told, "sentences"),
+        )
+    ]
+    table = pd.concat(parts).drop_duplicates(["window", "source", "count", "order"])
+    table.reset_index(drop=True).to_parquet(folder / FILE)
+    return {}
+
+
+def read_losses(folder: Path) -> pd.DataFrame:
+    """One row a (window, arm)."""
+    return pd.read_parquet(folder / FILE)
+
+
+class Judge:
+    """Turns losses into verdicts: paired differences to the ablations, with intervals."""
+
+    def __init__(self, variance: float, params: Params) -> None:
+        self._variance, self._params = variance, params
+
+    def __call__(self, losses: pd.DataFrame) -> pd.DataFrame:
+        """One row an arm."""
+        return measure.verdict(
+            losses,
+            variance=self._variance,
+            seed=self._params.seed,
+            resamples=self._params.rewrite.bootstrap,
+        )
+
+
+def judged(*, output_variance: float, params: Params) -> Judge:
+    """What turns losses into a verdict."""
+    return Judge(output_variance, params)
+
+
+def verdict(*, losses: pd.DataFrame, judged: Judge, settings: Site) -> pd.DataFrame:
+    """One row an arm: what it costs, paired against ablation of the same latents.
+
+    On the simulated windows only, the controls too: all arms have seen the same text.
+    """
+    return judged(losses[losses["window"] < settings.evaluate_windows])
+
+
+def control_verdict(*, losses: pd.DataFrame, judged: Judge) -> pd.DataFrame:
+    """The same for the arms that need no LLM, on all evaluate windows."""
+    return judged(losses[losses["source"].isin(["coder", *FREE, *CONSTANTS])])
+
+
+# ── one latent at a time ──────────────────────────────────────────────────────────────────────────
+
+
+def useful_hashes(*, params: Params) -> dict[str, Any]:
+    """What predicts each latent."""
+    return {"calibrator": params.rewrite.headline, "seed": params.seed}
+
+
+def make_usefulness(
+    folder: Path,
+    *,
+    splicer: Splicer,
+    evidence: Evidence,
+    windows: Drawn,
+    simulated: list[int],
+    params: Params,
+) -> dict[str, Any]:
+    """Losses at the calibrate windows with one latent predicted or at its mean, all others true.
+
+    Each window is predicted by a calibration fitted on the other rows of text.
+    """
+    drawn, name = windows.simulated("calibrate"), params.rewrite.headline
+    told = evidence.held_out(name, drawn.rows, seed=params.seed).astype(np.float32)
+    mean = np.tile(evidence.target.mean.astype(np.float32), (len(told), 1))
+    both = {usefulness.PREDICTED: told, usefulness.MEAN: mean}
+    sources = {(j, arm): v[:, i] for arm, v in both.items() for i, j in enumerate(simulated)}
+    table = splicer.alone(drawn, sources, split="calibrate")
+    table.to_parquet(folder / FILE)
+    return {"units": len(table), "windows": len(drawn.rows)}
+
+
+def useful_table(*, usefulness_stage: Stage, params: Params) -> pd.DataFrame:
+    """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
+    losses = read_losses(usefulness_stage.folder)
+    return usefulness.usefulness(losses, seed=params.seed, resamples=params.rewrite.bootstrap)
+
+
+# ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
+
+
+def checkpoint_hashes(*, params: Params, windows: Drawn) -> dict[str, Any]:
+    """The checkpoints, and where they are measured."""
+    return {
+        "subject": params.subject.content() | {"revision": "", "collect_dtype": ""},
+        "checkpoints": list(params.subject.checkpoints),
+        "windows": len(windows("evaluate").rows),
+        "positions": list(params.rated_positions),
+        "seed": params.seed,
+    }
+
+
+def make_checkpoints(
+    folder: Path, *, corpus: Corpus, windows: Drawn, params: Params, name: str
+) -> dict[str, Any]:
+    """Losses of every checkpoint at the evaluate windows, one checkpoint in memory at a time."""
+    tokens, drawn = corpus.rows("evaluate").numpy(), windows("evaluate")
+    names = params.subject.checkpoints
+    files = {one: folder / f"{one}.npy" for one in names}
+    for one in tqdm(names, desc=f"checkpoints, {name}", unit="checkpoint"):
+        if not files[one].exists():
+            found = next_token_losses(checkpoint(params.subject, one), tokens, drawn)
+            np.save(folder / "part.npy", found)
+            (folder / "part.npy").replace(files[one])
+    table = pd.DataFrame({one: np.load(file) for one, file in files.items()})
+    table.to_parquet(folder / FILE)
+    for file in files.values():
+        file.unlink()
+    return {"checkpoints": len(files), "windows": len(table)}
+
+
+# ── cost ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spliced(model: ModelShape, settings: Site, *, whole: int, losses: int) -> int:
+    """FLOPs of ``whole`` tokens passed untouched and ``losses`` patched ones above the splice."""
+    above = model.n_layers - layer_of(model, settings) - 1
+    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * settings.latents
+    return whole * (model.flops() + flops_to(model, settings)) + losses * patched
+
+
+def splice_cost(
+    stage: str,
+    name: str,
+    what: str,
+    params: Params,
+    settings: Site,
+    model: ModelShape,
+    *,
+    windows: int,
+    losses: int,
+) -> Cost:
+    """Each window once whole, and one token a (window, arm) through the layers above."""
+    whole = windows * params.corpus.row_tokens
+    return Cost(
+        stage,
+        name,
+        what,
+        tokens=whole + losses,
+        storage=60 * losses,
+        flops=spliced(model, settings, whole=whole, losses=losses),
+        dtype=params.subject.measured_in,
+    )
+
+
+def rewrite_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
+    """Every arm at every window."""
+    controls = max(settings.control_windows, settings.evaluate_windows)
+    free = n_arms(params, settings, FREE) + len(CONSTANTS) + 1
+    told = n_arms(params, settings, (*params.rewrite.calibrators, FLOOR))
+    losses = controls * free + settings.evaluate_windows * told
+    what = (
+        f"{controls:,} windows × {free} arms + {settings.evaluate_windows:,} × {told} simulated "
+        f"= {losses:,} losses"
+    )
+    return splice_cost(
+        "07_rewrite", name, what, params, settings, model, windows=controls, losses=losses
+    )
+
+
+def n_arms(params: Params, settings: Site, sources: Iterable[str]) -> int:
+    """Arms of some sources, as the rewrite plans them: every fraction in every order."""
+    count, asked = latent_count(settings), params.rewrite
+    estimate = Estimate(np.empty((0, count), np.float32), asked.orders)
+    return len(arms.plan_arms(dict.fromkeys(sources, estimate), asked.fractions, count))
+
+
+def one_by_one(
+    stage: str,
+    params: Params,
+    settings: Site,
+    name: str,
+    model: ModelShape,
+    *,
+    windows: int,
+    each: int,
+) -> Cost:
+    """Every latent by itself in so many arms, and the truth once."""
+    latents = latent_count(settings)
+    losses = windows * (each * latents + 1)
+    what = f"{windows:,} windows × {latents:,} latents alone × {each} arms"
+    return splice_cost(stage, name, what, params, settings, model, windows=windows, losses=losses)
+
+
+def usefulness_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """Each simulated latent alone, predicted and at its mean, at calibrate windows."""
+    if "useful" not in params.rewrite.orders:
+        return None
+    windows = settings.calibrate_windows
+    return one_by_one("07_usefulness", params, settings, name, model, windows=windows, each=2)
+
+
+def checkpoints_cost(
+    *, params: Params, settings: Site, name: str, model: ModelShape
+) -> Cost | None:
+    """Every checkpoint of the subject once over the evaluate windows."""
+    count = len(params.subject.checkpoints)
+    windows = max(settings.control_windows, settings.evaluate_windows)
+    tokens = count * windows * params.corpus.row_tokens
+    output = count * windows * 2 * model.vocab * model.d_model
+    return (
+        count
+        and Cost(
+            "07_checkpoints",
+            name,
+            f"{count} checkpoints × {windows:,} windows",
+            tokens=tokens,
+            storage=8 * count * windows,
+            flops=tokens * model.flops() + output,
+            dtype=params.subject.measured_in,
+        )
+    ) or None
+
+
+REWRITE = Declared(
+    name="07_rewrite",
+    make=make_rewrite,
+    read=read_losses,
+    on=rewrite_on,
+    hashes=rewrite_hashes,
+    cost=rewrite_cost,
+)
+USEFULNESS = Declared(
+    name="07_usefulness",
+    make=make_usefulness,
+    read=read_losses,
+    on=("simulation_stage",),
+    hashes=useful_hashes,
+    cost=usefulness_cost,
+)
+CHECKPOINTS = Declared(
+    name="07_checkpoints",
+    make=make_checkpoints,
+    read=read_losses,
+    on=("corpus_stage",),
+    hashes=checkpoint_hashes,
+    cost=checkpoints_cost,
+)

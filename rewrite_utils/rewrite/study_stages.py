@@ -1,0 +1,337 @@
+"""Stages of the studies around the rewrite (notebooks 06, 08, 11): estimators, corrupted oracle,
+false alarms, fewer windows, shrinking, screening, several layers at once. No LLM is asked.
+
+Out of each: one row a (window, arm), as the rewrite's own, or a mismatch table.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
+from rewrite_utils.params import Params, Site
+from rewrite_utils.rewrite import arms, at_once, studies
+from rewrite_utils.rewrite.estimates import Evidence, target_of
+from rewrite_utils.rewrite.stage import Splicer, splice_cost
+from rewrite_utils.rewrite.studies import Material
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.simulate import screening
+from rewrite_utils.simulate.stage import Rated, Telling
+from rewrite_utils.subject.stage import layer_of
+
+TABLE = "table.parquet"
+QUANTILE = "quantile:type8"
+ABLATED = 3
+"""Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
+Estimates = dict[str, Float[ndarray, "window latent"]]
+
+
+def studied(*, cache: Caches, params: Params) -> Int[ndarray, " latent"]:
+    """All latents that fire in the calibrate rows, or as many of them as the studies take."""
+    alive = np.flatnonzero(cache("calibrate").counts > 0)
+    most = params.studies.latents
+    if len(alive) <= most:
+        return alive
+    return np.sort(np.random.default_rng(params.seed).choice(alive, most, replace=False))
+
+
+def material(
+    *, cache: Caches, studied: Int[ndarray, " latent"], ratings: Rated, params: Params
+) -> Material:
+    """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
+    shape = rating_shape(np.maximum(ratings.ranked("calibrate"), 0))
+    calibrate, evaluate = cache("calibrate"), cache("evaluate")
+    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.seed)
+
+
+class Study:
+    """Writes what a study found: spliced as the rewrite's own arms, or as it is."""
+
+    def __init__(
+        self, splicer: Splicer, windows: Drawn, cache: Caches, simulated: list[int], seed: int
+    ) -> None:
+        self._splicer, self._windows, self._cache = splicer, windows, cache
+        self._simulated, self._seed = np.array(simulated), seed
+
+    def write(
+        self,
+        folder: Path,
+        estimates: Mapping[str, Float[ndarray, "window latent"]],
+        what: str,
+        *,
+        latents: Int[ndarray, " latent"] | None = None,
+        split: str = "evaluate",
+    ) -> dict[str, Any]:
+        """Losses with all ``latents`` replaced; the simulated ones, at their windows, if None."""
+        own = latents is None
+        drawn = self._windows.simulated(split) if own else self._windows(split)
+        chosen = self._simulated if own else latents
+        mean = self._cache("calibrate").mean[chosen].astype(np.float32)
+        arms_ = studies.with_ablations(estimates, mean)
+        table = self._splicer.losses(drawn, arms_, chosen, what, seed=self._seed, split=split)
+        table.to_parquet(folder / TABLE)
+        return {}
+
+
+def study(
+    *, splicer: Splicer, windows: Drawn, cache: Caches, simulated: list[int], params: Params
+) -> Study:
+    """What splices and writes a study's estimates."""
+    return Study(splicer, windows, cache, simulated, params.seed)
+
+
+def make_estimators(folder: Path, *, material: Material, params: Params) -> dict[str, Any]:
+    """Mismatch of the nine estimators against the number of calibration windows."""
+    asked = params.studies
+    found = studies.estimator_mismatch(
+        material,
+        auroc=asked.aurocs[0],
+        sizes=asked.sizes,
+        held=asked.held_windows,
+        draws=asked.draws,
+    )
+    found.to_parquet(folder / TABLE)
+    return {}
+
+
+def make_oracle(
+    folder: Path, *, study: Study, material: Material, windows: Drawn, params: Params
+) -> dict[str, Any]:
+    """Losses with all studied latents from corrupted oracles, calibrated on few or many windows."""
+    asked = params.studies
+    found = studies.oracle_estimates(
+        material,
+        windows("evaluate"),
+        aurocs=asked.aurocs,
+        sizes=(min(asked.sizes), max(asked.sizes)),
+        calibrators=asked.calibrators,
+    )
+    return study.write(folder, found, "corrupted oracle", latents=material.latents)
+
+
+def make_specificity(
+    folder: Path,
+    *,
+    study: Study,
+    cache: Caches,
+    windows: Drawn,
+    studied: Int[ndarray, " latent"],
+    params: Params,
+) -> dict[str, Any]:
+    """Losses with the true activations of all studied latents and false alarms among them."""
+    found = studies.alarm_estimates(
+        cache("evaluate").dense(windows("evaluate"))[:, studied],
+        target_of(cache("calibrate"), studied),
+        specificities=params.studies.specificities,
+        seed=params.seed,
+    )
+    return study.write(folder, found, "specificity", latents=studied)
+
+
+def few_windows(*, params: Params, settings: Site) -> int:
+    """How many calibrate windows stand for "fewer": a share of the simulated ones, at least 2."""
+    return max(2, round(params.studies.fewer * settings.calibrate_windows))
+
+
+def fewer_estimates(
+    evidence: Evidence, ratings: Rated, counts: Sequence[int], calibrators: Sequence[str]
+) -> Estimates:
+    """Calibrations fitted on the first few and on all windows: ``"6 windows: quantile:type8"``."""
+    rated = ratings("evaluate")
+    return {
+        f"{count} windows: {name}": evidence.first(count).calibrated(name, rated)
+        for count in counts
+        for name in calibrators
+    }
+
+
+def make_fewer(
+    folder: Path,
+    *,
+    study: Study,
+    evidence: Evidence,
+    ratings: Rated,
+    few_windows: int,
+    params: Params,
+    settings: Site,
+) -> dict[str, Any]:
+    """Losses of the simulator's ratings, calibrated on few and on all simulated windows."""
+    counts, names = (few_windows, settings.calibrate_windows), params.rewrite.calibrators
+    return study.write(folder, fewer_estimates(evidence, ratings, counts, names), "fewer windows")
+
+
+def held_out(
+    *, evidence: Evidence, windows: Drawn, params: Params
+) -> Callable[[str], Float[ndarray, "window latent"]]:
+    """Estimates of every calibrate window by the calibration fitted on the other rows of text."""
+    groups = windows.simulated("calibrate").rows
+    return lambda name: evidence.held_out(name, groups, seed=params.seed)
+
+
+def shrunk(params: Params) -> tuple[str, str]:
+    """The two calibrations that are shrunk; the headline without its TopK, which would make
+    something else of the means at factor 0."""
+    return QUANTILE, arms.before_topk(params.rewrite.headline)
+
+
+def make_shrink(
+    folder: Path,
+    *,
+    study: Study,
+    evidence: Evidence,
+    held_out: Callable[[str], Float[ndarray, "window latent"]],
+    params: Params,
+) -> dict[str, Any]:
+    """Losses on the *calibrate* windows with one global shrink factor, every row held out.
+
+    Factor 0 is mean ablation: a best factor whose interval excludes 0 says that the sentences carry
+    something, and no evaluate window was looked at to choose it.
+    """
+    mean, found = evidence.target.mean, {}
+    for name in shrunk(params):
+        held = held_out(name)
+        for factor in params.studies.factors:
+            found[f"{factor:g} of {name}"] = np.maximum(mean + factor * (held - mean), 0)
+    return study.write(folder, found, "shrink", split="calibrate")
+
+
+def screens(params: Params, settings: Site) -> tuple[list[float], list[str]]:
+    """Shares that leave every latent two calibrate windows to be fitted on, and the screens.
+
+    Where the run itself screened, only smaller shares by the same screen can be looked at.
+    """
+    asked, own, count = params.studies, params.simulate, settings.calibrate_windows
+    shares = [s for s in asked.shares if s <= own.screen and round(s * count) >= 2]
+    return shares, list(asked.screens) if own.screen == 1 else [own.screen_by]
+
+
+def screened_estimates(
+    *,
+    evidence: Evidence,
+    ratings: Rated,
+    telling: Telling,
+    sentences: dict[int, str],
+    params: Params,
+    settings: Site,
+) -> Estimates:
+    """What the headline says if the pairs that were not sent are a bin of their own, by share:
+    ``"0.1 by lexical"``."""
+    shares, names = screens(params, settings)
+    told, found = list(sentences.values()), {}
+    for by in names:
+        scores = {
+            split: screening.plausibility(telling.windows(split), told, by=by)
+            for split in SIMULATED
+        }
+        for share in shares:
+            fitted, rated = (
+                ratings(split).only(screening.most_plausible(scores[split], share=share))
+                for split in SIMULATED
+            )
+            part = dataclasses.replace(evidence, ratings=fitted, screened=True)
+            found[f"{share:g} by {by}"] = part.calibrated(params.rewrite.headline, rated)
+    return found
+
+
+def make_screened(
+    folder: Path, *, study: Study, screened_estimates: Estimates, params: Params
+) -> dict[str, Any]:
+    """Losses of the headline, had a cheap first pass sent only a share of the pairs to the LLM."""
+    cut = arms.TOPK * params.rewrite.headline.endswith(arms.TOPK)
+    found = {source + cut: values for source, values in screened_estimates.items()}
+    return study.write(folder, found, "screened")
+
+
+# ── declarations ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _content(study: str, params: Params, settings: Site) -> dict[str, Any]:
+    """What each study reads of the parameters."""
+    asked, rewrite = params.studies, params.rewrite
+
+    def of(*names: str) -> dict[str, Any]:
+        return asked.model_dump(mode="json", include=set(names))
+
+    if study == "06_estimators":
+        return of("sizes", "draws", "held_windows", "latents") | {"auroc": asked.aurocs[0]}
+    if study == "06_screened":
+        shares, names = screens(params, settings)
+        cut = {"splice": "top k as the headline"} if rewrite.headline.endswith(arms.TOPK) else {}
+        return {"shares": shares, "screens": names, "calibrator": rewrite.headline} | cut
+    return {
+        "06_oracle": of("sizes", "aurocs", "calibrators", "latents"),
+        "08_specificity": of("specificities", "latents"),
+        "06_fewer": {"fewer": asked.fewer, "calibrators": rewrite.calibrators},
+        "06_shrink": {"factors": asked.factors, "calibrators": shrunk(params)},
+    }[study]
+
+
+def _hashes(study: str, *, params: Params, settings: Site) -> dict[str, Any]:
+    windows = [settings.evaluate_windows, settings.control_windows]
+    drawn = {"positions": params.rated_positions, "windows": windows, "seed": params.seed}
+    return _content(study, params, settings) | drawn
+
+
+def _cost(study: str, *, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
+    asked, controls = params.studies, max(settings.control_windows, settings.evaluate_windows)
+    shares = len(asked.screens) * len(asked.shares)
+    windows, own = {
+        "06_oracle": (controls, 2 * len(asked.aurocs) * len(asked.calibrators)),
+        "08_specificity": (controls, 2 * len(asked.specificities)),
+        "06_fewer": (settings.evaluate_windows, 2 * len(params.rewrite.calibrators)),
+        "06_shrink": (settings.calibrate_windows, 2 * len(asked.factors)),
+        "06_screened": (settings.evaluate_windows, shares),
+    }[study]
+    what = f"{windows:,} windows × {own} arms"
+    losses = windows * (own + ABLATED)
+    return splice_cost(study, name, what, params, settings, model, windows=windows, losses=losses)
+
+
+def at_once_cost(*, params: Params, model: ModelShape) -> Cost:
+    """Stage 11: all sites spliced together."""
+    sites = sorted(params.sites.values(), key=lambda site: layer_of(model, site))
+    windows = min(site.control_windows for site in sites)
+    each = len(at_once.sets(list(params.sites))) * len(at_once.SOURCES)
+    losses = windows * each
+    what = f"{windows:,} windows × {each} arms over {len(sites)} layers"
+    cost = splice_cost(
+        "11_at_once", "", what, params, sites[0], model, windows=windows, losses=losses
+    )
+    coders = losses * sum(4 * model.d_model * site.latents for site in sites)
+    return cost._replace(flops=cost.flops + coders)
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """The table of a study."""
+    return pd.read_parquet(folder / TABLE)
+
+
+def _declared(
+    name: str, make: Callable[..., Any], *, on: str = "simulation_stage"
+) -> Declared[pd.DataFrame]:
+    return Declared(
+        name=name,
+        make=make,
+        read=read_table,
+        on=(on,),
+        hashes=partial(_hashes, name),
+        cost=None if name == "06_estimators" else partial(_cost, name),
+    )
+
+
+ESTIMATORS = _declared("06_estimators", make_estimators)
+ORACLE = _declared("06_oracle", make_oracle)
+SPECIFICITY = _declared("08_specificity", make_specificity, on="latents_stage")
+FEWER = _declared("06_fewer", make_fewer)
+SHRINK = _declared("06_shrink", make_shrink)
+SCREENED = _declared("06_screened", make_screened)
