@@ -5,6 +5,7 @@ window). Out: estimates with 95 % intervals; arms are paired, so differences go 
 dozen MB are held, whatever the number of units.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ FEW = 50
 AT_ONCE = 2**20
 """Numbers drawn at once: 8 MB an array."""
 NAN = float("nan")
+Numbers = Float[ndarray, " number"]
+"""One number a unit, or several."""
+Active = Bool[ndarray, " number"]
+"""Which of them fire."""
+Levels = Float[ndarray, "level window"]
+"""A number of every window at several levels of something."""
 Units = Int[ndarray, " _"] | None
 """Which unit each number belongs to; None: each is a unit of its own."""
 
@@ -64,12 +71,7 @@ def ends(low: float, high: float, form: str = "+.3f") -> str:
 
 
 def bootstrap(
-    sample: Float[ndarray, " number"],
-    *,
-    unit: str,
-    seed: int,
-    resamples: int = 2000,
-    units: Units = None,
+    sample: Numbers, *, unit: str, seed: int, resamples: int = 2000, units: Units = None
 ) -> Estimate:
     """The mean of all numbers with its interval; see ``ratio``, of which it is the simplest."""
     sample = np.asarray(sample, np.float64)
@@ -77,24 +79,9 @@ def bootstrap(
     return ratio(sample, ones, unit=unit, seed=seed, resamples=resamples, units=units)
 
 
-def recovered(
-    coder: Float[ndarray, " window"],
-    ablated: Float[ndarray, " window"],
-    arm: Float[ndarray, " window"],
-    *,
-    seed: int,
-    unit: str = "window",
-    resamples: int = 2000,
-    units: Units = None,
-) -> Estimate:
-    """CE recovered = mean(ablated − arm) / mean(ablated − coder), paired over windows."""
-    options = {"unit": unit, "seed": seed, "resamples": resamples, "units": units}
-    return ratio(ablated - arm, ablated - coder, **options)
-
-
 def ratio(
-    top: Float[ndarray, " number"],
-    bottom: Float[ndarray, " number"],
+    top: Numbers,
+    bottom: Numbers,
     *,
     unit: str,
     seed: int,
@@ -125,7 +112,7 @@ def ratio(
     return Estimate(value, float(low), float(high), n, unit, method)
 
 
-def detectable(sample: Float[ndarray, " number"], *, units: Units = None) -> float:
+def detectable(sample: Numbers, *, units: Units = None) -> float:
     """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
     two-sided)."""
     pairs = np.stack([sample, np.ones(len(sample))], axis=1)
@@ -155,16 +142,11 @@ def resampled(
     else:
         draws = (np.concatenate([places[one] for one in which]) for which in draws)
     value, found = float(statistic(np.arange(n))), np.array([statistic(which) for which in draws])
-    return _percentile(found, value, n=len(sizes), unit=unit)
+    return _percentile(found, value, len(sizes), unit)
 
 
 def rank_correlation(
-    x: Float[ndarray, " unit"],
-    y: Float[ndarray, " unit"],
-    *,
-    unit: str,
-    seed: int,
-    resamples: int = 2000,
+    x: Numbers, y: Numbers, *, unit: str, seed: int, resamples: int = 2000
 ) -> Estimate:
     """Spearman's ρ of pairs, resampled together; NaN where one of them is constant."""
     found, n = [], len(x)
@@ -173,41 +155,35 @@ def rank_correlation(
         scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
         found.append(np.divide((a * b).sum(1), scale, where=scale > 0, out=np.full(len(a), NAN)))
     value = float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else NAN
-    return _percentile(np.concatenate(found), value, n=n, unit=unit)
+    return _percentile(np.concatenate(found), value, n, unit)
 
 
 def crossing(
-    x: Float[ndarray, " level"],
-    difference: Float[ndarray, "level window"],
-    *,
-    seed: int,
-    unit: str = "window",
-    resamples: int = 2000,
-    units: Units = None,
+    x: Numbers, difference: Levels, *, seed: int, resamples: int = 2000, units: Units = None
 ) -> Estimate:
     """Where the mean difference, made rising in ``x``, crosses zero; linear between the levels.
 
     −inf or inf where it is above or below zero at every level, so an end of the interval says so.
+    Percentile interval over windows, or over their rows (``units``).
     """
-    sums = _summed(difference.T, _members(difference.sum(0), unit, units))
-    draws = resampled_means(sums, seed=seed, resamples=resamples)
-    found = np.array([_crossing(x, mean) for mean in draws])
-    return _choice(found, _crossing(x, sums.sum(0)), n=len(sums), unit=unit)
+    return _chosen(lambda means: _crossing(x, means), difference, seed, resamples, units)
 
 
 def best_of(
-    x: Float[ndarray, " level"],
-    loss: Float[ndarray, "level window"],
-    *,
-    seed: int,
-    unit: str = "window",
-    resamples: int = 2000,
-    units: Units = None,
+    x: Numbers, loss: Levels, *, seed: int, resamples: int = 2000, units: Units = None
 ) -> Estimate:
     """The level of ``x`` with the least mean loss, and the percentile interval of that choice."""
-    sums = _summed(loss.T, _members(loss.sum(0), unit, units))
+    return _chosen(lambda means: float(x[means.argmin()]), loss, seed, resamples, units)
+
+
+def _chosen(
+    choice: Callable[[Numbers], float], values: Levels, seed: int, resamples: int, units: Units
+) -> Estimate:
+    """A choice by the mean of each level, and by those of resampled windows or rows."""
+    unit = "window" if units is None else "row"
+    sums = _summed(values.T, _members(values.sum(0), unit, units))
     draws = resampled_means(sums, seed=seed, resamples=resamples)
-    return _choice(x[draws.argmin(1)], float(x[sums.sum(0).argmin()]), n=len(sums), unit=unit)
+    return _percentile(np.array([choice(m) for m in draws]), choice(sums.mean(0)), len(sums), unit)
 
 
 def wilson(hits: float | int, n: int) -> tuple[float, float, float]:
@@ -221,9 +197,7 @@ def wilson(hits: float | int, n: int) -> tuple[float, float, float]:
     return p, max(0.0, float(low)), min(1.0, float(high))
 
 
-def wins(
-    active: Bool[ndarray, " window"], score: Float[ndarray, " window"]
-) -> Float[ndarray, "firing silent"]:
+def wins(active: Active, score: Numbers) -> Float[ndarray, "firing silent"]:
     """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
     above = np.subtract.outer(score[active], score[~active])
     return (above > 0) + 0.5 * (above == 0)
@@ -237,11 +211,7 @@ def auroc_value(active: Bool[ndarray, "*pair"], score: Float[ndarray, "*pair"]) 
 
 
 def auroc(
-    active: Bool[ndarray, " window"],
-    score: Float[ndarray, " window"],
-    *,
-    seed: int,
-    resamples: int = 1000,
+    active: Active, score: Numbers, *, seed: int, resamples: int = 1000
 ) -> tuple[float, float, float]:
     """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
 
@@ -261,8 +231,17 @@ def resampled_means(
     values: Float[ndarray, "unit column"], *, seed: int, resamples: int
 ) -> Float[ndarray, "draw column"]:
     """Means over units drawn with replacement, the same ones for all columns."""
-    parts = _drawn(len(values), seed, resamples)
-    return np.concatenate([_counts(drawn) @ values / len(values) for drawn in parts])
+    n = len(values)
+    if n * resamples <= AT_ONCE:
+        return _all_counts(n, seed, resamples) @ values / n
+    parts = (_counts(drawn) for drawn in _drawn(n, seed, resamples))
+    return np.concatenate([counts @ values / n for counts in parts])
+
+
+@functools.lru_cache(maxsize=2)
+def _all_counts(n: int, seed: int, resamples: int) -> Float[ndarray, "draw unit"]:
+    """How often each unit was drawn: the same for every column of a table, so it is kept."""
+    return np.concatenate([_counts(drawn) for drawn in _drawn(n, seed, resamples)])
 
 
 def _drawn(n: int, seed: int, resamples: int) -> Iterator[Int[ndarray, "draw unit"]]:
@@ -278,7 +257,7 @@ def _counts(drawn: Int[ndarray, "draw unit"]) -> Float[ndarray, "draw unit"]:
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
-def _members(sample: Float[ndarray, " number"], unit: str, units: Units) -> Int[ndarray, " number"]:
+def _members(sample: Numbers, unit: str, units: Units) -> Int[ndarray, " number"]:
     """The unit of each number, 0 …; ValueError for numbers that no interval can be made of."""
     units = np.arange(len(sample)) if units is None else units
     if len(units) != len(sample):
@@ -324,18 +303,13 @@ def _bca(
     return low, high, method
 
 
-def _percentile(found: Float[ndarray, " draw"], value: float, *, n: int, unit: str) -> Estimate:
-    """The percentile interval over the resamples where there is a value."""
+def _percentile(found: Float[ndarray, " draw"], value: float, n: int, unit: str) -> Estimate:
+    """The percentile interval over the resamples where there is a value; its ends are among those,
+    infinite ones too."""
     kept = found[~np.isnan(found)]
     if np.isnan(value) or len(kept) < len(found) / 2:
         return Estimate(value, NAN, NAN, n, unit, "undefined")
-    low, high = np.percentile(kept, [2.5, 97.5])
-    return Estimate(value, float(low), float(high), n, unit, "percentile")
-
-
-def _choice(found: Float[ndarray, " draw"], value: float, *, n: int, unit: str) -> Estimate:
-    """The percentile interval whose ends are among the values found, infinite ones too."""
-    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    low, high = np.quantile(kept, [0.025, 0.975], method="inverted_cdf")
     return Estimate(value, float(low), float(high), n, unit, "percentile")
 
 

@@ -6,13 +6,7 @@ conditional means, parametric ones, digit corrections; cross-fitting and losses 
 ``stream`` for arrays larger than memory.
 """
 
-from rewrite_utils.calibrate.judge import (
-    Losses,
-    correlations,
-    cross_fit,
-    losses,
-    mismatch,
-)
+from rewrite_utils.calibrate.judge import Losses, correlations, cross_fit, losses, mismatch
 from rewrite_utils.calibrate.names import calibrator
 from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Transform
 from rewrite_utils.calibrate.quantile import ESTIMATORS, Quantile, QuantileTransform

@@ -10,13 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import (
-    CalibrationError,
-    Calibrator,
-    Digits,
-    Rated,
-    Truth,
-)
+from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Digits, Rated, Truth
 from rewrite_utils.calibrate.target import Target
 
 
@@ -53,7 +47,9 @@ def losses(
     squares weighted by the rows' norms leaves these cross terms out.
     """
     _same(true, estimate)
-    of_estimate, of_mean = (_squared(true - other, decoder) for other in (estimate, mean))
+    errors = ((true - other).astype(np.float64) for other in (estimate, mean))
+    written = (error if decoder is None else error @ decoder for error in errors)
+    of_estimate, of_mean = (np.square(part).sum(axis=1) for part in written)
     unit = of_mean.mean()
     if unit == 0:
         raise CalibrationError(
@@ -93,11 +89,7 @@ class Mismatch(NamedTuple):
     """Mean number, a window, of silent latents estimated at their maximum or above."""
 
 
-def mismatch(
-    true: Truth,
-    estimate: Rated,
-    maximum: Float[np.ndarray, " latent"],
-) -> Mismatch:
+def mismatch(true: Truth, estimate: Rated, maximum: Float[np.ndarray, " latent"]) -> Mismatch:
     """Distances and spurious maxima; ``maximum`` is each latent's largest known activation."""
     _same(true, estimate)
     distance = np.abs(np.sort(true, axis=0) - np.sort(estimate, axis=0)).mean(axis=0)
@@ -142,15 +134,6 @@ def _folds(
             f"{folds} folds of {len(names)} windows or groups; need 2 … {len(names)}"
         )
     return (generator.permutation(len(names)) % folds)[member]
-
-
-def _squared(
-    error: Float[np.ndarray, "window latent"], decoder: Float[np.ndarray, "latent d_out"] | None
-) -> Float[np.ndarray, " window"]:
-    """‖error · decoder‖² of every window, in float64."""
-    wide = error.astype(np.float64)
-    written = wide if decoder is None else wide @ decoder
-    return np.square(written).sum(axis=1)
 
 
 def _same(true: np.ndarray, estimate: np.ndarray) -> None:

@@ -109,11 +109,7 @@ class Oracle(NamedTuple):
 
 
 def with_false_alarms(
-    true: Float[ndarray, "window latent"],
-    target: Target,
-    *,
-    specificity: float,
-    seed: int,
+    true: Float[ndarray, "window latent"], target: Target, *, specificity: float, seed: int
 ) -> Float[ndarray, "window latent"]:
     """True activations, but each silent (window, latent) fires with probability 1 − specificity.
 

@@ -12,14 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rewrite_utils.calibrate.curves import distinct
-from rewrite_utils.calibrate.protocol import (
-    Calibrator,
-    Digits,
-    Rated,
-    Sample,
-    Transform,
-    unknown,
-)
+from rewrite_utils.calibrate.protocol import Calibrator, Digits, Rated, Sample, Transform, unknown
 from rewrite_utils.calibrate.target import Target
 
 

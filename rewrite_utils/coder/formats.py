@@ -111,7 +111,7 @@ def _saelens_kind(cfg: dict[str, Any]) -> tuple[str, int | None]:
             f"this SAELens coder is {kind!r} with activation {activation!r} and k = {k}: what can "
             f"be read is {', '.join(THRESHOLDS)}"
         )
-    return kind, int(k) if kind == "topk" else None
+    return kind, int(k) if k and kind == "topk" else None
 
 
 def _saelens_hookpoint(cfg: dict[str, Any], *, transcode: bool) -> str:
@@ -168,9 +168,8 @@ def _with_threshold(
     else:
         weights["b_enc"] = raw["b_enc"]
     if k is None:
-        none = torch.zeros(())  # a plain ReLU
-        threshold = none if threshold is None else threshold
-        weights["threshold"] = threshold.float().expand(len(weights["b_enc"])).clone()
+        above = torch.zeros(()) if threshold is None else threshold.float()  # 0: a plain ReLU
+        weights["threshold"] = above.expand(len(weights["b_enc"])).clone()
     return weights
 
 

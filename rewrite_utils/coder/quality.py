@@ -145,7 +145,7 @@ def measure(
 def _row(arm: str, arms: list[str], found: ArmLosses, variance: float, seed: int) -> dict:
     """ΔCE over rows, the same over the coder's, the share recovered of what the output is worth."""
     delta, coder, gone = (_of_rows(found, arms.index(a)) for a in (arm, "coder", "output at mean"))
-    recovered = stats.recovered(np.zeros_like(gone), gone, delta, seed=seed)
+    recovered = stats.ratio(gone - delta, gone, unit="row", seed=seed)
     interval = stats.bootstrap(delta, unit="row", seed=seed)
     row = {"arm": arm, **_named("delta", interval)}
     row |= _named("over_coder", stats.bootstrap(delta - coder, unit="row", seed=seed))

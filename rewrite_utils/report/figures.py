@@ -81,7 +81,7 @@ STYLE = {
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
 }
-PAGE_DPI, PAGE_COLOURS = 100, 128
+PAGE_DPI, PAGE_COLOURS = 90, 256
 """Of the picture in the notebook, which stays small; the files keep the style's dpi."""
 T = TypeVar("T")
 

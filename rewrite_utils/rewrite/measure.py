@@ -51,7 +51,7 @@ def verdict(
     units: Int[ndarray, " window"] | None = None,
 ) -> pd.DataFrame:
     """One row an arm: ΔCE, paired differences to zero and mean ablation of the same latents, CE
-    recovered.
+    recovered = mean(ablated − arm) / mean(ablated − coder).
 
     ``variance`` is E‖y − ȳ‖² of the hooked output, the denominator of FVU. Arms measured on fewer
     windows are compared on just those. ``method`` is the kind of the interval of ``minus_mean``.
@@ -115,7 +115,7 @@ def _row(
         shown |= {"minus_zero": loss - zero, "minus_mean": loss - mean}
     found = {name: stats.bootstrap(values, **options) for name, values in shown.items()}
     if arm.count:
-        found["recovered"] = stats.recovered(coder, mean, loss, **options)
+        found["recovered"] = stats.ratio(mean - loss, mean - coder, **options)
         row |= {"detectable": stats.detectable(loss - mean, units=of)}
         row |= {"method": found["minus_mean"].method}
     for name, estimate in found.items():

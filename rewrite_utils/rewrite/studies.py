@@ -74,12 +74,7 @@ class Rated(NamedTuple):
 
 
 def rated(
-    material: Material,
-    held: Windows,
-    *,
-    auroc: float,
-    windows: int,
-    draw: int = 0,
+    material: Material, held: Windows, *, auroc: float, windows: int, draw: int = 0
 ) -> tuple[Rated, Rated]:
     """Calibrate windows and the ``held`` evaluate windows, rated by one oracle."""
     key = [material.seed, draw, round(1000 * auroc)]
@@ -207,8 +202,7 @@ def alarm_estimates(
 
 
 def with_ablations(
-    estimates: Mapping[str, Float[ndarray, "window latent"]],
-    mean: Float[ndarray, " latent"],
+    estimates: Mapping[str, Float[ndarray, "window latent"]], mean: Float[ndarray, " latent"]
 ) -> dict[str, Estimate]:
     """The sources with both ablations of the same latents, as arms that replace all of them."""
     shape = next(iter(estimates.values())).shape

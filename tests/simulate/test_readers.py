@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from rewrite_utils.explain.described import Description
 from rewrite_utils.latents.words import Word
 from rewrite_utils.simulate.prompt import ExplanationError
+from rewrite_utils.simulate.readers.competing import Competing
 from rewrite_utils.simulate.readers.context import Context, Output, Rating
 from rewrite_utils.simulate.readers.curves import Curves
 from rewrite_utils.simulate.readers.features import English, Lexical, Likeness, Plain, normal, shape
@@ -188,6 +189,29 @@ def test_a_curve_leans_on_the_shared_one_where_little_was_seen():
         Curves.fit([])
 
 
+def test_scores_are_read_beside_one_another():
+    generator = np.random.default_rng(0)
+    text, acts, told = world(0)
+
+    class Noisy:
+        """The truth in a crowd: where one latent fires, all others score half as much."""
+
+        def read(self, descriptions, given):
+            places = given.places
+            here = acts.reshape(-1, acts.shape[-1])[places.at] > 0
+            level = generator.uniform(0.5, 3, (len(here), 1))
+            values = level * np.where(here, 1.0, 0.5) + generator.normal(0, 0.02, here.shape)
+            yield Block(places, values.astype(np.float32))
+
+    competing = Competing.fit(Noisy(), told, text, sparse(acts))
+    found = dense(competing.read(told, text), text)
+    alone = dense(Noisy().read(told, text), text)
+    scores = (np.corrcoef(x.ravel(), (acts > 0).ravel())[0, 1] for x in (found, alone))
+    together, before = scores
+    assert together > 0.99
+    assert before < 0.8
+
+
 def test_shapes_and_normal_forms():
     assert normal(" The") == normal("the") == "the"
     assert normal("\n") == "\n"
@@ -209,19 +233,20 @@ def states_of(text):
     return np.concatenate([now, np.roll(now, 1, axis=0)], axis=1)
 
 
-def test_context_reads_what_the_token_alone_does_not_say():
+def test_context_sees_what_the_token_alone_does_not_say():
     text, acts, _ = world(0, rows=60)
-    before = np.roll(acts, 1, axis=1)  # fires one token after its theme
-    before[:, :2] = 0
-    told = [Description(f" w{PER * j}").text("a") for j in range(12)]
-    errors = {}
-    for name, feature in {"token": English(SPACE), "context": Context(states_of, SPACE)}.items():
-        reader = Reader((feature,), trees=20)
-        fitted = reader.cross_fit(told, text, sparse(before), np.arange(12), folds=4)
-        found = dense(fitted.read(told, text), text)
-        errors[name] = np.corrcoef(found.ravel(), before.ravel())[0, 1]
-    assert errors["token"] < 0.1
-    assert np.isfinite(errors["context"])
+    later = np.roll(acts, 1, axis=1) > 0  # fires one token behind its theme
+    later[:, :2] = False
+    told = [Description(f" w{PER * j}") for j in range(12)]
+    true = sparse(later.astype(np.float32))
+    fitted = Context(states_of, SPACE).fitted(told, text, true)
+    found = fitted.bind(told, text)(text.places, slice(0, 12))[..., 0]
+    assert np.corrcoef(found.ravel(), later[:, 1:].ravel())[0, 1] > 0.8
+    some = fitted.bind(told[:3], text)(text.places, slice(1, 3))[..., 0]
+    np.testing.assert_allclose(some, found[:, 1:3], atol=1e-5)
+    unfitted = Context(states_of, SPACE).bind(told, text)(text.places, slice(0, 12))
+    assert unfitted.shape == (*found.shape, 1)
+    assert not unfitted.any()
 
 
 def test_states_that_are_nan_are_an_error():
