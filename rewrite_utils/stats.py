@@ -145,6 +145,18 @@ def resampled(
     return _percentile(found, value, len(sizes), unit)
 
 
+def median(
+    sample: Numbers, *, unit: str, seed: int, resamples: int = 2000, units: Units = None
+) -> Estimate:
+    """The median with its percentile interval; as ``resampled``, many draws at a time."""
+    if units is not None:
+        drawn = {"unit": unit, "seed": seed, "resamples": resamples, "units": units}
+        return resampled(lambda which: float(np.median(sample[which])), len(sample), **drawn)
+    _members(sample, unit, None)  # two or more, all finite
+    found = [np.median(sample[part], axis=1) for part in _drawn(len(sample), seed, resamples)]
+    return _percentile(np.concatenate(found), float(np.median(sample)), len(sample), unit)
+
+
 def rank_correlation(
     x: Numbers, y: Numbers, *, unit: str, seed: int, resamples: int = 2000
 ) -> Estimate:

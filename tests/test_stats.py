@@ -334,3 +334,11 @@ def test_rank_correlation_is_spearmans_and_does_not_see_monotone_changes():
 def test_a_constant_has_no_rank_correlation():
     found = rank_correlation(np.ones(9), np.arange(9.0), unit="latent", seed=1)
     assert np.isnan([found.value, found.low, found.high]).all() and not found.excludes_zero
+
+
+def test_the_median_of_many_draws_at_a_time_is_that_of_one_after_the_other():
+    sample = np.random.default_rng(3).normal(size=40)
+    together = stats.median(sample, unit="window", seed=5, resamples=300)
+    apart = stats.median(sample, unit="window", seed=5, resamples=300, units=np.arange(40))
+    assert together.value == apart.value == np.median(sample)
+    assert (together.low, together.high) == (apart.low, apart.high)
