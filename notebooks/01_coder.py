@@ -24,7 +24,7 @@
 # ## Parameters
 
 # %% tags=["parameters"]
-params_file: str = "params/embedded-full.yaml"  # the configuration that every notebook of a run shares
+params_file: str = "params/embedded-full.yaml"  # what every notebook of a run shares
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
