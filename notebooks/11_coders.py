@@ -24,9 +24,7 @@
 # ## Parameters
 
 # %% tags=["parameters"]
-params_file: str = (
-    "params/embedded-full.yaml"  # the configuration; its sites are the coders compared
-)
+params_file: str = "params/embedded-full.yaml"  # its sites are the coders compared
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%

@@ -29,6 +29,7 @@ from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
+from rewrite_utils.rewrite.splicer import splicer
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import Machine
 from rewrite_utils.runs.plan import plan
@@ -125,7 +126,7 @@ class SiteStages(StagedSite):
     specificity = Made(studying.SPECIFICITY)
 
     # ── 07 rewrite ────────────────────────────────────────────────────────────────────────────
-    splicer = Derived(rewriting.splicer)
+    splicer = Derived(splicer)
     judged = Derived(rewriting.judged)
     rankings = Derived(rewriting.rankings)
     rewrite_stage = Staged(rewriting.REWRITE)

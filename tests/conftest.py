@@ -11,11 +11,9 @@ import pytest
 import torch
 from splice_cases import HOOKPOINTS, LATENTS, coder_for
 from stage_cases import SITE, SITES, FakeLLM, World, finish, tokenizer_with_chat, write_text
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
-    GPTNeoXConfig,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -27,44 +25,11 @@ from rewrite_utils.runs.run import Run
 from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject
 
-LAYERS, WIDTH, VOCABULARY = 3, 32, 320
 # A busy machine is no failure. (On CI Hypothesis has no deadline by itself.)
 hypothesis.settings.register_profile("patient", deadline=None)
 if hypothesis.settings.get_current_profile_name() == "default":
     hypothesis.settings.load_profile("patient")
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and much longer when shared
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level: 256 bytes, a few merges, and a BOS; a character beyond ASCII is many tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("Ġ", "th"), ("Ġth", "e"), ("i", "n"), ("Ġ", "a"), ("Ċ", "Ċ")]
-    pieces = ["<bos>", *alphabet, *("".join(pair) for pair in merges)]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>")
-
-
-def tiny_config(architecture: str) -> LlamaConfig | GPTNeoXConfig:
-    """Large initial weights, so that every part of the model matters to the logits."""
-    common = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "initializer_range": 0.3,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    if architecture == "llama":
-        return LlamaConfig(**common, num_key_value_heads=2, tie_word_embeddings=True)
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
-    return GPTNeoXConfig(
-        **common, use_parallel_residual=True, rope_parameters=rope, tie_word_embeddings=False
-    )
 
 
 @pytest.fixture(scope="session", params=["llama", "neox"])

@@ -9,7 +9,8 @@ from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.latents.stage import Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite.arms import Estimate
-from rewrite_utils.rewrite.stage import Splicer, one_by_one, useful_hashes
+from rewrite_utils.rewrite.splicer import Splicer, one_by_one
+from rewrite_utils.rewrite.stage import useful_hashes
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 

@@ -65,7 +65,14 @@ def require_fits(section: str, llm: LLM, needed: int) -> None:
 
 
 def asked(
-    llm: LLM, stage: str, site: str, what: str, *, tokens: float, answers: int, storage: float
+    llm: LLM,
+    stage: str,
+    site: str,
+    what: str,
+    *,
+    tokens: float | int,
+    answers: int,
+    storage: float | int,
 ) -> Cost:
     """What a stage costs that asks an LLM for so many answers; its weights must be in memory."""
     model = shape(llm.model)

@@ -78,6 +78,11 @@ def open_engine(
         # Handed down, so that a worker chooses its engine on its own machine.
         worker = functools.partial(open_engine, folder, engine=worker_engine, **settings)
         return RayEngine.load(folder, worker, workers=workers, address=address)
+    return _loaded(folder, engine, settings)
+
+
+def _loaded(folder: str, engine: str, settings: dict[str, Any]) -> Engine:
+    """An engine that holds the model itself."""
     if engine == "vllm":
         from rewrite_utils.llm.vllm import VLLMEngine as Chosen  # noqa: PLC0415
     else:

@@ -21,7 +21,7 @@ from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import arms, at_once, studies
 from rewrite_utils.rewrite.estimates import Evidence, target_of
-from rewrite_utils.rewrite.stage import Splicer, splice_cost
+from rewrite_utils.rewrite.splicer import Splicer, splice_cost
 from rewrite_utils.rewrite.studies import Material
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from report_cases import coder_table
 from stage_cases import SITE, tokenizer_with_chat, write_text
+from tiny import tiny_tokenizer
 
 from rewrite_utils.coder import harvest, quality
 from rewrite_utils.coder.fvu import fvu

@@ -12,7 +12,8 @@ from stage_cases import made
 
 from rewrite_utils.explain.export import export
 from rewrite_utils.explain.floor import derangement
-from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.stage import Caches
 from rewrite_utils.latents.windows import apart_from, window_values
 from rewrite_utils.llm import embedding
 from rewrite_utils.params import ParameterError
@@ -119,15 +120,24 @@ def test_every_judged_window_fires_or_not_in_the_score_rows(judged):
         assert (fuzzed.size() <= 4).all() and (fuzzed.sum() >= fuzzed.size() / 2).all()
 
 
+class Watched(Caches):
+    """The caches of a site, and the splits that were asked for."""
+
+    def __init__(self, caches: Caches, read: list[str]) -> None:
+        self._caches, self._asked = caches, read
+
+    def __call__(self, split: str) -> LatentCache:
+        self._asked.append(split)
+        return self._caches(split)
+
+
 @pytest.mark.parametrize("kind", ["plain", *KINDS])
 def test_sentences_are_written_from_the_explain_rows_alone(judged, monkeypatch, kind):
     """Windows, counterexamples, and those that a refined sentence is tried on."""
     for site in judged.values():
         one, read = site.variant(kind), []
         cache = one.cache
-        monkeypatch.setattr(
-            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
-        )
+        monkeypatch.setattr(one, "cache", Watched(cache, read))
         latents = one.described.tolist()
         one.evidence_source.questions(latents)
         for latent in latents:
@@ -139,9 +149,7 @@ def test_sentences_are_tried_on_the_score_rows_alone(judged, monkeypatch):
     for site in judged.values():
         one, read = SiteStages(site.run, site.name), []
         cache = one.cache
-        monkeypatch.setattr(
-            one, "cache", lambda split, c=cache, r=read: r.append(split) or c(split)
-        )
+        monkeypatch.setattr(one, "cache", Watched(cache, read))
         for kind in one.score_kinds:
             draw = drawing(kind, one.cache, one.coder, one.quoted, one.params)
             for latent in site.simulated:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_config, tiny_tokenizer
 from report_cases import found_of
 from stage_cases import SITE, FakeLLM, tokenizer_with_chat, write_text
+from tiny import tiny_config, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rewrite_utils.llm import opening

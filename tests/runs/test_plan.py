@@ -21,7 +21,7 @@ from rewrite_utils.rewrite.arms import Estimate, measure
 from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.llm.lengths import FRAME
-from rewrite_utils.rewrite.stage import n_arms
+from rewrite_utils.rewrite.splicer import n_arms
 from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError
 from rewrite_utils.runs.machine import Machine, gpu
 from rewrite_utils.runs.plan import count, in_hours, size

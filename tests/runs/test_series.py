@@ -322,7 +322,7 @@ def test_parameters_lists_every_one_with_its_meaning(executed, capsys):
 
 def test_plan_says_what_a_run_would_cost_and_runs_nothing(world, executed, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(series, "plan", lambda params: asked.append(params) or "the plan")
+    monkeypatch.setattr(series, "plan_of", lambda params, *_: asked.append(params) or "the plan")
     assert main([str(world / "tiny.yaml"), "--plan", "-p", "seed", "9"]) == 0
     assert capsys.readouterr().out == "the plan\n" and executed == []
     assert [params.seed for params in asked] == [9] and not (world / "runs").exists()

@@ -55,7 +55,7 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
     model = site.params.subject
     device = _device()
     dtype = precision(model.collected_in, device=device)
-    subject = load_subject(asked.model, dtype=dtype, device=device, revision=asked.revision or None)
+    subject = load_subject(model.model, dtype=dtype, device=device, revision=model.revision or None)
     asked, seed = site.settings, site.params.seed
     rows = site.corpus.rows("train")
     batches = streamed(asked, seed, subject, site.hookpoint, rows, share=share)
