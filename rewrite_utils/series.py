@@ -7,12 +7,11 @@ reused.
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,11 @@ import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
+from rewrite_utils.runs.kernel import sockets
 from rewrite_utils.runs.machine import gpu, this_machine
 from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.site import plan_of, require_calibrators
@@ -129,20 +128,13 @@ def _papermill(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     except PapermillExecutionError as error:
         raise SeriesError(_failure(notebook, output, error)) from None
     except (DeadKernelError, CellTimeoutError) as error:
+        why = " (out of memory?)" if isinstance(error, DeadKernelError) else ""
         raise SeriesError(
-            f"{notebook.stem} was cut off: {' '.join(str(error).split())} (out of memory?)\n"
+            f"{notebook.stem} was cut off: {' '.join(str(error).split())}{why}\n"
             "What was made so far is kept and will be reused: run the same again."
         ) from None
-
-
-@contextlib.contextmanager
-def sockets() -> Iterator[Config]:
-    """Settings of a kernel that talks over sockets in a folder of its own.
-
-    With ports, two kernels that start at once can take each other's, and one's series never ends.
-    """
-    with tempfile.TemporaryDirectory(prefix="rewrite-kernel-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    except RuntimeError as error:
+        raise SeriesError(f"{notebook.stem}: its kernel did not start: {error}") from None
 
 
 def _written(run: Run, *, since: float) -> list[Path]:

@@ -17,7 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from rewrite_utils.series import NOTEBOOKS, choose, sockets
+from rewrite_utils.runs.kernel import sockets
+from rewrite_utils.series import NOTEBOOKS, choose
 
 LIMIT = 3600
 """Seconds that one notebook may take."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -11,6 +12,7 @@ import pytest
 from rewrite_utils import series
 from rewrite_utils.params import ROOT, names
 from rewrite_utils.runs import run as runs
+from rewrite_utils.runs import kernel
 from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.series import TOUR, Executed, SeriesError, choose, execute, main, table
 
@@ -189,6 +191,31 @@ def test_a_kernel_that_dies_is_one_clear_error_and_no_traceback(world, capsys):
     assert main([str(world / "tiny.yaml")]) == 1
     said = capsys.readouterr().err
     assert "01_dies was cut off" in said and "run the same again" in said
+
+
+def test_a_cell_over_its_time_is_not_said_to_lack_memory(world, capsys, monkeypatch):
+    monkeypatch.setattr(series, "CELL_SECONDS", 1)
+    write(world, "01_waits", "import time\n\ntime.sleep(60)\n")
+    assert main([str(world / "tiny.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "01_waits was cut off" in said and "timed out" in said and "memory" not in said
+
+
+def test_a_kernel_starts_where_temporary_folders_have_long_paths(world, tmp_path, monkeypatch):
+    long = tmp_path / ("a" * 60) / ("b" * 60)
+    long.mkdir(parents=True)
+    assert not kernel.takes_sockets(str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with kernel.sockets() as config:
+        assert config.KernelManager.ip.startswith("/tmp/")
+    path = write(world, "01_works", WORKS)
+    assert execute(open_run(world / "tiny.yaml"), path, Path("given.yaml"), {}).made == 0
+
+
+def test_where_no_folder_takes_a_socket_ports_are_used(monkeypatch):
+    monkeypatch.setattr(kernel, "takes_sockets", lambda folder: False)
+    with kernel.sockets() as config:
+        assert "KernelManager" not in config
 
 
 def test_a_notebook_reads_the_very_file_that_was_named(ten, executed, monkeypatch):
