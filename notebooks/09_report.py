@@ -12,7 +12,8 @@
 # **What did the paper claim, and what did this run find?**
 
 # %% [markdown]
-# **Expect.** One row a claim: the paper's number, ours with its interval, and whether they agree.
+# **Expect.** One row a claim: the paper's number, ours with its interval, and whether
+# it goes in the same direction (numbers of another subject and size are not compared by value).
 
 # %% [markdown]
 # ## Parameters

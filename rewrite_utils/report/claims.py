@@ -1,8 +1,9 @@
-"""Each claim of the paper with its number, ours with an interval, and whether they agree.
+"""Each claim of the paper with its number, ours with an interval, and what comparing them says.
 
-In: one record of tables and arrays a site. Out: one row a claim. A claim agrees, disagrees, or is
-not resolved: the interval holds both answers. Numbers from another subject and another size are
-compared by sign, not by value. Paper §2, §5–7; its numbers as method.md lists them.
+In: one record of tables and arrays a site. Out: one row a claim: ours goes in the same direction,
+in the opposite one, or is not resolved (the interval holds both). Numbers from another subject and
+another size are compared by direction, never by value. Paper §2, §5–7; its numbers as method.md
+lists them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +29,14 @@ CHECKPOINT = {"mlp": "≈ 25 % of training", "resid": "< 10 % of training"}
 """What the paper says of its transcoder and of its SAE."""
 OURS = {
     "mean": "beats mean ablation",
-    "token table": "beats the token table, so the sentences carry context",
+    "token table": "beats the token table",
 }
 """The claim that the README puts to the test, by what it is compared with."""
 FLOOR = "shuffled explanations"
+SAME, OPPOSITE = "same direction", "opposite direction"
+"""Verdicts on a claim of the paper."""
+SHOWN = {SAME: "shown", OPPOSITE: "refuted"}
+"""The same of a claim of ours, which no paper has a number for."""
 
 
 class Claim(NamedTuple):
@@ -46,8 +51,8 @@ class Claim(NamedTuple):
     ours: str
     """This run's number with interval, n and unit."""
     verdict: str
-    """agrees, disagrees, not resolved, not measured, not compared, or beyond the paper; of our own
-    claim whether this run agrees with it."""
+    """same direction, opposite direction, not resolved, not measured, not compared, or beyond the
+    paper; of our own claim: shown, refuted, or not resolved."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,8 @@ def _checkpoint(found: Found) -> Told:
     ours, verdict = "this subject has no checkpoints", "not measured"
     if at is not None:
         ours = f"{at.answer} (n = {at.windows} windows)"
-        surely = "disagrees" if at.low >= at.final else "not resolved"
-        verdict = "agrees" if at.high < at.final else surely
+        surely = OPPOSITE if at.low >= at.final else "not resolved"
+        verdict = SAME if at.high < at.final else surely
     yield claim, CHECKPOINT[found.kind], ours, verdict
 
 
@@ -186,8 +191,8 @@ def _rewrites(found: Found) -> Told:
     for source in found.calibrators:
         cost = found.against(source, "mean")
         claim = f"rewriting with {source} is no better than mean ablation"
-        verdict = "agrees" if cost.low > 0 else "not resolved"
-        yield claim, "no better", f"{cost} nat", "disagrees" if cost.high < 0 else verdict
+        verdict = SAME if cost.low > 0 else "not resolved"
+        yield claim, "no better", f"{cost} nat", OPPOSITE if cost.high < 0 else verdict
     raw, matched = found.first("raw"), found.first("quantile")
     if raw:
         cost = found.against(raw, "zero")
@@ -218,8 +223,8 @@ def _rates(found: Found) -> Told:
     if raw:
         own = found.rates[found.rates["source"] == raw]
         before = found.over_latents(own["specificity"].dropna().to_numpy())
-        agrees = "agrees" if before.high < 0.999 else "not resolved"
-        verdict = "disagrees" if before.low >= 0.999 else agrees
+        told = SAME if before.high < 0.999 else "not resolved"
+        verdict = OPPOSITE if before.low >= 0.999 else told
         claim, said = "specificity before normalisation is too low", "≈ 80 %; 99.9 % needed"
         yield claim, said, _percent(before), verdict
         claim = "false alarms a true activation before normalisation"
@@ -265,7 +270,7 @@ def _needed(found: Found) -> Told:
         f"{interval(even, '.2f')} alarms a true activation, at 32 of 32,768 latents "
         f"{interval((value, low, high), '.2%')} (n = {even.n} windows)"
     )
-    verdict = "agrees" if even.high < ten else "disagrees" if even.low > ten else "not resolved"
+    verdict = SAME if even.high < ten else OPPOSITE if even.low > ten else "not resolved"
     yield "a specificity of 99 % is not enough to beat ablation", "99.9 % needed", ours, verdict
 
 
@@ -273,7 +278,8 @@ def _ours(found: Found) -> Told:
     """What this repository sets out to show, of the calibration declared before the run."""
     for other, said in OURS.items():
         cost, claim = found.against(found.headline, other), f"our claim: {found.headline} {said}"
-        yield claim, "not measured", f"{cost} nat", _sign(cost, -1)
+        verdict = _sign(cost, -1)
+        yield claim, "not measured", f"{cost} nat", SHOWN.get(verdict, verdict)
 
 
 def _beyond(found: Found) -> Told:
@@ -296,5 +302,5 @@ def _percent(found: Estimate) -> str:
 
 
 def _sign(found: Estimate, sign: int) -> str:
-    told = "agrees" if found.value * sign > 0 else "disagrees"
+    told = SAME if found.value * sign > 0 else OPPOSITE
     return told if found.excludes_zero else "not resolved"

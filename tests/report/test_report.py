@@ -219,8 +219,8 @@ def test_every_headline_has_its_n(world, rates):
 @pytest.mark.parametrize(
     ("difference", "no_better", "costs"),
     [
-        (estimate(-0.2, -0.3, -0.1), "disagrees", "disagrees"),
-        (estimate(0.2, 0.1, 0.3), "agrees", "agrees"),
+        (estimate(-0.2, -0.3, -0.1), "opposite direction", "opposite direction"),
+        (estimate(0.2, 0.1, 0.3), "same direction", "same direction"),
         (estimate(0.0, -0.1, 0.1), "not resolved", "not resolved"),
     ],
 )
@@ -248,8 +248,8 @@ def test_claims_give_number_interval_n_and_unit(world, claimed):
 
 def test_every_claim_of_the_paper_has_its_number_and_an_answer(world, claimed):
     table = claimed
-    words = {"agrees", "disagrees", "not resolved", "not measured", "not compared"}
-    assert set(table["verdict"]) <= words | {"beyond the paper"}
+    words = {"same direction", "opposite direction", "not resolved", "not measured", "not compared"}
+    assert set(table["verdict"]) <= words | {"beyond the paper", "shown", "refuted"}
     for name in world.sites:
         mine = table[table["site"] == name].set_index("claim")
         assert mine.index.is_unique
@@ -319,7 +319,7 @@ def test_claims_about_rewrites_compare_the_arms_that_they_name(world, claimed):
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(1, 3, "agrees"), (5, 30, "not resolved"), (15, 30, "disagrees")],
+    [(1, 3, "same direction"), (5, 30, "not resolved"), (15, 30, "opposite direction")],
 )
 def test_the_specificity_needed_is_settled_at_ten_alarms(found, low, high, verdict):
     """99 % of the paper's 1,023 silent latents an active one leave 10.23 alarms."""
@@ -343,8 +343,8 @@ def test_our_own_claim_is_answered_like_the_papers(world, claimed):
             difference = (wide[headline] - wide[other]).to_numpy(np.float64)
             found = stats.bootstrap(difference, unit="window", seed=22, resamples=100)
             assert row["ours"] == f"{found} nat"
-            assert (row["verdict"] == "agrees") == (found.high < 0)
-            assert (row["verdict"] == "disagrees") == (found.low > 0)
+            assert (row["verdict"] == "shown") == (found.high < 0)
+            assert (row["verdict"] == "refuted") == (found.low > 0)
 
 
 def test_fewer_windows_are_compared_with_all_of_them(world, claimed):
@@ -382,13 +382,18 @@ def test_all_runs_stand_side_by_side(tmp_path):
     report_of(
         tmp_path,
         "one",
-        [("a", "x", "+10 %", "1 nat", "agrees"), ("b", "x", "+33 %", "2 nat", "disagrees")],
+        [
+            ("a", "x", "+10 %", "1 nat", "same direction"),
+            ("b", "x", "+33 %", "2 nat", "opposite direction"),
+        ],
     )
     report_of(tmp_path / "two", "two", [("a", "y", "no", "3 nat", "not resolved")])
     table = paper.across(tmp_path).set_index("claim")
     assert table.columns.tolist() == ["paper", "one, a", "one, b", "two, a"]
     assert table.loc["x", "paper"] == "+10 %; +33 %"
-    assert table.loc["x", "one, b"] == "disagrees: 2 nat" and table.loc["x", "two, a"] == "–"
+    assert (
+        table.loc["x", "one, b"] == "opposite direction: 2 nat" and table.loc["x", "two, a"] == "–"
+    )
     assert table.loc["y", "two, a"] == "not resolved: 3 nat"
 
 

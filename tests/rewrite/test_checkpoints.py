@@ -116,11 +116,11 @@ def test_the_claim_about_checkpoints_has_this_answer(site):
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (2.0, 12.0, "agrees"),
-        (12.0, 14.0, "agrees"),
+        (2.0, 12.0, "same direction"),
+        (12.0, 14.0, "same direction"),
         (2.0, np.inf, "not resolved"),
         (12.0, np.inf, "not resolved"),
-        (np.inf, np.inf, "disagrees"),
+        (np.inf, np.inf, "opposite direction"),
     ],
 )
 def test_the_claim_about_checkpoints_is_settled_by_its_interval(site, low, high, verdict):
