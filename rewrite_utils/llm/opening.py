@@ -54,9 +54,8 @@ def open_engine(
 
     ``dtype``: "auto" is what `runs.machine` measures to be faster. ``max_tokens``: the
     longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and values.
-    ``engine``: see `chosen`; "server" is a running one at ``address``, "ray" ``workers`` actors,
-    each with a ``worker_engine``. Raises ValueError on another name or a missing package,
-    EngineDied if loading fails.
+    ``engine``: see `chosen`; "server": one at ``address``; "ray": ``workers`` actors, each with a
+    ``worker_engine``. ValueError on another name or a missing package, EngineDied if it fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
 

@@ -52,7 +52,9 @@ class Unfitted:
 
     contextual = False
 
-    def fitted(self, descriptions: Sequence[Description], text: Text, true: csr_array):
+    def fitted(
+        self, descriptions: Sequence[Description], text: Text, true: csr_array
+    ) -> "Unfitted":
         """Itself."""
         return self
 
