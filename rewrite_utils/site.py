@@ -284,7 +284,7 @@ def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFra
     first, *_ = sites.values()
     params, tokens = first.params, first.cache("evaluate").tokens
     start, last = params.rated_positions
-    generator = np.random.default_rng([params.seed, 11])
+    generator = np.random.default_rng([params.draws, 11])
     windows = draw_windows(len(tokens), count, first=start, last=last, generator=generator)
     places = [
         at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))

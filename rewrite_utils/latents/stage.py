@@ -57,7 +57,7 @@ class Drawn:
         if split == "evaluate":
             count = max(count, self._settings.control_windows)
         first, last = self._params.rated_positions
-        generator = np.random.default_rng([self._params.seed, SIMULATED.index(split)])
+        generator = np.random.default_rng([self._params.draws, SIMULATED.index(split)])
         n_rows = len(self._cache(split).tokens)
         return draw_windows(n_rows, count, first=first, last=last, generator=generator)
 

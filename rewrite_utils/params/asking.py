@@ -1,5 +1,6 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -55,9 +56,8 @@ class Explain(Section):
 
     # 03_curated, 03_delphi and 03_refined hash what they read themselves
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"contrast", "counterexamples", "rivals", "logits", "deciles"}
-    )
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -141,7 +141,7 @@ class Score(Section):
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"threshold", "shuffled", "hard", "hard_by", "rivals", "fuzzing"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"deciles"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
     deciles: Literal["strongest", "spread"] = "strongest"

@@ -1,7 +1,8 @@
 """Where the rewrite happens: the subject, its text, and the sites with their coders."""
 
 import re
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -60,6 +61,8 @@ class Subject(Section):
 class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
+    BEFORE: ClassVar[Mapping[str, Any]] = {"draw": "seed"}
+
     sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
     """Embedded texts or hub datasets ("monology/pile-uncopyrighted:train[:1%]")."""
     row_tokens: int = Field(128, ge=40)
@@ -75,7 +78,12 @@ class Corpus(Section):
     evaluate: float = Field(0.07, ge=0, le=1)
     """Share that losses are measured on."""
     max_rows: int = Field(0, ge=0)
-    """At most this many rows in each part but train (0: all)."""
+    """At most this many rows in each part but train (0: all). More of them begin with the same
+    rows, in a run of the same name."""
+    draw: Literal["name", "seed"] = "seed"
+    """What rows and windows are drawn by, train and the parts' documents aside: the run's name and
+    the seed, so that a second run of a seed is a second draw; or the seed alone, where a larger
+    max_rows only adds to the rows of a smaller run (runs before November 2026)."""
     faithful: bool = False
     """True: one part serves explain, score, calibrate and evaluate, as in the authors' code;
     figures say so."""

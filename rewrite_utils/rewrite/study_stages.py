@@ -51,7 +51,7 @@ def material(
     """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
     shape = rating_shape(np.maximum(ratings.ranked("calibrate"), 0))
     calibrate, evaluate = cache("calibrate"), cache("evaluate")
-    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.seed)
+    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.draws)
 
 
 class Study:

@@ -202,7 +202,24 @@ def test_checkpoints_are_read_beside_the_subject_and_change_none_of_its_stages()
 
 def test_every_name_left_out_of_the_hash_is_a_field():
     for section in Section.__subclasses__():
-        assert set(section.model_fields) >= section.UNHASHED
+        assert set(section.model_fields) >= section.UNHASHED | section.LATER | section.BEFORE.keys()
+
+
+def test_text_is_drawn_by_the_runs_name_and_seed_unless_the_file_says_by_the_seed():
+    corpus = {"corpus": {"draw": "name"}}
+    one, other = (parse(RAW | corpus | {"name": name}) for name in ("one", "other"))
+    assert len({one.draws, other.draws, parse(RAW | corpus | {"seed": 9}).draws}) == 3
+    assert one.corpus.content()["draw"] == "name"
+    old = parse(RAW | {"corpus": {"draw": "seed"}})
+    assert old.draws == old.seed and "draw" not in old.corpus.content()
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_a_run_with_committed_figures_says_how_its_text_was_drawn(path):
+    """Its rows and hashes must not follow a default that changes."""
+    params = load(path)
+    committed = (ROOT / params.figures).is_dir() and params.figures.startswith("figures")
+    assert not committed or "draw" in params.corpus.model_fields_set
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -308,7 +325,7 @@ def test_options_that_are_off_are_not_hashed_and_scores_of_their_own_never():
     assert Explain(contrast="embedding").content()["contrast"] == "embedding"
     assert Explain(refine=6).content() == Explain().content()  # 03_refined hashes it
     for section in (Explain, Score):
-        assert "deciles" not in section().content()
+        assert "deciles" not in section(deciles="strongest").content()
         assert section(deciles="spread").content()["deciles"] == "spread"
     assert Score(hard=3, fuzzing=2, threshold="prior").content() == Score().content()
     assert Score().reading() == {} and Score(threshold="prior").reading() == {"threshold": "prior"}
