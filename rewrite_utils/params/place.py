@@ -61,7 +61,7 @@ class Subject(Section):
 class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
-    BEFORE: ClassVar[Mapping[str, Any]] = {"draw": "seed"}
+    BEFORE: ClassVar[Mapping[str, Any]] = {"draw": "seed", "special_tokens": "kept"}
 
     sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
     """Embedded texts or hub datasets ("monology/pile-uncopyrighted:train[:1%]")."""
@@ -87,6 +87,9 @@ class Corpus(Section):
     faithful: bool = False
     """True: one part serves explain, score, calibrate and evaluate, as in the authors' code;
     figures say so."""
+    special_tokens: Literal["masked", "kept"] = "masked"
+    """Control tokens inside rows (the end of a text): masked, nothing is trained, cached, described
+    or measured on them; kept, they are tokens like any other, as in runs made before this name."""
 
     @property
     def shares(self) -> dict[str, float]:
