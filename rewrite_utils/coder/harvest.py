@@ -17,13 +17,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rewrite_utils.coder.training import Pair, TensorBatches, order_of
+from rewrite_utils.runs.machine import memory
 from rewrite_utils.runs.run import require_space, write_json
 from rewrite_utils.runs.whole import read_or_none
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
-CHUNK = 16
-"""Rows in one pass of the subject."""
+ON_GPU = 1 / 3
+"""Share of a GPU's free memory that a harvest may take, so that steps need not copy it there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Harvest:
         *,
         tokens: int,
         folder: Path,
-        batch: int = CHUNK,
+        batch: int | None = None,
     ) -> "Harvest":
         """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
-        fewer)."""
+        fewer), ``batch`` at once (None: by the device)."""
         folder.mkdir(parents=True, exist_ok=True)
+        batch = batch or subject.rows_at_once(rows.shape[1])
         a_row = rows.shape[1] - 1
         rows = rows[: max(1, tokens // a_row)]
         shape = len(rows) * a_row, subject.d_model
@@ -78,6 +80,8 @@ class Harvest:
         """The activations by training step, shuffled anew in every epoch; on ``device``."""
         files = [self.folder / f"{side}.npy" for side in ("inputs", "outputs")]
         sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
+        if device and sum(side.nbytes for side in sides) < ON_GPU * memory(device):
+            sides = [side.to(device) for side in sides]
         return TensorBatches(
             sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed, device=device
         )
@@ -125,10 +129,14 @@ class Streamed:
 
 
 def pairs(
-    subject: Subject, hookpoint: Hookpoint, rows: Int[Tensor, "row pos"], *, batch: int = CHUNK
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "row pos"],
+    *,
+    batch: int | None = None,
 ) -> Iterator[Pair]:
     """(input, output) of the hooked module at every token of the rows but the BOS."""
-    for part in rows.split(batch):
+    for part in rows.split(batch or subject.rows_at_once(rows.shape[1])):
         acts = hooked(subject, part, hookpoint)
         yield acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
 
