@@ -35,7 +35,7 @@ def main() -> int:
         torch = importlib.import_module("torch")  # the one package that is not in the lock
         if "cuda" in lock.name and torch.version.cuda is None:
             sys.stderr.write(
-                f"  torch {torch.__version__} has no CUDA: this pip is told of a CPU build; take that "
+                f"  torch {torch.__version__} has no CUDA: pip is told of a CPU build here. Take "
                 "away, remove .venv and make it again\n"
             )
             return 1

@@ -75,6 +75,7 @@ class SiteStages(StagedSite):
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
     latents_stage = Staged(caching.LATENTS)
     cache = Made(caching.LATENTS)
+    special_firings = Derived(caching.special_firings)
     windows = Derived(caching.windows)
     output_moments = Derived(caching.output_moments)
     output_mean = Derived(caching.output_mean)
@@ -282,15 +283,15 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFrame:
     first, *_ = sites.values()
-    params, tokens = first.params, first.cache("evaluate").tokens
+    params, cache = first.params, first.cache("evaluate")
     start, last = params.rated_positions
     generator = np.random.default_rng([params.seed, 11])
-    windows = draw_windows(len(tokens), count, first=start, last=last, generator=generator)
+    windows = draw_windows(cache.measured, count, first=start, last=last, generator=generator)
     places = [
         at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
         for name, site in sites.items()
     ]
-    return at_once.measure(first.subject, places, tokens, windows, name=params.name)
+    return at_once.measure(first.subject, places, cache.tokens, windows, name=params.name)
 
 
 def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
