@@ -421,7 +421,7 @@ def speed(device: str, precision: str, *, steps: int = 150, untimed: int = 50) -
     products = sizes.batch * (2 * 768 * 32768 + 4 * 768 * 768)
     torch.set_float32_matmul_precision("highest")
     return (
-        f"d 768, 32768 latents, k 32, batch 4096, precision {precision}: {1 / seconds:.1f} steps/s, "
+        f"d 768, 32768 latents, k 32, batch 4096, {precision}: {1 / seconds:.1f} steps/s, "
         f"{sizes.batch / seconds:,.0f} tokens/s; dense products {products / seconds / 1e12:.1f} "
         f"TFLOP/s, {products / seconds / rate:.0%} of a 4096³ product's {rate / 1e12:.1f}"
     )

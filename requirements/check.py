@@ -35,8 +35,8 @@ def main() -> int:
         torch = importlib.import_module("torch")  # the one package that is not in the lock
         if "cuda" in lock.name and torch.version.cuda is None:
             sys.stderr.write(
-                f"  torch {torch.__version__} has no CUDA: pip is told of a CPU build here. Take "
-                "away, remove .venv and make it again\n"
+                f"  torch {torch.__version__} has no CUDA: pip knows of a CPU build here; undo "
+                "that, remove .venv and run make env again\n"
             )
             return 1
         package = importlib.import_module("rewrite_utils")
