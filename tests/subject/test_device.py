@@ -17,7 +17,6 @@ from rewrite_utils.site import open_sites
 from rewrite_utils.subject import stage as reading
 from rewrite_utils.subject.model import load_subject
 
-
 GPU = torch.cuda.is_available()
 
 
