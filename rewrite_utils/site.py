@@ -226,7 +226,8 @@ class SiteStages(StagedSite):
         one, other = self.exchanged
         level = self.reader.level
         texts = whole_model.exchanged(self.level_texts[level], one, other)
-        return layering.column_of(self.reader, {level: texts}, self.vocabulary)
+        table = layering.column_of(self.reader, {level: texts}, self.vocabulary)
+        return np.pad(table, ((0, self.subject.vocab_size - len(table)), (0, 0)))
 
     @property
     def exchanged(self) -> tuple[int, int]:

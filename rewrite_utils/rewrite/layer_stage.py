@@ -183,13 +183,15 @@ def make_vocabulary(
     """Read every token there is: at the first layer, the layer itself."""
     arm = token_arm(params)
     table = column_of(readers[arm], level_texts, vocabulary)
+    spare = subject.vocab_size - len(table)  # logits without a token
+    table = np.pad(table, ((0, spare), (0, 0)))
     np.save(folder / "table.npy", table.astype(np.float16))
     return {"arm": arm, "tokens": len(table)}
 
 
 def vocabulary(*, subject: Subject) -> Text:
-    """Every token of the subject as one row behind a BOS."""
-    ids = np.concatenate([[subject.bos], np.arange(subject.vocab_size)])[None]
+    """Every token of the subject's tokenizer as one row behind a BOS."""
+    ids = np.concatenate([[subject.bos], np.arange(len(subject.tokenizer))])[None]
     return text_of(ids, subject)
 
 
