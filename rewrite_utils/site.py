@@ -6,7 +6,7 @@ and reuses what is there. How a stage is made, what it hashes and what it stands
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -519,13 +519,24 @@ def _costs(declared: Declared[Any], params: Params, name: str, model: ModelShape
         yield cost
 
 
-def plan_of(params: Params, machine: Machine, extra: tuple[Declared[Any], ...] = ()) -> str:
-    """The plan of a run on a machine; ``extra``: stages declared above this file."""
+def plan_of(
+    params: Params,
+    machine: Machine,
+    extra: tuple[Declared[Any], ...] = (),
+    notebooks: Collection[str] = (),
+) -> str:
+    """The plan of a run on a machine; ``extra``: stages declared above this file; ``notebooks``:
+    the numbers of those whose stages are planned, all where there are none."""
     roles = {"subject": params.subject, "explainer": params.explainer}
     roles["simulator"] = params.simulator
     models = [shape(one.model).described(role, one.model, one.dtype) for role, one in roles.items()]
     require_calibrators(params)
-    return plan(params.name, models, costs(params, (*PLANNED, *extra)), machine)
+    planned = [
+        cost
+        for cost in costs(params, (*PLANNED, *extra))
+        if not notebooks or cost.stage[:2] in {"00", *notebooks}
+    ]
+    return plan(params.name, models, planned, machine)
 
 
 def require_calibrators(params: Params) -> None:

@@ -95,7 +95,7 @@ def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -
     one = explain_prompt(params) + params.explain.max_tokens
     return asked_of(
         params.explainer,
-        "03_told",
+        "13_told",
         name,
         f"{count:,} sentences more, for the readers",
         tokens=explain_wording(params) + count * one,
@@ -105,7 +105,7 @@ def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -
 
 
 TOLD = Declared(
-    name="03_told",
+    name="13_told",
     make=make_told,
     read=explaining.read_explanations,
     on=("latents_stage", "totals_stage"),

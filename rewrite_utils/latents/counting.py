@@ -53,7 +53,7 @@ def totals_cost(*, params: Params, settings: Site, name: str, model: ModelShape)
     rows = min(params.readers.train_rows or 2**62, split_rows(params)["train"])
     tokens = rows * params.corpus.row_tokens
     return Cost(
-        "02_totals",
+        "13_totals",
         name,
         f"{rows:,} train rows for words and token tables",
         tokens=tokens,
@@ -69,7 +69,7 @@ def totals_hashes(*, params: Params) -> dict[str, Any]:
 
 
 TOTALS = Declared(
-    name="02_totals",
+    name="13_totals",
     make=make_totals,
     read=read_totals,
     on=("coder_stage", "corpus_stage"),

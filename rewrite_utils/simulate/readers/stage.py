@@ -115,7 +115,7 @@ def readers_cost(*, params: Params, settings: Site, name: str, model: ModelShape
         return None
     asked = params.readers
     return Cost(
-        "05_readers",
+        "13_readers",
         name,
         f"{len(asked.arms)} readers of at most {settings.latents:,} latents, no pass a pair",
         storage=2e6 * len(asked.arms),
@@ -123,7 +123,7 @@ def readers_cost(*, params: Params, settings: Site, name: str, model: ModelShape
 
 
 READERS = Declared(
-    name="05_readers",
+    name="13_readers",
     make=make_readers,
     read=lambda folder, *, senses: Readings(folder, senses),
     on=("latents_stage", "totals_stage", "sentences_stage", "told_stage"),
@@ -185,7 +185,7 @@ def make_elsewhere(
 
 
 ELSEWHERE = Declared(
-    name="05_elsewhere",
+    name="13_elsewhere",
     make=make_elsewhere,
     read=lambda folder, *, senses: Readings(folder, senses)["c"],
     on=("readers_stage", "other_readers_stage"),
