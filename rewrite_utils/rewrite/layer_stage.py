@@ -120,14 +120,13 @@ def layer_verdict(
     *,
     layer_losses: pd.DataFrame,
     readers: Readings,
-    elsewhere_reader: Kept | None,
     params: Params,
 ) -> pd.DataFrame:
     """One row a (text, source); see `layer.judged`."""
     against = dict.fromkeys((layer.CODER, layer.OUTPUT_MEAN, MEAN, TABLE, BACKOFF), MEAN)
-    against |= {arm: ablation(readers[arm].latents) for arm in params.readers.arms}
-    if elsewhere_reader is not None:
-        against[ELSEWHERE] = ablation(elsewhere_reader.latents)
+    against |= {arm: ablation(readers.latents(arm)) for arm in params.readers.arms}
+    if ELSEWHERE in set(layer_losses["source"]):
+        against[ELSEWHERE] = ablation(readers.latents("c"))
     how = {"table": BACKOFF, "seed": params.seed, "resamples": params.readers.bootstrap}
     tables = [
         layer.judged(part, against, **how).assign(text=title)

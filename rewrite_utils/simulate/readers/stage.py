@@ -4,6 +4,7 @@ Also the texts that are read, as readers see them, and what the features are mad
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ from rewrite_utils.simulate.readers.spaces import Space, input_spaces, sentence_
 from rewrite_utils.simulate.readers.text import Text, truth
 from rewrite_utils.subject.model import Subject, spelled
 
+COUNTED = "latents.json"
+"""By arm, the latents that it reads."""
+
 
 @functools.cache
 def spaces(model: str) -> Mapping[str, Space]:
@@ -56,6 +60,10 @@ class Readings:
 
     def __init__(self, folder: Path, senses: Senses) -> None:
         self._folder, self._material, self._read = folder, senses, {}
+
+    def latents(self, arm: str) -> Int[ndarray, " latent"]:
+        """Which latents an arm reads; nothing else is loaded."""
+        return np.array(json.loads((self._folder / COUNTED).read_text("utf-8"))[arm], np.int64)
 
     def __getitem__(self, arm: str) -> Kept:
         """The reader of one arm, with its latents and its level."""
@@ -80,11 +88,11 @@ def make_readers(
     given, asked = first_rows(cache("calibrate"), params.readers.calibrate_rows), params.readers
     text, true = text_of(given.tokens, subject), truth(given)
     groups = clusters(coder.W_dec.detach().float().cpu().numpy())
-    counts = {}
+    read = {}
     for arm in asked.arms:
         told = level_texts[parse_arm(arm).level]
         latents = np.array(sorted(told), np.int64)
-        counts[arm] = len(latents)
+        read[arm] = latents.tolist()
         if (folder / _file(arm)).exists():
             continue
         said, own = [told[one] for one in latents.tolist()], true[:, latents]
@@ -95,7 +103,8 @@ def make_readers(
             reader = Competing.fit(reader, said, text, own, seed=params.seed)
         fitted = Calibrated.fit(reader, said, text, own)
         keeping.write(folder / _file(arm), Kept(fitted, latents, parse_arm(arm).level))
-    return {"latents": counts}
+    (folder / COUNTED).write_text(json.dumps(read), "utf-8")
+    return {"latents": {arm: len(latents) for arm, latents in read.items()}}
 
 
 def readers_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
