@@ -87,6 +87,7 @@ class SiteStages(StagedSite):
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
     latents_stage = Staged(caching.LATENTS)
     cache = Made(caching.LATENTS)
+    special_firings = Derived(caching.special_firings)
     windows = Derived(caching.windows)
     output_moments = Derived(caching.output_moments)
     output_mean = Derived(caching.output_mean)
@@ -379,15 +380,15 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
 def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFrame:
     first, *_ = sites.values()
-    params, tokens = first.params, first.cache("evaluate").tokens
+    params, cache = first.params, first.cache("evaluate")
     start, last = params.rated_positions
     generator = np.random.default_rng([params.seed, 11])
-    windows = draw_windows(len(tokens), count, first=start, last=last, generator=generator)
+    windows = draw_windows(cache.measured, count, first=start, last=last, generator=generator)
     places = [
         at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
         for name, site in sites.items()
     ]
-    return at_once.measure(first.subject, places, tokens, windows, name=params.name)
+    return at_once.measure(first.subject, places, cache.tokens, windows, name=params.name)
 
 
 def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
@@ -415,8 +416,9 @@ def read_sites(run: Run) -> dict[str, SiteStages]:
 
 def rewritten(sites: Mapping[str, SiteStages], source: str) -> Rewritten:
     """The subject with every one of these sites replaced by a source."""
-    subject = next(iter(sites.values())).subject
-    return Rewritten(subject, tuple(site.place(source) for site in sites.values()))
+    first, *_ = sites.values()
+    places = tuple(site.place(source) for site in sites.values())
+    return Rewritten(first.subject, places, first.corpus.masked)
 
 
 def continuations(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
@@ -457,7 +459,7 @@ def _models(sites: Mapping[str, SiteStages], *, edited: bool = True) -> dict[str
     """The model; each site, and all of them, from every source; and one description edited."""
     first, *_ = sites.values()
     sets = [{name: site} for name, site in sites.items()] + [dict(sites)] * (len(sites) > 1)
-    models = {"model": Rewritten(first.subject)}
+    models = {"model": Rewritten(first.subject, masked=first.corpus.masked)}
     for one in sets:
         models |= {f"{source}, {'+'.join(one)}": rewritten(one, source) for source in SOURCES}
     if edited:

@@ -33,8 +33,9 @@ def make_totals(
     """Run the coder over train rows and keep the sums by kind of token."""
     rows = corpus.rows("train")[: params.readers.train_rows or None]
     batches = folder / "batches"
+    label, masked = f"{name}, train", corpus.masked
     cache, _ = cache_latents(
-        collector, hookpoint, coder, rows, folder=batches, name=f"{name}, train"
+        collector, hookpoint, coder, rows, folder=batches, name=label, masked=masked
     )
     TokenTotals.of(cache).write(folder)
     shutil.rmtree(batches)

@@ -17,7 +17,7 @@ from rewrite_utils.runs.whole import whole
 
 
 class TokenTotals(NamedTuple):
-    """Sums over the tokens of some rows, the BOS left out."""
+    """Sums over the tokens of some rows that count: not the BOS, not masked ones."""
 
     kinds: Int[ndarray, " kind"]
     """The token ids that occur, ascending."""
@@ -29,7 +29,7 @@ class TokenTotals(NamedTuple):
     @classmethod
     def of(cls, cache: LatentCache) -> "TokenTotals":
         """Counted from a cache."""
-        kinds, seen = np.unique(cache.tokens[:, 1:], return_counts=True)
+        kinds, seen = np.unique(cache.tokens[cache.counted], return_counts=True)
         kind = np.searchsorted(kinds, cache.tokens[cache.row, cache.position])
         latent = np.repeat(np.arange(cache.n_latents), cache.counts)
         shape = len(kinds), cache.n_latents

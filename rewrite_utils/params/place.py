@@ -1,7 +1,7 @@
 """Where the rewrite happens: the subject, its text, and the sites with their coders."""
 
 import re
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -84,6 +84,16 @@ class Corpus(Section):
     faithful: bool = False
     """True: one part serves explain, score, calibrate and evaluate, as in the authors' code;
     figures say so."""
+    special_tokens: Literal["masked", "kept"] = "masked"
+    """Control tokens inside rows (the end of a text): masked, nothing is trained, cached, described
+    or measured on them; kept, they are tokens like any other, as in runs made before this name."""
+
+    def content(self) -> dict[str, Any]:
+        """As of every section, without ``special_tokens`` where runs did as before it came."""
+        found = super().content()
+        if self.special_tokens == "kept":
+            del found["special_tokens"]
+        return found
 
     @property
     def shares(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ In: rows of text and, by name, what each source says of every latent at every to
 one row a (row of text, source). Beyond the paper, which patches one position a row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from rewrite_utils import stats
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, constant
+from rewrite_utils.subject.masking import measured
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import GivenLatents, GivenOutput, Source, TrueLatents, arm_losses
 
@@ -52,21 +53,21 @@ def measure(
     output_mean: Float[Tensor, " d_out"],
     *,
     name: str,
+    masked: Collection[int] = (),
 ) -> pd.DataFrame:
     """One row a (row, source): mean loss and KL over its positions patched alone (``loss``,
     ``base_loss``, ``kl``, ``n``), and the mean loss with all of them patched at once (``whole``).
 
-    Sources: the coder as it is, the output at its mean, and all of ``says``.
+    Sources: the coder as it is, the output at its mean, and all of ``says``. At ``masked`` tokens
+    nothing is replaced or measured.
     """
     rows, tables = torch.from_numpy(tokens).long(), []
-    positions = torch.zeros(rows.shape, dtype=torch.bool)
-    positions[:, 1:-1] = True
     for start in tqdm(range(0, len(rows), AT_ONCE), desc=name, unit=f"{AT_ONCE} rows"):
         part = slice(start, min(start + AT_ONCE, len(rows)))
         sources: dict[str, Source] = {CODER: TrueLatents(), OUTPUT_MEAN: GivenOutput(output_mean)}
         sources |= {key: _given(one, part, rows[part], coder) for key, one in says.items()}
         tables.append(
-            _part(subject, hookpoint, coder, rows[part], positions[part], sources).assign(
+            _part(subject, hookpoint, coder, rows[part], sources, tuple(masked)).assign(
                 row=lambda table, first=start: table["row"] + first
             )
         )
@@ -78,32 +79,28 @@ def _part(
     hookpoint: Hookpoint,
     coder: SparseCoder,
     rows: Int[Tensor, "row pos"],
-    positions: Bool[Tensor, "row pos"],
     sources: Mapping[str, Source],
+    masked: tuple[int, ...],
 ) -> pd.DataFrame:
-    found = arm_losses(subject, coder, hookpoint, list(sources.values()), rows, positions)
-    shape = len(rows), -1, len(sources)
-    alone = {"loss": found.losses.loss, "kl": found.losses.kl}
-    columns = {key: value.reshape(shape).mean(1).numpy() for key, value in alone.items()}
-    base = found.losses.base_loss.reshape(len(rows), -1)
-    table = pd.DataFrame({"row": np.repeat(np.arange(len(rows)), len(sources))})
+    given, positions = list(sources.values()), measured(rows, masked)
+    found = arm_losses(subject, coder, hookpoint, given, rows, positions)
+    count = positions.sum(1).numpy()
+    base = np.bincount(found.rows, found.losses.base_loss, len(rows)) / count
+    table = pd.DataFrame({"row": np.repeat(np.arange(len(rows)), len(given))})
     table["source"] = list(sources) * len(rows)
-    table["base_loss"] = base.mean(1).repeat_interleave(len(sources)).numpy()
-    for key, value in columns.items():
-        table[key] = value.ravel()
-    table["n"] = base.shape[1]
-    table["whole"] = np.stack([
-        whole_losses(subject, [Place(hookpoint, coder, constant(source))], rows)
-        for source in sources.values()
-    ], axis=1).ravel()  # fmt: skip
+    table["base_loss"], table["n"] = np.repeat(base, len(given)), np.repeat(count, len(given))
+    for key in ("loss", "kl"):
+        arms = getattr(found.losses, key).numpy().T
+        means = [np.bincount(found.rows, values, len(rows)) / count for values in arms]
+        table[key] = np.stack(means, axis=1).ravel()
+    whole = [
+        Rewritten(subject, (Place(hookpoint, coder, constant(source)),), masked).losses(
+            rows, batch=len(rows)
+        )
+        for source in given
+    ]
+    table["whole"] = np.nanmean(whole, axis=2).T.ravel()
     return table
-
-
-def whole_losses(
-    subject: Subject, places: list[Place], rows: Int[Tensor, "row pos"]
-) -> Float[ndarray, " row"]:
-    """Mean loss of each row with every position of these places replaced."""
-    return Rewritten(subject, tuple(places)).losses(rows, batch=len(rows)).mean(1)
 
 
 def _given(

@@ -29,6 +29,7 @@ from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import dense
 from rewrite_utils.simulate.readers.stage import Readings, text_of
 from rewrite_utils.simulate.readers.text import Text
+from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
 
 FILE = "losses.parquet"
@@ -51,6 +52,7 @@ def make_layer(
     elsewhere_reader: Kept | None,
     level_texts: Texts,
     reader_rows: Mapping[str, Int[ndarray, "row pos"]],
+    corpus: Corpus,
     params: Params,
     name: str,
 ) -> dict[str, Any]:
@@ -66,8 +68,8 @@ def make_layer(
             text = text_of(tokens, subject)
             says |= {arm: read_by(one, level_texts, text) for arm, one in kept.items()}
             says |= dict(_ablations(kept, latent_means))
-            label = f"{name}, {title}"
-            found = layer.measure(subject, hookpoint, coder, tokens, says, output_mean, name=label)
+            how = {"name": f"{name}, {title}", "masked": corpus.masked}
+            found = layer.measure(subject, hookpoint, coder, tokens, says, output_mean, **how)
             found.assign(text=title).to_parquet(file)
         tables.append(pd.read_parquet(file))
     pd.concat(tables, ignore_index=True).to_parquet(folder / FILE)

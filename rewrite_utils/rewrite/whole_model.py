@@ -34,7 +34,7 @@ def scored(
     rows = torch.from_numpy(tokens).long()
     tables = []
     for name, model in tqdm(models.items(), desc="whole texts", unit="model"):
-        loss = model.losses(rows, batch=batch).mean(1)
+        loss = np.nanmean(model.losses(rows, batch=batch), axis=1)
         tables.append(pd.DataFrame({"row": np.arange(len(rows)), "model": name, "loss": loss}))
     return pd.concat(tables, ignore_index=True)
 

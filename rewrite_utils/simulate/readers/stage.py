@@ -206,9 +206,8 @@ def first_rows(cache: LatentCache, count: int) -> LatentCache:
     inside = cache.row < count
     latent = np.repeat(np.arange(cache.n_latents), cache.counts)[inside]
     start = np.searchsorted(latent, np.arange(cache.n_latents + 1))
-    return LatentCache(
-        cache.tokens[:count], start, cache.row[inside], cache.position[inside], cache.value[inside]
-    )
+    kept = cache.row[inside], cache.position[inside], cache.value[inside]
+    return LatentCache(cache.tokens[:count], start, *kept, cache.masked)
 
 
 def text_of(tokens: Int[ndarray, "row pos"], subject: Subject) -> Text:
