@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             params = load(file, overrides)
             here = "cpu" if asked.gpu else device(params.subject.device)
             machine = gpu(asked.gpu) if asked.gpu else this_machine(here, ROOT)
-            return _say(plan_of(params, machine, (ALONE,)))
+            return _say(plan_of(params, machine, (ALONE,), _numbers(asked.only)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
         _say(this_machine(device(run.params.subject.device)).said())
@@ -221,6 +221,11 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "VALUE"),
         help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
     )
+
+
+def _numbers(only: str) -> set[str]:
+    """The numbers of the notebooks that ``only`` names: as their stages' names begin."""
+    return {path.stem[:2] for path in choose(only)}
 
 
 def overrides_of(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
