@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 
 from rewrite_utils.params.section import Section
 
+CPU_CACHE = 2.0
+"""GiB of keys and values on a CPU where nothing else is asked for."""
+
 
 class LLM(Section):
     """A language model that writes, scores or simulates."""
@@ -34,8 +37,8 @@ class LLM(Section):
     """ray: the engine of each actor."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0: all cores."""
-    memory_gb: float = Field(2.0, gt=0)
-    """GiB for the key-value cache."""
+    memory_gb: float = Field(0.0, ge=0)
+    """GiB for the key-value cache; 0: 2 on a CPU, on a GPU as its free memory allows."""
 
 
 PLAIN = "plain"
@@ -65,9 +68,9 @@ class Explain(Section):
     """Tokens in each window shown."""
     strategy: Literal["quantiles", "top", "random"] = "quantiles"
     """Which windows: evenly from ten rank deciles of the window maximum, the strongest, or any."""
-    deciles: Literal["strongest", "spread"] = "strongest"
-    """Which deciles give one where fewer than ten windows are shown, or are left over: the
-    strongest ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
+    deciles: Literal["strongest", "spread"] = "spread"
+    """Which deciles give one where fewer than ten windows are shown, or are left over: some at
+    equal steps over all ten (paper: 40 windows, 4 from each), or the strongest ones."""
     min_firings: int = Field(20, ge=1)
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
@@ -144,7 +147,7 @@ class Score(Section):
     BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
-    deciles: Literal["strongest", "spread"] = "strongest"
+    deciles: Literal["strongest", "spread"] = "spread"
     """As explain.deciles: below ten activating windows "strongest" tests a sentence on the latent's
     stronger firings only."""
     random: int = Field(10, ge=1)

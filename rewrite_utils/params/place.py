@@ -23,8 +23,9 @@ class Subject(Section):
     collect_dtype: Literal["auto", "", "float32", "bfloat16"] = "auto"
     """Precision of the passes that collect activations (training data, latent caches); auto: the
     one that a product timed at the start shows to be faster on this machine; empty: as dtype."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it and the coder compute; the LLMs find a GPU by themselves."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where it and the coder compute: auto (a GPU if there is one), cpu, cuda or cuda:1; the LLMs
+    find a GPU by themselves."""
     checkpoints: tuple[str, ...] = ()
     """Revisions along its training ("step0", "step1" …), last one the whole training: patched
     losses are compared with theirs; empty: not done."""
@@ -62,6 +63,7 @@ class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
     BEFORE: ClassVar[Mapping[str, Any]] = {"draw": "seed", "special_tokens": "kept"}
+    LATER: ClassVar[frozenset[str]] = frozenset({"apart_from"})
 
     sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
     """Embedded texts or hub datasets ("monology/pile-uncopyrighted:train[:1%]")."""
@@ -80,10 +82,13 @@ class Corpus(Section):
     max_rows: int = Field(0, ge=0)
     """At most this many rows in each part but train (0: all). More of them begin with the same
     rows, in a run of the same name."""
-    draw: Literal["name", "seed"] = "seed"
+    draw: Literal["name", "seed"] = "name"
     """What rows and windows are drawn by, train and the parts' documents aside: the run's name and
     the seed, so that a second run of a seed is a second draw; or the seed alone, where a larger
     max_rows only adds to the rows of a smaller run (runs before November 2026)."""
+    apart_from: tuple[int, ...] = ()
+    """Seeds of earlier runs on the same text: the documents that those fitted calibrations or
+    measured on are left out of evaluate, so that it holds text no choice was made on."""
     faithful: bool = False
     """True: one part serves explain, score, calibrate and evaluate, as in the authors' code;
     figures say so."""
@@ -156,6 +161,9 @@ class Site(Section):
     control_windows: int = Field(300, ge=2)
     """Evaluate windows for the arms that need no LLM; the simulated windows are the first of
     them."""
+    reader: str = ""
+    """The arm of ``readers.arms`` that the verdict on the whole layer is about, declared before the
+    run; empty: this site is not read."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Site":

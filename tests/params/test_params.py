@@ -206,9 +206,8 @@ def test_every_name_left_out_of_the_hash_is_a_field():
 
 
 def test_text_is_drawn_by_the_runs_name_and_seed_unless_the_file_says_by_the_seed():
-    corpus = {"corpus": {"draw": "name"}}
-    one, other = (parse(RAW | corpus | {"name": name}) for name in ("one", "other"))
-    assert len({one.draws, other.draws, parse(RAW | corpus | {"seed": 9}).draws}) == 3
+    one, other = (parse(RAW | {"name": name}) for name in ("one", "other"))
+    assert len({one.draws, other.draws, parse(RAW | {"name": "one", "seed": 9}).draws}) == 3
     assert one.corpus.content()["draw"] == "name"
     old = parse(RAW | {"corpus": {"draw": "seed"}})
     assert old.draws == old.seed and "draw" not in old.corpus.content()
@@ -326,6 +325,6 @@ def test_options_that_are_off_are_not_hashed_and_scores_of_their_own_never():
     assert Explain(refine=6).content() == Explain().content()  # 03_refined hashes it
     for section in (Explain, Score):
         assert "deciles" not in section(deciles="strongest").content()
-        assert section(deciles="spread").content()["deciles"] == "spread"
+        assert section().content()["deciles"] == "spread"
     assert Score(hard=3, fuzzing=2, threshold="prior").content() == Score().content()
     assert Score().reading() == {} and Score(threshold="prior").reading() == {"threshold": "prior"}
