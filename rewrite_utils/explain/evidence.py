@@ -28,6 +28,8 @@ from rewrite_utils.llm import prompts
 from rewrite_utils.params import Explain
 
 Activations = Float[ndarray, " pos"] | Sequence[float]
+QUOTES = "\"'`|"
+"""What a token that is all punctuation may stand in, the usual one first."""
 NO_WINDOWS = Windows(np.zeros(0, np.int64), np.zeros(0, np.int64))
 NONE = Counterexamples(NO_WINDOWS, np.zeros(0, np.int64))
 
@@ -78,7 +80,8 @@ class Source:
 
     def questions(self, latents: Sequence[int]) -> dict[int, Question]:
         """What the explainer is shown about each latent."""
-        names = listed(self.cache, self.settings.words, self.texts)
+        apart = self.settings.quotes == "apart"
+        names = listed(self.cache, self.settings.words, self.texts, apart=apart)
         return {n: Question(names[n], self.shown(n, strongest=names[n])) for n in latents}
 
     def shown(self, latent: int, *, strongest: str) -> str:
@@ -91,8 +94,9 @@ class Source:
             lines += ["No response:", *self._counter_lines(counter)]
         if self.promoted is not None:
             raised, lowered = self.promoted(latent)
-            lines += [f"Makes likelier: {_named_all(raised)}"]
-            lines += [f"Makes less likely: {_named_all(lowered)}"]
+            apart = self.settings.quotes == "apart"
+            lines += [f"Makes likelier: {_named_all(raised, apart=apart)}"]
+            lines += [f"Makes less likely: {_named_all(lowered, apart=apart)}"]
         return "\n".join(lines)
 
     def window_lines(self, latent: int, windows: Windows, *, strengths_too: bool) -> list[str]:
@@ -161,25 +165,31 @@ def strengths(
     return "; ".join(f"{_name(t)}: {round(10 * v / maximum)}" for t, v in pairs if v > limit)
 
 
-def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]) -> list[str]:
+def listed(
+    cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]], *, apart: bool = True
+) -> list[str]:
     """Each latent's strongest tokens as text, spaces around them dropped, each named once."""
     # One at a time: in a sequence a multi-byte character belongs to the token that completes it.
     names = [
-        [named(texts(token[None])[0]) for token in column if token >= 0]
+        [named(texts(token[None])[0], apart=apart) for token in column if token >= 0]
         for column in strongest_tokens(cache, words=words).T
     ]
     return [", ".join(dict.fromkeys(column)) for column in names]
 
 
-def named(text: str) -> str:
-    """A token in a list of tokens: without letters or digits it stands in quotes."""
+def named(text: str, *, apart: bool = True) -> str:
+    """A token in a list of tokens: without letters or digits it stands in quotes; ``apart``: in
+    such as it does not hold itself, if there are any."""
     text = prompts.sentence(text) or repr(text)[1:-1]
-    return text if any(map(str.isalnum, text)) else f'"{text}"'
+    if any(map(str.isalnum, text)):
+        return text
+    quote = next((mark for mark in QUOTES if mark not in text), QUOTES[0]) if apart else QUOTES[0]
+    return f"{quote}{text}{quote}"
 
 
 def _name(text: str) -> str:
     return prompts.on_one_line(prompts.quotable(text.strip())) or repr(text)
 
 
-def _named_all(tokens: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(dict.fromkeys(named(text) for text, _ in tokens))
+def _named_all(tokens: Sequence[tuple[str, float]], *, apart: bool) -> str:
+    return ", ".join(dict.fromkeys(named(text, apart=apart) for text, _ in tokens))

@@ -60,7 +60,7 @@ class Explain(Section):
     # 03_curated, 03_delphi and 03_refined hash what they read themselves
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
     LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
-    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest", "quotes": "same"}
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -77,6 +77,9 @@ class Explain(Section):
     """Tokens above this share of the window's own maximum are delimited."""
     words: int = Field(5, ge=0)
     """Strongest tokens, by mean activation on the explain rows, that the explainer is told."""
+    quotes: Literal["apart", "same"] = "apart"
+    """What a token without letters or digits stands in: quotes that it does not hold itself, so
+    that a list of quotes can be read; or always "…" (runs before November 2026)."""
     evidence: Literal["none", "pieces", "tokens"] = "tokens"
     """What the simulator sees in brackets behind the sentence: nothing, the tokens the explainer
     named, or the strongest tokens (paper: nothing)."""
@@ -183,6 +186,8 @@ class Simulate(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
         {"mode", "layout", "digits", "show_contrast", "screen", "screen_by"}
     )
+    BEFORE: ClassVar[Mapping[str, Any]] = {"screen_cut": "each"}
+
     mode: Literal["last", "all"] = "last"
     """last: one pass a (latent, window), its last token is rated (paper); all: every token of the
     window is rated in one pass (by the engine transformers, which auto then means)."""
@@ -210,6 +215,15 @@ class Simulate(Section):
     screen_by: Literal["lexical", "embedding", "both"] = "both"
     """What the cheap first pass compares: words of sentence and window's end, their embeddings, or
     both ranks together."""
+    screen_cut: Literal["calibrate", "each"] = "calibrate"
+    """Where ``screen`` and ``studies.shares`` are counted: on the calibrate windows, whose cut then
+    holds at every other window as it would in use; or on the windows of each split, a quota that
+    sees all of them (runs before November 2026)."""
     align: int = Field(32, ge=1)
     """The shared part of a prompt is padded to a multiple of this, the block of vLLM's prefix
     cache."""
+
+    def content(self) -> dict[str, Any]:
+        """As of every section; nothing is cut where everything is sent."""
+        found = super().content()
+        return found if self.screen < 1 else {k: v for k, v in found.items() if k != "screen_cut"}

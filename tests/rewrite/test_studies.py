@@ -12,6 +12,8 @@ from rewrite_utils.report import studies as reported
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.estimates import KEPT, REFITTED
+from rewrite_utils.rewrite.floors import averaged
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
 from rewrite_utils.site import SiteStages, open_sites
@@ -365,3 +367,17 @@ def test_fewer_windows_are_fitted_on_the_first_and_leave_the_target_whole(studie
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):
     table, here = studied["mlp"].specificity, studied["mlp"]
     np.testing.assert_allclose(losses_of(table, "coder"), losses_of(here.losses, "coder"), 1e-4)
+
+
+def test_both_floors_are_measured_over_several_derangements(studied):
+    """The refitted curve of the first is the floor of the rewrite itself; the kept one can move."""
+    here = studied["mlp"]
+    count, table = len(here.simulated), here.floors
+    names = {f"{floor}{n}" for floor in (REFITTED, KEPT) for n in ("", " 2", " 3")}
+    assert set(table["source"]) == names | {"coder", "zero", "mean"}
+    same = losses_of(here.losses, REFITTED, count)
+    np.testing.assert_allclose(losses_of(table, REFITTED, count), same, 1e-3)
+    each = [losses_of(table, KEPT + number, count) for number in ("", " 2", " 3")]
+    mean = losses_of(averaged(table), KEPT, count)
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), 1e-5)
+    assert set(here.judged(averaged(table))["source"]) == {REFITTED, KEPT, "coder", "zero", "mean"}
