@@ -206,7 +206,7 @@ class SiteStages(StagedSite):
     @property
     def reader(self) -> Kept:
         """The reader of single tokens that the rewritten model and the explorer use."""
-        return self.readers[layering.token_arm(self.params)]
+        return self.readers[layering.token_arm(self.params, self.name)]
 
     def place(self, source: str) -> Place:
         """This site for a rewritten model: its coder, its mean, its reader, or that one after the

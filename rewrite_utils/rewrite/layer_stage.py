@@ -59,7 +59,7 @@ def make_layer(
     name: str,
 ) -> dict[str, Any]:
     """Every source at every position of every text."""
-    kept = {arm: readers[arm] for arm in params.readers.arms}
+    kept = {arm: readers[arm] for arm in params.arms_of(name)}
     if elsewhere_reader is not None:
         kept[ELSEWHERE] = elsewhere_reader
     tables = []
@@ -125,10 +125,11 @@ def layer_verdict(
     layer_losses: pd.DataFrame,
     readers: Readings,
     params: Params,
+    name: str,
 ) -> pd.DataFrame:
     """One row a (text, source); see `layer.judged`."""
     against = dict.fromkeys((layer.CODER, layer.OUTPUT_MEAN, MEAN, TABLE, BACKOFF), MEAN)
-    against |= {arm: ablation(readers.latents(arm)) for arm in params.readers.arms}
+    against |= {arm: ablation(readers.latents(arm)) for arm in params.arms_of(name)}
     if ELSEWHERE in set(layer_losses["source"]):
         against[ELSEWHERE] = ablation(readers.latents("c"))
     how = {"table": BACKOFF, "seed": params.seed, "resamples": params.readers.bootstrap}
@@ -142,7 +143,8 @@ def layer_verdict(
 def layer_hashes(*, params: Params) -> dict[str, Any]:
     """Which texts, and how many rows of them."""
     asked = params.readers
-    return {"texts": list(asked.texts), "rows": asked.evaluate_rows, "seed": params.seed}
+    rows = [asked.evaluate_rows, asked.text_rows]
+    return {"texts": list(asked.texts), "rows": rows, "seed": params.seed}
 
 
 def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
@@ -150,8 +152,8 @@ def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) 
     if not settings.reader:
         return None
     asked, width = params.readers, params.corpus.row_tokens
-    texts, arms = 1 + len(asked.texts), 5 + 2 * len(asked.arms)
-    rows = texts * asked.evaluate_rows
+    arms = 7 + len(params.arms_of(name))
+    rows = asked.evaluate_rows + len(asked.texts) * asked.text_rows
     return splice_cost(
         "13_layer",
         name,
@@ -209,16 +211,22 @@ class TokenReader:
 
 
 def token_reader(
-    *, readers: Readings, level_texts: Texts, subject: Subject, coder: SparseCoder, params: Params
+    *,
+    readers: Readings,
+    level_texts: Texts,
+    subject: Subject,
+    coder: SparseCoder,
+    params: Params,
+    name: str,
 ) -> TokenReader:
     """The richest reader of single tokens, as a table."""
-    kept = readers[token_arm(params)]
+    kept = readers[token_arm(params, name)]
     width = coder.config.num_latents
     return TokenReader(kept, level_texts[kept.level], subject, width=width)
 
 
-def token_arm(params: Params) -> str:
-    """The richest arm that needs no LLM pass: the one that can be a table."""
-    plain = [arm for arm in params.readers.arms if not parse_arm(arm).needs_llm]
+def token_arm(params: Params, name: str) -> str:
+    """The site's richest arm that needs no LLM pass: the one that can be a table."""
+    plain = [arm for arm in params.arms_of(name) if not parse_arm(arm).needs_llm]
     whole = [arm for arm in plain if parse_arm(arm).together]
     return max(whole or plain, key=lambda arm: parse_arm(arm).level)
