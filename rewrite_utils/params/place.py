@@ -162,8 +162,10 @@ class Site(Section):
     """Evaluate windows for the arms that need no LLM; the simulated windows are the first of
     them."""
     reader: str = ""
-    """The arm of ``readers.arms`` that the verdict on the whole layer is about, declared before the
-    run; empty: this site is not read."""
+    """The arm that the verdict on the whole layer is about, declared before the run; empty: this
+    site is not read."""
+    arms: tuple[str, ...] = ()
+    """Its readers; empty: ``readers.arms``."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Site":

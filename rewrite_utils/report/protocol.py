@@ -37,11 +37,8 @@ class Column(NamedTuple):
     """Its site."""
 
 
-COLUMNS = (
-    Column("params/embedded-full.yaml", "figures/07_verdict.csv", "early"),
-    Column("params/embedded.yaml", "figures/embedded/07_verdict.csv", "early"),
-)
-"""Draws of one protocol: site, calibrations and headline are the same and were declared before."""
+COLUMNS = (Column("params/embedded-full.yaml", "figures/07_verdict.csv", "early"),)
+"""Draws of one protocol: site, coder, calibrations and headline are the same, declared before."""
 
 
 def table(root: Path = ROOT) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
@@ -20,7 +21,9 @@ from rewrite_utils.latents.controls import vocabulary_table
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import layer
-from rewrite_utils.rewrite.layer import MEAN, Says
+from rewrite_utils.rewrite.layer import MEAN
+from rewrite_utils.rewrite.layer import Says as Said
+from rewrite_utils.rewrite.rewritten import Place, Says, coded, constant
 from rewrite_utils.rewrite.splicer import splice_cost
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
@@ -31,10 +34,13 @@ from rewrite_utils.simulate.readers.stage import Readings, text_of
 from rewrite_utils.simulate.readers.text import Text
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import GivenLatents, Source, mean_latents
 
 FILE = "losses.parquet"
 TABLE, BACKOFF = "token table", "token table, back-off"
 ELSEWHERE = "c, fitted elsewhere"
+EDITED = "edited"
+"""The token reader after the two latents that carry most have exchanged their descriptions."""
 Texts = Mapping[Level, Mapping[int, str]]
 
 
@@ -57,7 +63,7 @@ def make_layer(
     name: str,
 ) -> dict[str, Any]:
     """Every source at every position of every text."""
-    kept = {arm: readers[arm] for arm in params.readers.arms}
+    kept = {arm: readers[arm] for arm in params.arms_of(name)}
     if elsewhere_reader is not None:
         kept[ELSEWHERE] = elsewhere_reader
     tables = []
@@ -82,7 +88,7 @@ def sources(
     latent_means: Float[ndarray, " latent"],
     totals: TokenTotals,
     senses: Senses,
-) -> dict[str, Says]:
+) -> dict[str, Said]:
     """What needs no description: mean ablation of every latent, and both token tables."""
     every = np.arange(len(latent_means))
     text = text_of(tokens, subject)
@@ -94,20 +100,20 @@ def sources(
     }
     found = {MEAN: layer.whole_mean(latent_means, every)}
     for title, table in tables.items():
-        found[title] = Says(every, lambda part, table=table: table[text.rows[part]])
+        found[title] = Said(every, lambda part, table=table: table[text.rows[part]])
     return found
 
 
-def read_by(kept: Kept, level_texts: Texts, text: Text) -> Says:
+def read_by(kept: Kept, level_texts: Texts, text: Text) -> Said:
     """What a reader says of a text."""
     said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
     values = dense(kept.reader.read(said, text), text).astype(np.float16)
-    return Says(kept.latents, lambda part: values[part])
+    return Said(kept.latents, lambda part: values[part])
 
 
 def _ablations(
     kept: Mapping[str, Kept], means: Float[ndarray, " latent"]
-) -> Iterator[tuple[str, Says]]:
+) -> Iterator[tuple[str, Said]]:
     """Mean ablation of the latents of each arm."""
     for one in kept.values():
         yield ablation(one.latents), layer.whole_mean(means, one.latents)
@@ -123,10 +129,11 @@ def layer_verdict(
     layer_losses: pd.DataFrame,
     readers: Readings,
     params: Params,
+    name: str,
 ) -> pd.DataFrame:
     """One row a (text, source); see `layer.judged`."""
     against = dict.fromkeys((layer.CODER, layer.OUTPUT_MEAN, MEAN, TABLE, BACKOFF), MEAN)
-    against |= {arm: ablation(readers.latents(arm)) for arm in params.readers.arms}
+    against |= {arm: ablation(readers.latents(arm)) for arm in params.arms_of(name)}
     if ELSEWHERE in set(layer_losses["source"]):
         against[ELSEWHERE] = ablation(readers.latents("c"))
     how = {"table": BACKOFF, "seed": params.seed, "resamples": params.readers.bootstrap}
@@ -140,7 +147,8 @@ def layer_verdict(
 def layer_hashes(*, params: Params) -> dict[str, Any]:
     """Which texts, and how many rows of them."""
     asked = params.readers
-    return {"texts": list(asked.texts), "rows": asked.evaluate_rows, "seed": params.seed}
+    rows = [asked.evaluate_rows, asked.text_rows]
+    return {"texts": list(asked.texts), "rows": rows, "seed": params.seed}
 
 
 def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
@@ -148,8 +156,8 @@ def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) 
     if not settings.reader:
         return None
     asked, width = params.readers, params.corpus.row_tokens
-    texts, arms = 1 + len(asked.texts), 5 + 2 * len(asked.arms)
-    rows = texts * asked.evaluate_rows
+    arms = 7 + len(params.arms_of(name))
+    rows = asked.evaluate_rows + len(asked.texts) * asked.text_rows
     return splice_cost(
         "13_layer",
         name,
@@ -172,46 +180,93 @@ LAYER = Declared(
 )
 
 
-def make_vocabulary(
-    folder: Path,
+class TokenReader:
+    """A reader of single tokens as a table over the vocabulary, a row read when its token first
+    occurs; what a rewritten model asks in place of the encoder."""
+
+    def __init__(
+        self, kept: Kept, texts: Mapping[int, str], subject: Subject, *, width: int
+    ) -> None:
+        """``texts``: the description of every latent that ``kept`` reads; ``width``: the coder's,
+        whose other latents stay at 0."""
+        self._kept, self._subject = kept, subject
+        self._said = [texts[one] for one in kept.latents.tolist()]
+        self._table = torch.zeros(subject.vocab_size, width)
+        # Logits may be wider than the tokenizer: what has no text is not read.
+        self._known = torch.arange(subject.vocab_size) >= len(subject.tokenizer)
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Source:
+        """What it says of these rows."""
+        return GivenLatents(self.values(tokens))
+
+    def values(self, tokens: Int[Tensor, "*where"]) -> Float[Tensor, "*where latent"]:
+        """Activation of every latent at these tokens."""
+        tokens = tokens.cpu()
+        new = tokens.unique()
+        new = new[~self._known[new]]
+        if len(new):
+            text = text_of(np.pad(new.numpy(), (1, 0), constant_values=self._subject.bos)[None],
+                           self._subject)  # fmt: skip
+            found = dense(self._kept.reader.read(self._said, text), text)[0, 1:]
+            columns = torch.from_numpy(self._kept.latents)
+            self._table[new[:, None], columns] = torch.from_numpy(found)
+            self._known[new] = True
+        return self._table[tokens]
+
+
+def reader(*, readers: Readings, params: Params, name: str) -> Kept:
+    """The site's richest reader of single tokens: what rewritten models and the explorer use."""
+    return readers[token_arm(params, name)]
+
+
+def token_reader(
+    *, reader: Kept, level_texts: Texts, subject: Subject, coder: SparseCoder
+) -> TokenReader:
+    """The same as a table."""
+    texts, width = level_texts[reader.level], coder.config.num_latents
+    return TokenReader(reader, texts, subject, width=width)
+
+
+def exchanged(
+    *, read_latents: Int[ndarray, " latent"], energy: Float[ndarray, " latent"]
+) -> tuple[int, int]:
+    """The two latents that carry most of the output among those that are read."""
+    one, other = read_latents[np.argsort(-energy[read_latents], kind="stable")][:2]
+    return int(one), int(other)
+
+
+def edited_reader(
     *,
-    subject: Subject,
-    readers: Readings,
+    reader: Kept,
     level_texts: Texts,
-    vocabulary: Text,
-    params: Params,
-) -> dict[str, Any]:
-    """Read every token there is: at the first layer, the layer itself."""
-    arm = token_arm(params)
-    table = column_of(readers[arm], level_texts, vocabulary)
-    spare = subject.vocab_size - len(table)  # logits without a token
-    table = np.pad(table, ((0, spare), (0, 0)))
-    np.save(folder / "table.npy", table.astype(np.float16))
-    return {"arm": arm, "tokens": len(table)}
+    exchanged: tuple[int, int],
+    subject: Subject,
+    coder: SparseCoder,
+) -> TokenReader:
+    """The token reader when those two have each other's descriptions."""
+    texts = dict(level_texts[reader.level])
+    one, other = exchanged
+    texts[one], texts[other] = texts[other], texts[one]
+    return TokenReader(reader, texts, subject, width=coder.config.num_latents)
 
 
-def vocabulary(*, subject: Subject) -> Text:
-    """Every token of the subject's tokenizer as one row behind a BOS."""
-    ids = np.concatenate([[subject.bos], np.arange(len(subject.tokenizer))])[None]
-    return text_of(ids, subject)
+def replacements(
+    *,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    latent_means: Float[ndarray, " latent"],
+    token_reader: TokenReader,
+    edited_reader: TokenReader,
+) -> dict[str, Place]:
+    """What a rewritten model may put at this site, by source."""
+    means = mean_latents(torch.from_numpy(latent_means).float())
+    says: dict[str, Says] = {"coder": coded, "reader": token_reader, "mean": constant(means)}
+    says[EDITED] = edited_reader
+    return {source: Place(hookpoint, coder, one) for source, one in says.items()}
 
 
-def column_of(kept: Kept, level_texts: Texts, vocabulary: Text) -> Float[ndarray, "vocab latent"]:
-    """What a reader of single tokens says of every token."""
-    said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
-    return dense(kept.reader.read(said, vocabulary), vocabulary)[0, 1:]
-
-
-def token_arm(params: Params) -> str:
-    """The richest arm that needs no LLM pass: the one that can be a table."""
-    plain = [arm for arm in params.readers.arms if not parse_arm(arm).needs_llm]
+def token_arm(params: Params, name: str) -> str:
+    """The site's richest arm that needs no LLM pass: the one that can be a table."""
+    plain = [arm for arm in params.arms_of(name) if not parse_arm(arm).needs_llm]
     whole = [arm for arm in plain if parse_arm(arm).together]
     return max(whole or plain, key=lambda arm: parse_arm(arm).level)
-
-
-VOCABULARY = Declared(
-    name="13_vocabulary",
-    make=make_vocabulary,
-    read=lambda folder: np.load(folder / "table.npy").astype(np.float32),
-    on=("readers_stage",),
-)
