@@ -16,6 +16,7 @@ from rewrite_utils.rewrite.estimates import KEPT, REFITTED
 from rewrite_utils.rewrite.floors import averaged
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
+from rewrite_utils.simulate import screening
 from rewrite_utils.site import SiteStages, open_sites
 
 STUDIES = {
@@ -154,11 +155,14 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
         every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
     )
     shares, _ = study_stages.screens(here.params, here.settings)
-    windows = here.settings.evaluate_windows
+    texts = {split: here.telling.windows(split) for split in ("calibrate", "evaluate")}
+    told, cut = list(here.sentences.values()), here.params.simulate.screen_cut
+    scores = screening.plausible(texts, told, by="lexical", cut=cut)
     for share in shares[:-1]:
         found = here.screened_estimates[f"{share:g} by lexical"]
-        same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
-        assert min(same) >= windows - max(1, round(share * windows))
+        same = np.array([np.unique(column, return_counts=True)[1].max() for column in found.T])
+        left_out = ~screening.sent(scores, share=share, cut=cut)["evaluate"]
+        assert (same >= left_out.sum(0)).all()
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
     arms = reported.arms({name: here.judged(table)}, reported.read_share)
     arms = arms.dropna(subset=["share"])

@@ -138,7 +138,8 @@ def test_a_cut_is_fixed_on_calibrate_windows_and_holds_at_every_other():
 
 def test_of_equal_scores_a_cut_takes_all_or_none_whichever_is_nearer():
     scores = np.array([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0], [0.0, 0.0]])
-    assert screening.cuts(scores, share=0.5).tolist() == [0.5, np.nextafter(0, 1)]
+    assert screening.cuts(scores, share=0.25).tolist() == [1.0, np.nextafter(0, 1)]
+    assert screening.cuts(scores, share=0.75).tolist() == [0.5, 0.0]
     assert (screening.cuts(scores, share=1.0) == 0).all()
 
 
