@@ -1,8 +1,8 @@
 """LatentExplorer: a session with three faces (live widgets, a static card, one line of text).
 
-Every control calls one method of the session and shows what it returns. Whatever computes runs in a
-thread, so that the page stays alive, with progress and a cancel button; until it is done all other
-controls are disabled.
+Every control calls one method of the session and shows what it returns. What is typed is answered
+at once; what asks the subject runs in a thread, with progress and a cancel button, and until it is
+done all other controls are disabled.
 """
 
 import functools
@@ -12,16 +12,24 @@ from collections.abc import Callable
 import ipywidgets as widgets
 from IPython.display import DisplayHandle, display
 
-from rewrite_utils.explorer import marks, table
-from rewrite_utils.explorer.edit import Cancelled
-from rewrite_utils.explorer.session import Session
+from rewrite_utils.explorer import marks, scatter, table
+from rewrite_utils.explorer.change import SHOWN, Change
+from rewrite_utils.explorer.find import MODES, TEXT
+from rewrite_utils.explorer.session import LAYER, MAP, Session
+from rewrite_utils.explorer.speak import Spoken
+from rewrite_utils.explorer.turn import Cancelled
 from rewrite_utils.report.display import Html
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = widgets.Layout(width="98%")
-MONO = "latents-in-columns"
-STYLE = f"<style>.{MONO} select {{ font-family: monospace; white-space: pre; }}</style>"
-"""A list box has no style of its own for its letters."""
+STYLE = (
+    "<style>.explorer select {font-family: monospace; white-space: pre} .explorer svg "
+    "{max-width: 100%; height: auto} .explorer .widget-hbox {flex-wrap: wrap} .explorer "
+    ".widget-button {max-width: 30em; overflow: hidden}</style>"
+)
+"""What the controls have no trait for."""
+WORD = 24
+"""Characters of a word on a button."""
 
 
 class Controls:
@@ -31,17 +39,22 @@ class Controls:
         """``seen`` is called once a page has drawn the widgets, and after each selection."""
         self.session, self._seen = session, seen
         self._cancel, self._busy, self._filling = threading.Event(), False, False
+        self._ready = seen is None  # a page that nobody sees is not read for
+        self._spoken: Spoken | None = None
+        self._changes: list[Change] = []
         self.card = widgets.HTML(layout=WIDE)
-        self.widget = widgets.VBox([self._chooser(), self.card, self._editor(), self._reader()])
+        parts = [self._chooser(), self.card, self._editor(), self._reader(), self._speaker()]
+        self.widget = widgets.VBox([*parts, self._whole()])
+        self.widget.add_class("explorer")
         self._show()
         self.number.observe(lambda change: self.select(change["new"]), "value")
         self.list.observe(lambda change: self._filling or self.select(change["new"]), "value")
-        self.sort.observe(lambda _: self._fill(), "value")
-        self.filter.observe(lambda _: self._fill(), "value")
-        self.text.observe(lambda _: self._buttons(), "value")
+        for one in (self.sort, self.mode, self.query):
+            one.observe(lambda _: self._guarded(self._fill), "value")
+        self.description.observe(lambda _: self._filling or self._typed(), "value")
         if seen is not None:
             self.widget.set_trait("_view_count", 0)
-            self.widget.observe(lambda change: change["new"] and seen(), "_view_count")
+            self.widget.observe(lambda change: change["new"] and self._drawn(), "_view_count")
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────
 
@@ -51,50 +64,76 @@ class Controls:
             value=session.latent, min=0, max=session.shelf.cache.n_latents - 1,
             description="latent", layout=widgets.Layout(width="170px"),
         )  # fmt: skip
+        self.number.add_class(scatter.NUMBER)
+        self.mode = widgets.Dropdown(options=list(MODES), description="find by")
         self.sort = widgets.Dropdown(options=list(table.SORTS), description="sort by")
-        self.filter = widgets.Text(
-            placeholder="words, a latent's number, rating>.7, fires<5%, CE<0",
-            description="filter", layout=widgets.Layout(width="460px"),
+        self.query = widgets.Text(
+            placeholder="words, a latent's number, R2>.7, fires<5%, lost>0",
+            description="find", layout=widgets.Layout(width="460px"),
         )  # fmt: skip
         self.list, self.message = widgets.Select(rows=7, layout=WIDE), widgets.HTML()
-        self.list.add_class(MONO)
         self.previous = self._button("◀ previous", lambda: self.select(self._beside(-1)))
         self.next = self._button("next ▶", lambda: self.select(self._beside(1)))
         self.random = self._button("random", lambda: self.select(session.random()))
-        jump = widgets.HBox([self.number, self.previous, self.next, self.random])
+        self.cancel = self._button("cancel", self._cancel.set)
+        self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px"))
+        self.said = widgets.HTML()
+        jump = [self.number, self.previous, self.next, self.random, self.cancel, self.progress]
         header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
-        order = widgets.HBox([self.sort, self.filter])
-        return widgets.VBox([jump, order, header, self.list, self.message])
+        order = widgets.HBox([self.mode, self.query, self.sort])
+        rows = [widgets.HBox([*jump, self.said]), order, header, self.list, self.message]
+        return widgets.VBox(rows)
 
     def _editor(self) -> widgets.Widget:
-        session, head = self.session, widgets.HTML(marks.section("A better sentence?", ""))
-        self.sentence = widgets.Textarea(layout=WIDE, rows=2)
-        self.beside, self.said = widgets.HTML(layout=WIDE), widgets.HTML()
-        self.progress = widgets.FloatProgress(min=0, max=1)
-        self.try_it = self._button(
-            "", lambda: self.ask(self.beside, session.attempt, self.sentence.value)
-        )
-        self.windows = self._button("", lambda: self.ask(self.card, session.predict_windows))
-        self.cancel = self._button("cancel", self._cancel.set)
-        self.keep = self._button("keep", lambda: self._after(session.keep, "kept for this session"))
-        self.discard = self._button("discard", lambda: self._after(session.discard, "discarded"))
-        self.save = self._button("save", lambda: self._after(session.save))
-        go = widgets.HBox([self.try_it, self.windows])
-        wait = widgets.HBox([self.cancel, self.progress])
-        then = widgets.HBox([self.keep, self.discard, self.save])
-        return widgets.VBox([head, self.sentence, go, wait, self.said, self.beside, then])
+        session = self.session
+        remark = "every keystroke is read and judged, without an LLM"
+        head = widgets.HTML(marks.section("A better description?", "", remark=remark))
+        self.description = widgets.Textarea(layout=WIDE, rows=4)
+        self.beside, self.measured = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.changes = [self._change(place) for place in range(2 * SHOWN)]
+        self.suggested = widgets.HTML()
+        self.undo = self._button("undo", lambda: self._write(session.undo()))
+        self.exact = self._button("", lambda: self.ask(self._measure, session.exact))
+        self.discard = self._button("discard", lambda: self._write(session.discard()))
+        self.save = self._button("save", lambda: self._say(session.save()))
+        then = widgets.HBox([self.undo, self.discard, self.save, self.exact])
+        offers = widgets.HBox([self.suggested, *self.changes])
+        return widgets.VBox([head, self.description, offers, then, self.measured, self.beside])
+
+    def _change(self, place: int) -> widgets.Button:
+        return self._button("", lambda: self._write(self.session.change(self._changes[place])))
 
     def _reader(self) -> widgets.Widget:
-        session, head = self.session, widgets.HTML(marks.section("Your own text", ""))
+        head = widgets.HTML(marks.section("Your own text", ""))
         self.text = widgets.Textarea(placeholder="paste a text", layout=WIDE, rows=3)
         self.read = widgets.HTML(layout=WIDE)
         self.fires = self._button(
-            "which latents fire?", lambda: self.ask(self.read, session.read, self.text.value)
+            "which latents fire?", lambda: self.ask(self._found, self.session.read, self.text.value)
         )
-        self.predict = self._button(
-            "", lambda: self.ask(self.read, session.predict, self.text.value)
+        return widgets.VBox([head, self.text, self.fires, self.read])
+
+    def _speaker(self) -> widgets.Widget:
+        remark = "with the descriptions as they stand above"
+        head = widgets.HTML(marks.section("The rewritten model speaks", "", remark=remark))
+        self.prompt = widgets.Text(value="The river", description="prompt", layout=WIDE)
+        self.spoken, self.because = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.go = self._button(
+            "continue it", lambda: self.ask(self._heard, self.session.speak, self.prompt.value)
         )
-        return widgets.VBox([head, self.text, widgets.HBox([self.fires, self.predict]), self.read])
+        self.token = widgets.Dropdown(options=[], description="token")
+        self.why = self._button(
+            "why there?",
+            lambda: self.ask(self._reasoned, self.session.why, self._spoken, self.token.value),
+        )
+        line = widgets.HBox([self.go, self.token, self.why])
+        return widgets.VBox([head, self.prompt, line, self.spoken, self.because])
+
+    def _whole(self) -> widgets.Widget:
+        remark = "a latent a dot; hover names it, a click selects it; the list above is the same"
+        head = widgets.HTML(marks.section("The whole layer", "", remark=remark))
+        self.map, self.layer = widgets.HTML(), widgets.HTML()
+        self.work = self._button("work list: what loses most", self._worst)
+        return widgets.VBox([head, widgets.HBox([self.layer, self.map]), self.work])
 
     def _button(self, name: str, act: Callable[[], None]) -> widgets.Button:
         button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
@@ -104,7 +143,7 @@ class Controls:
     # ── what happens ─────────────────────────────────────────────────────────────────────────
 
     def select(self, latent: int | None) -> None:
-        """Show another latent; a latent without a sentence is said, and the old one stays."""
+        """Show another latent; one that the coder does not have is said, and the old one stays."""
         if latent is None or latent == self.session.latent:
             return
         try:
@@ -117,69 +156,141 @@ class Controls:
     def _show(self) -> None:
         """Everything that depends on the selected latent."""
         session = self.session
-        self.card.value = session.card.markup
-        self.number.value = session.latent
-        self.sentence.value = session.reading.sentence
-        self.beside.value = session.comparison.markup
-        self.said.value = self.message.value = ""
+        self.card.value, self.number.value = session.card.markup, session.latent
+        self.said.value = self.message.value = self.measured.value = self.beside.value = ""
+        self._changes = []
+        self._write(session.description)
         self._fill()
-        self._buttons()
+        self.layer.value = session.layer(live=True)
+        if session.desk.finder.drawn_already:
+            self.map.value = session.map(live=True)
         if self._seen is not None and (self.widget._view_count or 0) > 0:
             self._seen()
 
+    def _drawn(self) -> None:
+        """A page is there: what is slow the first time is made now, map and reading."""
+        if self._seen is not None:
+            self._seen()
+        if not self.map.value:
+            self.ask(self._warm, lambda step: Html(self.session.map(live=True), ""))
+
+    def _warm(self, drawn: Html) -> None:
+        self.map.value, self._ready = drawn.markup, True
+        self._typed()
+
     def _fill(self) -> None:
-        """The list box, as sorted and filtered."""
-        shown = self.session.table(sort=self.sort.value, text=self.filter.value)
-        inside = self.session.latent in shown["latent"].tolist()
+        """The list box, as sorted and searched."""
+        found = self.session.table(**self._search)
+        inside = self.session.latent in found["latent"].tolist()
         self._filling = True  # new options select the first of them: that is nobody's choice
-        self.list.options = table.lines(shown)
+        self.list.options = table.lines(found)
         self.list.value = self.session.latent if inside else None
         self._filling = False
+        self._buttons()
+
+    @property
+    def _search(self) -> dict[str, str]:
+        return {"sort": self.sort.value, "text": self.query.value, "mode": self.mode.value}
 
     def _beside(self, step: int) -> int:
-        return self.session.beside(step, sort=self.sort.value, text=self.filter.value)
+        return self.session.beside(step, **self._search)
+
+    def _write(self, text: str) -> None:
+        """Put a description into its field, and read it."""
+        self._filling, self.description.value, self._filling = True, text, False
+        self._typed()
+
+    def _typed(self) -> None:
+        """Judge what stands in the field; what is wrong with it is said, the numbers stay."""
+        if self.session.shelf.predictor is None or self._busy or not self._ready:
+            self._buttons()
+            return
+        self._guarded(self._judge)
+        self._buttons()
+
+    def _judge(self) -> None:
+        text = self.description.value
+        if not text and not self.session.description:
+            self._say("nothing is said of this latent yet: write a description")
+            return
+        self.beside.value = self.session.edit(text).markup
+        self.said.value, self._changes = "", self.session.changes
+
+    def _worst(self) -> None:
+        self.mode.value, self.query.value, self.sort.value = MODES[0], "", "lost"
+        self.select(int(self.session.work()["latent"].iloc[0]))
 
     def _buttons(self) -> None:
-        """Which controls can be used, and what pressing them costs."""
-        session, busy, words = self.session, self._busy, self.text.value.strip()
-        price = f" ({session.text_price(words)})" if words else ""
-        self.predict.description = f"predict{price}"
-        self.try_it.description = f"try this sentence ({session.price})"
-        self.windows.description = f"predict in the windows of text ({session.windows_price})"
-        for one in (self.number, self.previous, self.next, self.random, self.list, self.sentence,
-                    self.try_it, self.windows, self.text, self.fires, self.predict):  # fmt: skip
+        """Which controls can be used, what pressing them costs, and what could be changed."""
+        session, busy = self.session, self._busy
+        self.exact.description = f"exact CE ({session.exact_price})"
+        for one in (self.number, self.previous, self.next, self.random, self.list, self.mode,
+                    self.query, self.sort, self.description, self.text, self.fires, self.prompt,
+                    self.go, self.work, *self.changes):  # fmt: skip
             one.disabled = busy
-        nothing = session.draft is None and session.latent not in session.kept
-        self.discard.disabled = self.save.disabled = busy or nothing
-        self.keep.disabled = busy or session.draft is None
+        unread = session.shelf.predictor is None
+        self.description.disabled = busy or unread
+        self.exact.disabled = busy or unread or not session.comparison_there
+        self.undo.disabled = busy or not session.can_undo
+        self.discard.disabled = self.save.disabled = busy or session.latent not in session.written
+        self.why.disabled = self.token.disabled = busy or self._spoken is None
         self.cancel.disabled = not busy
+        self._offer()
 
-    def _after(self, act: Callable[[], Html | str], said: str = "") -> None:
-        done = act()
-        self._show()
-        self.said.value = marks.note(said or str(done))
+    def _offer(self) -> None:
+        for place, button in enumerate(self.changes):
+            change = self._changes[place] if place < len(self._changes) else None
+            button.layout.display = "" if change else "none"
+            if change is not None:
+                button.description = _offered(change)
+                button.tooltip = f"{change.share:.1%} of its firing, seen {change.seen} times"
+        offers = "What should I change?" if self._changes else ""
+        self.suggested.value = f"<b>{offers}</b>"
+
+    def _say(self, text: str) -> None:
+        self.said.value = marks.note(text)
+        self._buttons()
 
     # ── what takes its time ──────────────────────────────────────────────────────────────────
 
-    def ask(self, target: widgets.HTML, question: Callable[..., Html], *words: str) -> None:
-        """Put a question to the session in a thread, its answer into ``target``; one at a time."""
+    def ask(self, show: Callable, question: Callable, *words: object) -> None:
+        """Put a question to the session in a thread and ``show`` its answer; one at a time."""
         if self._busy:
             return
 
         def work() -> None:
-            self._guarded(answer)
+            found: list[object] = []
+            self._guarded(lambda: found.append(question(*words, step=self._step)))
             self._busy, self.progress.value = False, 0
+            if found:
+                self.said.value = ""
+                self._guarded(lambda: show(found[0]))
             self._buttons()
-
-        def answer() -> None:
-            target.value = question(*words, step=self._step).markup
-            self.said.value = ""
 
         self._busy, self.said.value = True, marks.note("computing …")
         self._cancel.clear()
         self._buttons()
         self.thread = threading.Thread(target=work, daemon=True)
         self.thread.start()
+
+    def _measure(self, found: Html) -> None:
+        self.measured.value = found.markup
+
+    def _found(self, found: Html) -> None:
+        self.read.value, self.mode.value = found.markup, TEXT
+        self._fill()
+
+    def _heard(self, found: tuple[list[Spoken], Html]) -> None:
+        spoken, drawn = found
+        read = {one.arm: one for one in spoken}.get("rewrite")
+        self.spoken.value, self.because.value, self._spoken = drawn.markup, "", read
+        if read is not None:
+            words = [marks.plain(text, WORD) for text in read.texts[1:]]
+            self.token.options = [(f"{at}: {word}", at) for at, word in enumerate(words, 2)]
+            self.token.value = int(abs(read.change[1:]).argmax()) + 2
+
+    def _reasoned(self, found: Html) -> None:
+        self.because.value = found.markup
 
     def _step(self, share: float) -> None:
         self.progress.value = share
@@ -197,18 +308,24 @@ class Controls:
 
 
 class LatentExplorer(Session):
-    """All latents of one site that have a sentence, one of them selected, in a notebook."""
+    """All latents of one site, one of them selected, in a notebook."""
 
     @property
     def static(self) -> Html:
-        """The card, and the whole table below it, for readers without a kernel."""
+        """The card, and below it the layer, the map and the table, for readers without a kernel."""
         return Html(f"{self.card.markup}{self._listed}", repr(self))
 
     @functools.cached_property
     def _listed(self) -> str:
-        """The folded table of all latents."""
-        summary = f"all {len(self.rows)} latents with sentences"
-        return f"<details><summary>{summary}</summary>{table.html(self.rows).markup}</details>"
+        """The folded pictures and the folded table of all latents."""
+        pictures = scatter.picture(self.layer(), name=LAYER.name)
+        if self.shelf.predictor is not None:
+            pictures += scatter.picture(self.map(), name=MAP.name)
+        found = table.chosen(self.rows, sort="share of output")
+        return (
+            f"<details><summary>the whole layer</summary>{pictures}</details><details><summary>all "
+            f"{len(found)} latents</summary>{table.html(found).markup}</details>"
+        )
 
     def __repr__(self) -> str:
         return repr(self.card)
@@ -232,3 +349,10 @@ class LatentExplorer(Session):
         """The static card, brought up to date with what is selected, under a line that folds it."""
         head = f"<details{opened}><summary>the card, as it stays when the kernel is gone</summary>"
         return Html(f"{head}{self.static.markup}</details>", repr(self))
+
+
+def _offered(change: Change) -> str:
+    word = f"“{marks.plain(change.word, WORD)}”"
+    if change.strength is None:
+        return f"− {word}: it does not fire"
+    return f"＋ {word}, {change.strength}, {change.share:.0%}"
