@@ -1,4 +1,4 @@
-"""The coder's training data: inputs and outputs of the hooked module, without BOS positions.
+"""The coder's training data: inputs and outputs of the hooked module, without control tokens.
 
 In: a subject, a hookpoint, rows of tokens. Out: `Batches` whose memory does not grow with the
 corpus: a `Harvest` on disk (memory-mapped; one array for the residual stream, which is both sides;
@@ -7,7 +7,7 @@ a killed one goes on behind its last finished batch), or `Streamed`, computed wh
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from rewrite_utils.coder.training import Pair, TensorBatches, order_of
 from rewrite_utils.runs.run import require_space, write_json
 from rewrite_utils.runs.whole import read_or_none
+from rewrite_utils.subject.masking import counted
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
@@ -45,30 +46,31 @@ class Harvest:
         tokens: int,
         folder: Path,
         batch: int = CHUNK,
+        masked: Collection[int] = (),
     ) -> "Harvest":
         """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
-        fewer)."""
+        fewer); the ``masked`` tokens in them are left out."""
         folder.mkdir(parents=True, exist_ok=True)
-        a_row = rows.shape[1] - 1
-        rows = rows[: max(1, tokens // a_row)]
-        shape = len(rows) * a_row, subject.d_model
+        rows = rows[: max(1, tokens // (rows.shape[1] - 1))]
+        ends = [0, *counted(rows, masked).sum(1).cumsum(0).tolist()]
+        shape = ends[-1], subject.d_model
         sides = ("inputs", "outputs") if hookpoint.kind == "mlp" else ("inputs",)
         require_space(folder, needed=4 * len(sides) * shape[0] * shape[1])
         progress = folder / "progress.json"
         arrays = _arrays([folder / f"{side}.npy" for side in sides], shape, progress)
         done = read_or_none(progress, lambda file: json.loads(file.read_text())["rows"]) or 0
-        bar = tqdm(total=shape[0], initial=done * a_row, desc="activations", unit="token")
+        bar = tqdm(total=shape[0], initial=ends[done], desc="activations", unit="token")
         for start in range(done, len(rows), batch):
             part = rows[start : start + batch]
-            where = slice(start * a_row, (start + len(part)) * a_row)
-            found = next(pairs(subject, hookpoint, part, batch=batch))
+            where = slice(ends[start], ends[start + len(part)])
+            found = next(pairs(subject, hookpoint, part, batch=batch, masked=masked))
             for array, values in zip(arrays, found, strict=False):
                 array[where] = values.cpu().numpy()
             if start // batch % 16 == 15:
                 for array in arrays:
                     array.flush()
                 write_json(progress, {"rows": start + len(part)})
-            bar.update(len(part) * a_row)
+            bar.update(where.stop - where.start)
         bar.close()
         return cls(folder, shape[0])
 
@@ -96,9 +98,12 @@ class Streamed:
         epochs: int,
         seed: int,
         share: tuple[int, int] = (0, 1),
+        masked: Collection[int] = (),
     ) -> None:
-        """``batch``: tokens in a joint step; ``share``: this process and how many there are."""
+        """``batch``: tokens in a joint step, the ``masked`` ones among them, which are left out;
+        ``share``: this process and how many there are."""
         self.subject, self.hookpoint, self.rows = subject, hookpoint, rows
+        self.masked = masked
         self.epochs, self.seed, self.share = epochs, seed, share
         self.rows_a_step = batch // (rows.shape[1] - 1)
         if not share[1] <= self.rows_a_step <= len(rows):
@@ -119,18 +124,25 @@ class Streamed:
         order = order_of(len(self.rows), seed=self.seed, epoch=epoch)
         chosen = order[place * self.rows_a_step : (place + 1) * self.rows_a_step]
         process, processes = self.share
-        parts = pairs(self.subject, self.hookpoint, self.rows[chosen[process::processes]])
+        own = self.rows[chosen[process::processes]]
+        parts = pairs(self.subject, self.hookpoint, own, masked=self.masked)
         x, y = (torch.cat(side) for side in zip(*parts, strict=True))
         return x, x if self.hookpoint.kind == "resid" else y
 
 
 def pairs(
-    subject: Subject, hookpoint: Hookpoint, rows: Int[Tensor, "row pos"], *, batch: int = CHUNK
+    subject: Subject,
+    hookpoint: Hookpoint,
+    rows: Int[Tensor, "row pos"],
+    *,
+    batch: int = CHUNK,
+    masked: Collection[int] = (),
 ) -> Iterator[Pair]:
-    """(input, output) of the hooked module at every token of the rows but the BOS."""
+    """(input, output) of the hooked module at every token of the rows but the BOS and ``masked``
+    ones."""
     for part in rows.split(batch):
-        acts = hooked(subject, part, hookpoint)
-        yield acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
+        acts, where = hooked(subject, part, hookpoint), counted(part, masked)
+        yield acts.inputs[where], acts.outputs[where]
 
 
 def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:

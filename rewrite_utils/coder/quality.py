@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -116,7 +116,8 @@ def measure(
     subject: Subject,
     hookpoint: Hookpoint,
     coder: SparseCoder,
-    tokens: Int[ndarray, "row pos"],
+    tokens: Int[Tensor, "row pos"],
+    where: Bool[Tensor, "row pos"],
     *,
     latent_means: Float[ndarray, " latent"],
     output_mean: Float[Tensor, " d_out"],
@@ -125,7 +126,8 @@ def measure(
     rows: int = 32,
     positions: int = 8,
 ) -> pd.DataFrame:
-    """Every arm at ``positions`` random places of each of the first ``rows`` rows."""
+    """Every arm at ``positions`` random places, of those ``where`` losses are measured, of each of
+    the first ``rows`` rows."""
     arms: dict[str, Source] = {
         "coder": TrueLatents(),
         "latents at mean": mean_latents(torch.from_numpy(latent_means).float()),
@@ -133,10 +135,12 @@ def measure(
         "output at mean": GivenOutput(output_mean),
         "output at zero": GivenOutput(torch.zeros_like(output_mean)),
     }
-    chosen = torch.from_numpy(tokens[:rows])
+    chosen, where = tokens[:rows], where[:rows]
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(len(chosen), chosen.shape[1] - 2, generator=generator).argsort(1)
+    draws = torch.rand(len(chosen), chosen.shape[1] - 2, generator=generator)
+    order = draws.masked_fill(~where[:, 1:-1], torch.inf).argsort(1)
     mask = torch.zeros(chosen.shape, dtype=torch.bool).scatter(1, 1 + order[:, :positions], True)
+    mask &= where
     found = arm_losses(subject, coder, hookpoint, list(arms.values()), chosen, mask)
     table = [_row(arm, list(arms), found, variance, seed) for arm in arms]
     return pd.DataFrame(table)

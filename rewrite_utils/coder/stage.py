@@ -61,9 +61,9 @@ def make_coder(
     """Train the site's coder, load the one it names, or draw one."""
     rows = corpus.rows("train")
     if not settings.coder:
-        return _train(folder, settings, params.seed, collector, hookpoint, rows)
+        return _train(folder, settings, params.seed, collector, hookpoint, corpus)
     few = rows[: max(1, CHECKED_TOKENS // (rows.shape[1] - 1))]
-    some = pairs(collector, hookpoint, few)
+    some = pairs(collector, hookpoint, few, masked=corpus.masked)
     if settings.coder == RANDOM:
         coder = _random(configuration(settings, collector.d_model), some, params.seed)
         facts: dict[str, Any] = {"random": True}
@@ -104,11 +104,12 @@ def streamed(
     seed: int,
     subject: Subject,
     hookpoint: Hookpoint,
-    rows: Tensor,
+    corpus: Corpus,
     *,
     share: tuple[int, int] = (0, 1),
 ) -> Streamed:
     """Activations computed while a coder trains; ``share``: this process, of how many."""
+    rows = corpus.rows("train")
     return Streamed(
         subject,
         hookpoint,
@@ -117,18 +118,24 @@ def streamed(
         epochs=settings.epochs,
         seed=seed,
         share=share,
+        masked=corpus.masked,
     )
 
 
 def _train(
-    folder: Path, asked: Site, seed: int, subject: Subject, hookpoint: Hookpoint, rows: Tensor
+    folder: Path, asked: Site, seed: int, subject: Subject, hookpoint: Hookpoint, corpus: Corpus
 ) -> dict[str, Any]:
     """Train on harvested (or streamed) activations; the curve stays as training.parquet."""
     batches: Batches = (
-        streamed(asked, seed, subject, hookpoint, rows)
+        streamed(asked, seed, subject, hookpoint, corpus)
         if asked.stream
         else Harvest.collect(
-            subject, hookpoint, rows, tokens=asked.tokens, folder=folder / "harvest"
+            subject,
+            hookpoint,
+            corpus.rows("train"),
+            tokens=asked.tokens,
+            folder=folder / "harvest",
+            masked=corpus.masked,
         ).batches(batch=asked.batch, epochs=asked.epochs, seed=seed, device=subject.device)
     )
     how, config = how_trained(asked, len(batches), seed), configuration(asked, subject.d_model)
@@ -200,7 +207,8 @@ def make_quality(
         subject,
         hookpoint,
         coder,
-        corpus.rows("evaluate").numpy(),
+        corpus.rows("evaluate"),
+        corpus.measured("evaluate"),
         latent_means=latent_means,
         output_mean=output_mean,
         variance=output_variance,

@@ -146,7 +146,7 @@ def contrast_tokens(cache: LatentCache, latent: int, *, count: int) -> Int[ndarr
     for shift in range(1, BESIDE + 1):
         beside[:, shift:] |= fires[:, :-shift]
         beside[:, :-shift] |= fires[:, shift:]
-    beside[:, 0] = False  # the BOS is no text
+    beside &= cache.counted
     found, times = np.unique(cache.tokens[beside & ~fires], return_counts=True)
     silent = ~np.isin(found, np.unique(cache.tokens[fires]))
     order = np.argsort(-times[silent], kind="stable")

@@ -2,10 +2,11 @@
 
 In: a subject, a hookpoint, a coder, token rows. Out: one LatentCache a split, sorted by latent, so
 that everything about one latent is one slice, and the output's moments from the same passes. The
-BOS (position 0) is left out of all of it. Paper §2.
+BOS (position 0) and masked control tokens are left out of all of it. Paper §2.
 """
 
 import dataclasses
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.runs.whole import read_or_none, whole
+from rewrite_utils.subject.masking import counted, measured
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
@@ -58,16 +60,30 @@ class LatentCache:
     """Position of each entry, ascending within a row; never 0."""
     value: Float[ndarray, " entry"]
     """Activation of each entry, > 0."""
+    masked: Int[ndarray, " kind"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    """Control tokens that count as no tokens: no entry stands on them."""
+    left_out: Int[ndarray, " latent"] | None = None
+    """How often each latent would have fired on them; None where it was not counted."""
 
     @property
     def n_latents(self) -> int:
         """Width of the coder."""
         return len(self.start) - 1
 
-    @property
+    @cached_property
+    def counted(self) -> Bool[ndarray, "row pos"]:
+        """The tokens that could have fired: all but the BOS of each row and the masked ones."""
+        return counted(torch.from_numpy(self.tokens), self.masked.tolist()).numpy()
+
+    @cached_property
+    def measured(self) -> Bool[ndarray, "row pos"]:
+        """Where losses are measured: those with such a token behind them."""
+        return measured(torch.from_numpy(self.tokens), self.masked.tolist()).numpy()
+
+    @cached_property
     def n_tokens(self) -> int:
-        """Tokens that could have fired: all but the BOS of each row."""
-        return self.tokens.shape[0] * (self.tokens.shape[1] - 1)
+        """How many tokens could have fired."""
+        return int(self.counted.sum())
 
     @cached_property
     def counts(self) -> Int[ndarray, " latent"]:
@@ -99,6 +115,14 @@ class LatentCache:
         )
         return largest
 
+    def on_controls(self, kinds: Sequence[int]) -> Int[ndarray, " latent"]:
+        """How often each latent fires on these tokens; on masked ones, would have fired."""
+        if self.left_out is not None:
+            return self.left_out
+        on = np.isin(self.tokens[self.row, self.position], kinds)
+        latent = np.repeat(np.arange(self.n_latents), self.counts)
+        return np.bincount(latent[on], minlength=self.n_latents)
+
     def of(self, latent: int) -> Firings:
         """The firings of one latent."""
         part = slice(self.start[latent], self.start[latent + 1])
@@ -117,7 +141,8 @@ class LatentCache:
     def write(self, file: Path) -> None:
         """Save as one safetensors file."""
         with whole(file) as beside:
-            save_file({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, beside)
+            arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+            save_file({key: array for key, array in arrays.items() if array is not None}, beside)
 
     @classmethod
     def read(cls, file: Path) -> "LatentCache":
@@ -157,21 +182,27 @@ def cache_latents(
     folder: Path,
     name: str,
     batch: int = 16,
+    masked: Collection[int] = (),
 ) -> tuple[LatentCache, OutputMoments]:
-    """Encode every row. Finished batches wait in ``folder``, a split's own, and are not computed
-    again after a kill; remove it once the result is on disk."""
+    """Encode every row; nothing is kept of the ``masked`` tokens but how often latents fired on
+    them. Finished batches wait in ``folder``, a split's own, and are not computed again after a
+    kill; remove it once the result is on disk."""
     parts = []
     for start in tqdm(range(0, len(rows), batch), desc=f"latents of {name}", unit="batch"):
         file = folder / f"{start:08d}.safetensors"
         part = read_or_none(file, load_file)
         if part is None:
-            part = _encode(subject, hookpoint, coder, rows[start:][:batch], start)
+            part = _encode(subject, hookpoint, coder, rows[start:][:batch], start, masked)
             with whole(file) as beside:
                 save_file(part, beside)
         parts.append(part)
-    total, square = (sum(part.pop(key) for part in parts) for key in ("total", "square"))
+    sums = ("total", "square", "left_out")
+    total, square, left_out = (sum(part.pop(key) for part in parts) for key in sums)
     entries = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     cache = _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
+    if masked:
+        ids = np.array(sorted(masked), np.int64)
+        cache = dataclasses.replace(cache, masked=ids, left_out=left_out)
     mean = total / cache.n_tokens
     variance = np.asarray(square / cache.n_tokens - np.square(mean).sum())
     return cache, OutputMoments(mean.astype(np.float32), variance)
@@ -190,14 +221,18 @@ def _encode(
     coder: SparseCoder,
     rows: Int[Tensor, "row pos"],
     start: int,
+    masked: Collection[int],
 ) -> dict[str, ndarray]:
-    """The firings in one batch of rows, the first of which is row ``start``, and the sums that the
-    output's moments are made of (total [d_out] and square [], float64)."""
-    acts = hooked(subject, rows, hookpoint)
-    inputs, outputs = acts.inputs[:, 1:], acts.outputs[:, 1:].flatten(0, 1).double()
+    """The firings in one batch of rows, the first of which is row ``start``, the sums that the
+    output's moments are made of (total [d_out] and square [], float64), and each latent's firings
+    on masked tokens."""
+    acts, where = hooked(subject, rows, hookpoint), counted(rows, masked)
+    inputs, outputs = acts.inputs[:, 1:], acts.outputs[where].double()
     latents = coder.encode(inputs.flatten(0, 1).float())
     values, indices = (part.unflatten(0, inputs.shape[:2]).cpu() for part in latents)
-    fires: Bool[Tensor, "row pos k"] = values > 0
+    everywhere: Bool[Tensor, "row pos k"] = values > 0
+    fires = everywhere & where[:, 1:, None]
+    left_out = indices[everywhere & ~fires].bincount(minlength=coder.config.num_latents)
     row, position, _ = fires.nonzero(as_tuple=True)
     return {
         "row": (row + start).int().numpy(),
@@ -206,6 +241,7 @@ def _encode(
         "value": values[fires].float().numpy(),
         "total": outputs.sum(0).cpu().numpy(),
         "square": outputs.square().sum().cpu().numpy(),
+        "left_out": left_out.numpy(),
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -20,6 +21,7 @@ from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.run import Stage, require_space
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus
+from rewrite_utils.subject.masking import control_tokens
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.stage import CACHED_SPLITS, flops_to, split_rows
 
@@ -58,8 +60,8 @@ class Drawn:
             count = max(count, self._settings.control_windows)
         first, last = self._params.rated_positions
         generator = np.random.default_rng([self._params.seed, SIMULATED.index(split)])
-        n_rows = len(self._cache(split).tokens)
-        return draw_windows(n_rows, count, first=first, last=last, generator=generator)
+        where = self._cache(split).measured
+        return draw_windows(where, count, first=first, last=last, generator=generator)
 
     def simulated(self, split: str) -> Windows:
         """The windows that the simulator rates."""
@@ -90,13 +92,43 @@ def make_latents(
         if not (folder / f"{split}.safetensors").exists():
             batches, label = folder / f"batches-{split}", f"{name}, {split}"
             cache, moments = caching.cache_latents(
-                collector, hookpoint, coder, rows, folder=batches, name=label
+                collector,
+                hookpoint,
+                coder,
+                rows,
+                folder=batches,
+                name=label,
+                masked=corpus.masked,
             )
             if split == "calibrate":
                 moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
         shutil.rmtree(folder / f"batches-{split}", ignore_errors=True)
     return {split: list(rows.shape) for split, rows in tokens.items()}
+
+
+def special_firings(*, cache: Caches, subject: Subject) -> pd.DataFrame:
+    """One row a split: what share of all firings stood on control tokens inside rows, or would have
+    if those were not masked; ``most``: the largest such share of a latent.
+    """
+    controls, rows = control_tokens(subject.tokenizer), []
+    for split in CACHED_SPLITS:
+        found = cache(split)
+        on = found.on_controls(controls)
+        fired = found.counts + (found.left_out if len(found.masked) else 0)
+        rows.append(
+            {
+                "split": split,
+                "masked": bool(len(found.masked)),
+                "tokens": found.tokens[:, 1:].size,
+                "special tokens": int(np.isin(found.tokens[:, 1:], controls).sum()),
+                "firings": int(fired.sum()),
+                "on special tokens": int(on.sum()),
+                "share": on.sum() / max(fired.sum(), 1),
+                "most": (on / np.maximum(fired, 1)).max(),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def windows(*, cache: Caches, settings: Site, params: Params) -> Drawn:

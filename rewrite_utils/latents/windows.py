@@ -111,14 +111,19 @@ def silent_windows(
 
 
 def draw_windows(
-    n_rows: int, count: int, *, first: int, last: int, generator: np.random.Generator
+    where: Bool[ndarray, "row pos"],
+    count: int,
+    *,
+    first: int,
+    last: int,
+    generator: np.random.Generator,
 ) -> Windows:
-    """``count`` different windows, ends uniform in first … last; a row is used twice only after all
-    once. A larger ``count`` begins with the same windows.
+    """``count`` different windows, ends uniform in first … last, of those ``where`` one may end; a
+    row is used twice only after all once. A larger ``count`` begins with the same windows.
 
     Raises ValueError when there are fewer (row, position) pairs than windows.
     """
-    places = n_rows * (last - first + 1)
+    n_rows, places = len(where), int(where[:, first : last + 1].sum())
     if count > places:
         raise ValueError(
             f"{count} windows asked for, but {n_rows} rows have only {places} positions "
@@ -126,9 +131,15 @@ def draw_windows(
         )
     # Each row's ends before the rows' order: then more windows begin with the same windows.
     ends = generator.permuted(np.tile(np.arange(first, last + 1), (n_rows, 1)), axis=1)
-    rounds = -(-count // n_rows)
-    rows = np.concatenate([generator.permutation(n_rows) for _ in range(rounds)])[:count]
-    return Windows(rows, ends[rows, np.arange(count) // n_rows])
+    usable = np.take_along_axis(where, ends, 1)
+    ends = np.take_along_axis(ends, np.argsort(~usable, axis=1, kind="stable"), 1)
+    rows, turns = np.zeros((2, 0), np.int64)
+    while len(rows) < count:
+        turn = turns[-1] + 1 if len(turns) else 0
+        order = generator.permutation(n_rows)
+        order = order[usable.sum(1)[order] > turn]
+        rows, turns = np.append(rows, order), np.append(turns, np.full(len(order), turn))
+    return Windows(rows[:count], ends[rows, turns][:count])
 
 
 def window_tokens(cache: LatentCache, windows: Windows, length: int) -> Int[ndarray, "window pos"]:

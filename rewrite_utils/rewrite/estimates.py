@@ -140,11 +140,10 @@ def _list_means(
     cache: LatentCache, latents: Int[ndarray, " latent"], *, batch: int = 2048
 ) -> tuple[Float[ndarray, " latent"], Float[ndarray, " latent"]]:
     """Mean activation of each latent over the tokens on its word list, and over all others."""
-    n_rows, length = cache.tokens.shape
-    rows, ends = np.divmod(np.arange(n_rows * (length - 1)), length - 1)
+    rows, ends = np.nonzero(cache.counted)
     totals, seen = np.zeros((2, len(latents))), np.zeros((2, len(latents)))
     for start in range(0, len(rows), batch):
-        windows = Windows(rows[start : start + batch], 1 + ends[start : start + batch])
+        windows = Windows(rows[start : start + batch], ends[start : start + batch])
         listed = word_list(cache, windows, cache)[:, latents] > 0
         true = cache.dense(windows)[:, latents]
         for side, which in enumerate((~listed, listed)):

@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.subject.masking import counted, measured
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import GivenLatents, Source, Spot, TrueLatents, spliced_at_once
 
@@ -62,6 +63,8 @@ class Rewritten:
     """The model; it is as before after every call."""
     places: tuple[Place, ...] = ()
     """What is replaced, at every position but the BOS."""
+    masked: tuple[int, ...] = ()
+    """Control tokens inside rows, at which nothing is replaced and no loss is measured."""
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
@@ -73,17 +76,18 @@ class Rewritten:
     def losses(
         self, rows: Int[Tensor, "row pos"], *, batch: int = 4
     ) -> Float[ndarray, "row pos_but_one"]:
-        """−log p(next token) in nats, from the first token behind the BOS on."""
-        found = []
+        """−log p(next token) in nats, from the first token behind the BOS on; NaN where it or the
+        next is masked."""
+        found, where = [], measured(rows, self.masked)[:, 1:-1].numpy()
         for part in rows.split(batch):
             log_p = self.logits(part)[:, 1:-1].float().log_softmax(-1)
             target = part[:, 2:, None].to(log_p.device)
             found.append(-log_p.gather(2, target)[..., 0].cpu().numpy())
-        return np.concatenate(found)
+        return np.where(where, np.concatenate(found), np.nan)
 
     def perplexity(self, rows: Int[Tensor, "row pos"], *, batch: int = 4) -> float:
         """exp of the mean loss over all rows. (`losses` has what an interval over rows needs.)"""
-        return math.exp(float(self.losses(rows, batch=batch).mean()))
+        return math.exp(float(np.nanmean(self.losses(rows, batch=batch))))
 
     @torch.no_grad()
     def generate(
@@ -120,4 +124,5 @@ class Rewritten:
         if not self.places:
             return contextlib.nullcontext()
         spots = [Spot(p.hookpoint, p.coder, [p.says(tokens)]) for p in self.places]
-        return spliced_at_once(self.subject, spots)
+        where = counted(tokens, self.masked)
+        return spliced_at_once(self.subject, spots, positions=where)

@@ -52,8 +52,8 @@ class Material(NamedTuple):
         """``count`` windows of these rows; fewer ones with the same key are the first of them."""
         first, last = self.positions
         generator = np.random.default_rng([self.seed, *key])
-        n_rows = len(cache.tokens)
-        return draw_windows(n_rows, count, first=first, last=last, generator=generator)
+        where = cache.measured
+        return draw_windows(where, count, first=first, last=last, generator=generator)
 
     def true(self, cache: LatentCache, windows: Windows) -> Float[ndarray, "window latent"]:
         """True activations of the studied latents."""

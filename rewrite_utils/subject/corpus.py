@@ -4,13 +4,13 @@ In: names of text sources and a tokenizer. Out: a `Corpus` of int64 rows [row, p
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import isclose
 from pathlib import Path
 
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,7 @@ from rewrite_utils.assets.sources import source_texts
 from rewrite_utils.assets.splits import Place, Split, assign, rows_of
 from rewrite_utils.params import SPLITS
 from rewrite_utils.runs.whole import whole
+from rewrite_utils.subject.masking import measured
 
 SHARED = SPLITS[1:]
 """The splits that are one and the same in a faithful corpus: the authors held nothing out."""
@@ -37,6 +38,8 @@ class Corpus:
     """Decides the split and the order of the documents."""
     faithful: bool
     """True: explain, score, calibrate and evaluate hold the same rows, as in the paper."""
+    masked: tuple[int, ...] = ()
+    """Control tokens on which nothing is trained, cached, described or measured."""
 
     def split(self, name: str) -> Split:
         """One split; ValueError if the corpus was made without it."""
@@ -57,6 +60,10 @@ class Corpus:
         rows = self.rows(split)
         return rows.numel() - len(rows)
 
+    def measured(self, split: str) -> Bool[Tensor, "batch pos"]:
+        """Where losses of one split are measured."""
+        return measured(self.rows(split), self.masked)
+
     def __repr__(self) -> str:
         """Rows by split, in one line."""
         sizes = ", ".join(f"{name} {len(split.rows):,}" for name, split in self.splits.items())
@@ -70,6 +77,8 @@ class Corpus:
             "seed": self.seed,
             "faithful": self.faithful,
         }
+        if self.masked:  # as it was written before there was such a thing
+            about["masked"] = self.masked
         with whole(Path(folder) / "rows.safetensors") as file:
             save_file({name: split.rows.int() for name, split in self.splits.items()}, file)
         with whole(Path(folder) / "corpus.json") as file:
@@ -82,7 +91,8 @@ class Corpus:
         rows = load_file(Path(folder) / "rows.safetensors")
         counts = about.pop("documents")
         splits = {name: Split(rows[name].long(), count) for name, count in counts.items()}
-        return cls(splits=splits, **about | {"sources": tuple(about["sources"])})
+        lists = {name: tuple(about[name]) for name in ("sources", "masked") if name in about}
+        return cls(splits=splits, **about | lists)
 
 
 def load_corpus(
@@ -95,12 +105,15 @@ def load_corpus(
     bos: int,
     max_rows: Mapping[str, int] | None = None,
     faithful: bool = False,
+    apart_from: Sequence[int] = (),
+    masked: Collection[int] = (),
 ) -> Corpus:
     """Split, shuffle, tokenise and cut documents into rows of `row_tokens`, BOS included.
 
     Shares are fractions of the documents and sum to 1; a split without a share is left out.
     `max_rows` ends a split early (and saves tokenising the rest). With `faithful`, the four splits
-    after train are pooled and each takes its rows from the pool's beginning.
+    after train are pooled and each takes its rows from the pool's beginning. Documents that lie in
+    calibrate or evaluate by one of the seeds ``apart_from`` are left out of evaluate.
 
     Raises ValueError for wrong shares, an unknown source, or a split too small for one row.
     """
@@ -110,6 +123,8 @@ def load_corpus(
     if faithful:
         pool = sorted(chain.from_iterable(places[name] for name in shares if name in SHARED))
         places = {name: pool if name in SHARED else places[name] for name in shares}
+    if used := _measured(texts, shares, apart_from):
+        places["evaluate"] = [one for one in places["evaluate"] if one[1:] not in used]
     splits = {}
     for name, found in places.items():
         limit = (max_rows or {}).get(name)
@@ -118,7 +133,17 @@ def load_corpus(
         )
         if not len(splits[name].rows):
             raise empty_split(name, places, share=shares[name], row_tokens=row_tokens)
-    return Corpus(splits=splits, sources=tuple(sources), seed=seed, faithful=faithful)
+    made_of = {"sources": tuple(sources), "seed": seed, "faithful": faithful}
+    return Corpus(splits=splits, masked=tuple(masked), **made_of)
+
+
+def _measured(
+    texts: Sequence[Sequence[str | None]], shares: Mapping[str, float], seeds: Sequence[int]
+) -> set[tuple[int, int]]:
+    """(source, index) of the documents that these seeds put into calibrate or evaluate."""
+    drawn = [assign(texts, shares, seed=seed) for seed in seeds]
+    splits = ("calibrate", "evaluate")
+    return {tuple(place[1:]) for found in drawn for name in splits for place in found.get(name, ())}
 
 
 def empty_split(

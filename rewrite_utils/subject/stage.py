@@ -12,6 +12,7 @@ from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import BYTES, precision
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus, load_corpus
+from rewrite_utils.subject.masking import control_tokens
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject, parse_hookpoint
 
 CACHED_SPLITS = SPLITS[1:]
@@ -65,6 +66,8 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
         bos=subject.bos,
         max_rows=dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None,
         faithful=asked.faithful,
+        apart_from=asked.apart_from,
+        masked=control_tokens(subject.tokenizer) if asked.special_tokens == "masked" else (),
     )
     corpus.write(folder)
     return {split: len(corpus.rows(split)) for split in corpus.splits}

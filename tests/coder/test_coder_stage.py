@@ -20,6 +20,7 @@ from rewrite_utils.params import parse
 from rewrite_utils.report import coders, figures
 from rewrite_utils.runs.run import Run
 from rewrite_utils.site import SiteStages, open_sites
+from rewrite_utils.subject.masking import counted
 from rewrite_utils.subject.splice import hooked
 from rewrite_utils.subject.stage import CACHED_SPLITS
 
@@ -64,8 +65,10 @@ def open_site(raw, run_folder):
 
 
 def pairs(site: SiteStages) -> tuple[torch.Tensor, torch.Tensor]:
-    acts = hooked(site.collector, site.corpus.rows("explain"), site.hookpoint)
-    return acts.inputs[:, 1:].flatten(0, 1), acts.outputs[:, 1:].flatten(0, 1)
+    rows = site.corpus.rows("explain")
+    acts = hooked(site.collector, rows, site.hookpoint)
+    where = counted(rows, site.corpus.masked)
+    return acts.inputs[where], acts.outputs[where]
 
 
 @pytest.fixture
@@ -258,8 +261,9 @@ def test_firing_rates_are_over_all_rows_that_are_not_training_rows(kinds):
     site = kinds["plain"]
     fired, tokens = np.zeros(12), 0
     for split in CACHED_SPLITS:
-        x = hooked(site.collector, site.corpus.rows(split), site.hookpoint).inputs[:, 1:]
-        on = site.coder.dense(site.coder.encode(x.flatten(0, 1))) > 0
+        rows = site.corpus.rows(split)
+        x = hooked(site.collector, rows, site.hookpoint).inputs[counted(rows, site.corpus.masked)]
+        on = site.coder.dense(site.coder.encode(x)) > 0
         fired, tokens = fired + on.sum(0).numpy(), tokens + len(on)
     np.testing.assert_allclose(rate, fired / tokens, atol=2e-3)
     assert table.loc["plain", "tokens"] == tokens == tokens_there

@@ -152,11 +152,18 @@ def test_silent_windows_end_anywhere_that_is_silent():
     assert set(found.ends.tolist()) == {2, 3, 4, 7, 8, 9}
 
 
+def anywhere(n_rows: int) -> np.ndarray:
+    """Rows that say nothing against any position."""
+    return np.ones((n_rows, 100), bool)
+
+
 @given(st.integers(1, 8), st.integers(1, 60), st.integers(1, 9), st.integers(0, 9), st.integers())
 def test_drawn_windows_are_different_and_in_range(n_rows, count, first, more, seed):
     last = first + more
     assume(count <= n_rows * (more + 1))
-    windows = draw_windows(n_rows, count, first=first, last=last, generator=rng(abs(seed)))
+    windows = draw_windows(
+        anywhere(n_rows), count, first=first, last=last, generator=rng(abs(seed))
+    )
     assert windows.rows.shape == windows.ends.shape == (count,)
     assert len(set(zip(*map(np.ndarray.tolist, windows), strict=True))) == count
     assert windows.ends.min() >= first and windows.ends.max() <= last
@@ -166,7 +173,7 @@ def test_drawn_windows_are_different_and_in_range(n_rows, count, first, more, se
 
 
 def test_drawn_ends_reach_first_and_last_and_are_uniform():
-    windows = draw_windows(5000, 5000, first=3, last=7, generator=rng())
+    windows = draw_windows(anywhere(5000), 5000, first=3, last=7, generator=rng())
     counts = np.bincount(windows.ends)
     assert len(counts) == 8 and counts[:3].sum() == 0
     assert abs(counts[3:] - 1000).max() < 130  # 4.6 standard deviations
@@ -176,7 +183,7 @@ def test_drawn_ends_reach_first_and_last_and_are_uniform():
 def test_more_windows_begin_with_the_same_windows(n_rows, count, more, seed):
     assume(count + more <= n_rows * 9)
     few, many = (
-        draw_windows(n_rows, size, first=2, last=10, generator=rng(seed))
+        draw_windows(anywhere(n_rows), size, first=2, last=10, generator=rng(seed))
         for size in (count, count + more)
     )
     for one, other in zip(few, many, strict=True):
@@ -185,13 +192,26 @@ def test_more_windows_begin_with_the_same_windows(n_rows, count, more, seed):
 
 def test_the_same_seed_draws_the_same_windows():
     def draw(seed):
-        return draw_windows(7, 12, first=2, last=9, generator=rng(seed))
+        return draw_windows(anywhere(7), 12, first=2, last=9, generator=rng(seed))
 
     np.testing.assert_array_equal(draw(4), draw(4))
     assert not np.array_equal(draw(4), draw(5))
 
 
+def test_windows_end_only_where_they_may():
+    where = rng().random((6, 20)) < 0.4
+    where[2] = False
+    count = int(where[:, 3:10].sum())
+    windows = draw_windows(where, count, first=3, last=9, generator=rng())
+    assert where[windows.rows, windows.ends].all()
+    assert len(set(zip(*map(np.ndarray.tolist, windows), strict=True))) == count
+    alive = int(where[:, 3:10].any(1).sum())
+    assert len(set(windows.rows[:alive].tolist())) == alive  # a row twice only after all once
+    with pytest.raises(ValueError, match=f"{count + 1} windows asked for"):
+        draw_windows(where, count + 1, first=3, last=9, generator=rng())
+
+
 def test_more_windows_than_places_is_an_error_that_says_so():
-    assert len(draw_windows(3, 12, first=2, last=5, generator=rng()).rows) == 12
+    assert len(draw_windows(anywhere(3), 12, first=2, last=5, generator=rng()).rows) == 12
     with pytest.raises(ValueError, match=r"13 windows .* 3 rows have only 12 positions 2 … 5"):
-        draw_windows(3, 13, first=2, last=5, generator=rng())
+        draw_windows(anywhere(3), 13, first=2, last=5, generator=rng())

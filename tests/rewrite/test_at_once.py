@@ -66,7 +66,7 @@ def test_an_arm_is_its_sources_spliced_at_all_its_places(both, losses):
 def found_window(run, sites, window: int) -> tuple[int, int]:
     first, last = run.params.rated_positions
     drawn = composed.draw_windows(
-        len(sites["mlp"].cache("evaluate").tokens),
+        sites["mlp"].cache("evaluate").measured,
         9,
         first=first,
         last=last,

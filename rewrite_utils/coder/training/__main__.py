@@ -57,8 +57,7 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
     dtype = precision(model.collected_in, device=device)
     subject = load_subject(model.model, dtype=dtype, device=device, revision=model.revision or None)
     asked, seed = site.settings, site.params.seed
-    rows = site.corpus.rows("train")
-    batches = streamed(asked, seed, subject, site.hookpoint, rows, share=share)
+    batches = streamed(asked, seed, subject, site.hookpoint, site.corpus, share=share)
     how = how_trained(asked, len(batches), seed)
     return train(configuration(asked, subject.d_model), batches, settings=how, folder=folder)
 
