@@ -15,7 +15,7 @@ from IPython.display import DisplayHandle, display
 from rewrite_utils.explorer import marks, scatter, table
 from rewrite_utils.explorer.change import SHOWN, Change
 from rewrite_utils.explorer.find import MODES, TEXT
-from rewrite_utils.explorer.session import LAYER, MAP, Session
+from rewrite_utils.explorer.session import Session
 from rewrite_utils.explorer.speak import Spoken
 from rewrite_utils.explorer.turn import Cancelled
 from rewrite_utils.report.display import Html
@@ -318,13 +318,11 @@ class LatentExplorer(Session):
     @functools.cached_property
     def _listed(self) -> str:
         """The folded pictures and the folded table of all latents."""
-        pictures = scatter.picture(self.layer(), name=LAYER.name)
-        if self.shelf.predictor is not None:
-            pictures += scatter.picture(self.map(), name=MAP.name)
         found = table.chosen(self.rows, sort="share of output")
         return (
-            f"<details><summary>the whole layer</summary>{pictures}</details><details><summary>all "
-            f"{len(found)} latents</summary>{table.html(found).markup}</details>"
+            f"<details><summary>the whole layer</summary>{self.pictures.markup}</details>"
+            f"<details><summary>all {len(found)} latents</summary>{table.html(found).markup}"
+            "</details>"
         )
 
     def __repr__(self) -> str:

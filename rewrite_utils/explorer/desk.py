@@ -27,6 +27,7 @@ from rewrite_utils.explorer.speak import ByToken, Speaker
 from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.llm.embedding import embedder
 from rewrite_utils.rewrite import usefulness
+from rewrite_utils.rewrite.whole_model import widened
 from rewrite_utils.stats import Estimate, bootstrap
 from rewrite_utils.subject.splice import hooked
 
@@ -66,13 +67,11 @@ class Desk:
         means = np.asarray(site.latent_means, np.float32)
 
         def layer(ids: Sequence[int]) -> Float[ndarray, "token latent"]:
-            whole = np.tile(means, (len(ids), 1))
-            whole[:, self.reads().latents] = self.reads().layer(self.shelf.spell(ids), edited)
-            return whole
+            kinds, reader = self.shelf.spell(ids), self.reads()
+            return widened(reader.layer(kinds, edited), reader.latents, len(means))
 
-        return Speaker(
-            site.subject, site.hookpoint, site.coder, means, ByToken(layer) if read else None
-        )
+        said = ByToken(layer) if read else None
+        return Speaker(site.subject, site.hookpoint, site.coder, means, said)
 
     def exactly(
         self, judged: Sequence[Judged], *, step: Callable[[float], None]

@@ -16,14 +16,17 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.sparse import csr_array
 
-from rewrite_utils.explain.described import parse
+from rewrite_utils.explain.described import Level, parse
 from rewrite_utils.explorer import change
 from rewrite_utils.latents.cache import LatentCache
+from rewrite_utils.latents.stage import Caches
 from rewrite_utils.simulate.readers.competing import Competing
 from rewrite_utils.simulate.readers.curves import Curves
+from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import Calibrated, CrossFitted, read_descriptions
 from rewrite_utils.simulate.readers.text import Text, by_kind, every_kind, truth
 from rewrite_utils.stats import Estimate, auroc_value, ratio, resampled
+from rewrite_utils.subject.model import Subject, spelled
 
 ROWS = 80
 """Evaluate rows that an edit is judged on, and explain rows that suggestions are taken from."""
@@ -211,6 +214,16 @@ class Predictor:
             error += (weight * said * (said - 2 * mean[kinds].toarray())).sum(0)
         found = np.where(spread > 0, 1 - error / np.maximum(spread, 1e-12), np.nan)
         return pd.Series(found, index=self.latents)
+
+
+def predictor(
+    kept: Kept, texts: Mapping[Level, Mapping[int, str]], cache: Caches, subject: Subject, seed: int
+) -> Predictor:
+    """That of a site, from what its stages hold."""
+    own = {latent: texts[kept.level][latent] for latent in kept.latents.tolist()}
+    spell = functools.partial(spelled, subject.tokenizer)
+    rows = {"evaluate": cache("evaluate"), "explain": cache("explain")}
+    return Predictor(kept.reader, kept.latents, own, **rows, spell=spell, seed=seed)
 
 
 def as_text(kinds: Sequence[str]) -> Text:

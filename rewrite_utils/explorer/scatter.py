@@ -54,8 +54,8 @@ def svg(
     shades = map(_shade, shown["shade"].tolist())
     said = (visible(f"{latent}: {text[:90]}") for latent, text in shown["said"].items())
     dots = [
-        f'<circle data-latent="{latent}" cx="{a:.1f}" cy="{b:.1f}" '
-        f'r="{7 if latent == selected else 4}" fill="{shade}"{_ring(latent == selected)}><title>{text}</title></circle>'
+        f'<circle data-latent="{latent}" cx="{a:.1f}" cy="{b:.1f}" fill="{shade}"'
+        f"{_ring(latent == selected)}><title>{text}</title></circle>"
         for latent, a, b, shade, text in zip(shown.index, x, y, shades, said, strict=True)
     ]
     click = f' onclick="{CLICK}" style="cursor: pointer"' if live else ""
@@ -108,7 +108,9 @@ def _frame(points: pd.DataFrame, axes: Axes) -> str:
 
 
 def _ring(selected: bool) -> str:
-    return ' stroke="rgb(230, 159, 0)" stroke-width="3"' if selected else ' fill-opacity="0.8"'
+    if selected:
+        return ' r="7" stroke="rgb(230, 159, 0)" stroke-width="3"'
+    return ' r="4" fill-opacity="0.8"'
 
 
 def _shade(share: float) -> str:

@@ -78,8 +78,10 @@ class Session:
         return self.desk.finder.find(self.rows, mode, text, sort=sort, peaks=self._peaks)
 
     def work(self) -> pd.DataFrame:
-        """The descriptions that lose most of what is at stake, worst first."""
-        return self.rows.dropna(subset=["lost"]).sort_values("lost", ascending=False).head(WORK)
+        """The descriptions that lose most of what is at stake, worst first; without a reader, the
+        sentences that cost most against their latent's mean."""
+        by = "lost" if self.shelf.predictor is not None else "CE sentence − mean"
+        return self.rows.dropna(subset=[by]).sort_values(by, ascending=False).head(WORK)
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 
@@ -113,6 +115,13 @@ class Session:
         points = pd.DataFrame({"x": rows["at stake"], "y": rows["won back"], "shade": rows["R²"]})
         points["said"] = rows["sentence"]
         return scatter.svg(points, LAYER, selected=self.latent, live=live)
+
+    @property
+    def pictures(self) -> Html:
+        """The whole layer and the map, as pictures that need no kernel."""
+        both = [(LAYER, self.layer)] + [(MAP, self.map)] * (self.shelf.predictor is not None)
+        drawn = "".join(scatter.picture(draw(), name=axes.name) for axes, draw in both)
+        return Html(f"<div>{drawn}</div>", "; ".join(axes.name for axes, _ in both))
 
     # ── another description, at once ─────────────────────────────────────────────────────────
 

@@ -16,10 +16,10 @@ from numpy import ndarray
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explain.stage import EXPLANATIONS
 from rewrite_utils.explorer import alone, scores, windows
-from rewrite_utils.explorer.prediction import Predictor
+from rewrite_utils.explorer.prediction import Predictor, predictor
 from rewrite_utils.explorer.records import Known, Reading
 from rewrite_utils.explorer.scores import Scored
-from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.explorer.stage import ALONE, FITTED
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.cache import LatentCache, Windows
@@ -53,18 +53,9 @@ class Shelf:
     def predictor(self) -> Predictor | None:
         """What reads descriptions without an LLM; None where the site has no reader."""
         site = self.site
-        if not getattr(site.settings, "reader", ""):
+        if not site.settings.reader:
             return None
-        kept = site.reader
-        return Predictor(
-            kept.reader,
-            kept.latents,
-            site.level_texts[kept.level],
-            evaluate=self.site.cache("evaluate"),
-            explain=self.cache,
-            spell=self.spell,
-            seed=self.params.seed,
-        )
+        return predictor(site.reader, site.level_texts, site.cache, site.subject, site.params.seed)
 
     @functools.cached_property
     def missing(self) -> str:
@@ -194,9 +185,7 @@ class Shelf:
     @functools.cached_property
     def fitted(self) -> pd.Series:
         """R² of every description that is read, by latent."""
-        if self.predictor is None:
-            return pd.Series(dtype=float)
-        return self.predictor.scores()
+        return self.site.read(FITTED) if self.predictor else pd.Series(dtype=float)
 
     @property
     def _measured(self) -> pd.DataFrame:

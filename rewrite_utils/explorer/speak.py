@@ -171,7 +171,8 @@ def _line(spoken: Spoken) -> str:
     def span(at: int, text: str, change: float) -> str:
         depth = DEEPEST * min(abs(change) / FULL, 1)
         shade = f"background: rgba({BLUE if change > 0 else ORANGE}, {depth:.2f})"
-        return f'<span style="{shade}" title="token {at}, log p {change:+.2f}">{in_a_line(text)}</span>'
+        title = f"token {at}, log p {change:+.2f}"
+        return f'<span style="{shade}" title="{title}">{in_a_line(text)}</span>'
 
     spans = (span(at, *pair) for at, pair in
              enumerate(zip(spoken.texts, spoken.change.tolist(), strict=True), 1))  # fmt: skip

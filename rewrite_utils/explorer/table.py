@@ -90,8 +90,8 @@ def html(table: pd.DataFrame, *, most: int = 200) -> Html:
         for row in shown.to_dict("records")
     ]  # fmt: skip
     units = marks.note(
-        "at stake: CE that this latent’s mean costs alone, nats; won back: R² × that; CE sentence − "
-        f"mean: measured, less is better; {len(shown)} of {len(table)} latents"
+        "at stake: CE that this latent’s mean costs alone, nats; won back: R² × that; CE sentence "
+        f"− mean: measured, less is better; {len(shown)} of {len(table)} latents"
     )
     drawn = marks.rows([*columns, "description"], body) + units
     text = "\n".join(line for line, _ in lines(shown))

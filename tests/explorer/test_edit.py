@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from reading_cases import ReadSite
 from shown import Shown
 
 from rewrite_utils.explain import curated
@@ -59,7 +60,13 @@ def test_one_latent_among_others_is_what_all_together_say():
 
 def test_an_edit_stands_beside_the_run_s_description(reading):
     shown = Shown(reading.edit(WORDS).markup).text
-    for said in ("R², the run's", "R², yours", "AUROC, yours", "estimated, yours", "right is better"):
+    for said in (
+        "R², the run's",
+        "R², yours",
+        "AUROC, yours",
+        "estimated, yours",
+        "right is better",
+    ):
         assert said in shown
     assert reading.written == {reading.latent: WORDS} and reading.description == WORDS
     assert shown.count("Top") == 2 and "Words that carry it" in shown
@@ -185,9 +192,7 @@ def test_what_was_written_stays_until_it_is_discarded(reading):
 def test_a_saved_sentence_takes_the_explainer_s_place(world, read_site, reading, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(world.run.folder, folder)
-    site = type(read_site)(world.again(folder), "mlp")
-    site.settings, site.reader = read_site.settings, read_site.reader
-    site.level_texts = read_site.level_texts
+    site = ReadSite(world.again(folder), "mlp").like(read_site)
     explorer = LatentExplorer(site)
     explorer.select(explorer.shelf.latents[0])
     with pytest.raises(ValueError, match="has no new description: write one first"):
@@ -249,5 +254,3 @@ def test_a_second_save_replaces_the_first(tmp_path):
     assert curated.read(file, site="b", coder="c") == {}
     with pytest.raises(ValueError, match="latent 3 is empty"):
         curated.save(file, site="a", coder="c", latent=3, sentence=" ", replaced="zero")
-
-
