@@ -17,8 +17,8 @@ import pandas as pd
 
 from rewrite_utils.explain.described import parse
 from rewrite_utils.explorer import LatentExplorer, scatter, table
-from rewrite_utils.explorer.browser import Controls
 from rewrite_utils.explorer.change import without
+from rewrite_utils.explorer.controls import Controls
 from rewrite_utils.explorer.find import FIRES, MEANING, WORDS, Finder
 from rewrite_utils.explorer.session import LAYER, MAP
 from rewrite_utils.latents.cache import LatentCache
@@ -80,7 +80,7 @@ def measure_wide() -> None:
         "map": lambda: scatter.svg(points, MAP, selected=7, live=True),
         "whole layer": lambda: scatter.svg(layer, LAYER, selected=7, live=True),
     }.items():
-        report(way, [timed(act) for _ in range(TIMES)], WIDE)
+        report(way, list(map(timed, [act] * TIMES)), WIDE)
 
 
 def measure_site(site: SiteStages) -> None:
@@ -88,11 +88,8 @@ def measure_site(site: SiteStages) -> None:
     explorer = LatentExplorer(site)
     controls = Controls(explorer)
     latents = list(explorer.shelf.descriptions)[:64]
-    for way, act in {
-        "select, first time": controls.select,
-        "select, again": controls.select,
-    }.items():
-        report(way, [timed(lambda one=one: act(one)) for one in latents], SELECT)
+    for way in ("select, first time", "select, again"):
+        report(way, [timed(functools.partial(controls.select, one)) for one in latents], SELECT)
     if explorer.shelf.predictor is None:
         print(f"  {explorer.shelf.missing}")
         return

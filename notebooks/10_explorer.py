@@ -86,8 +86,8 @@ first.read("The river flows through the old town, past three mills and a church 
 # %% [markdown]
 # ### The work list
 #
-# The descriptions that lose most of what is at stake; without a reader, the sentences that cost most
-# against their latent's mean.
+# The descriptions that lose most of what is at stake; without a reader, the sentences that cost
+# most against their latent's mean.
 
 # %%
 table.html(first.work())

@@ -25,7 +25,7 @@ def beside(
 ) -> Html:
     """The run's description, and the edited one if there is one; ``carried`` is of the last."""
     names = ["the run's", "yours"][: len(judged)]
-    end = max(1e-6, *(curve.end(one.tokens) for one in judged if len(one.tokens)), 0.0)
+    end = max([1e-6, *(curve.end(one.tokens) for one in judged if len(one.tokens))])
     pairs = list(zip(names, judged, strict=True))
     cells = [
         marks.section(
@@ -47,7 +47,7 @@ def _numbers(pairs: Sequence[tuple[str, Judged]]) -> str:
         ("CE over its truth, estimated", "left is better", "cost", None),
     ):
         found = [getattr(one, field) for _, one in pairs]
-        reach = ends or (0.0, max(0.001, *(one.high for one in found if one.high == one.high)))
+        reach = ends or (0.0, max([0.001, *(one.high for one in found if one.high == one.high)]))
         body += [
             [f"{label}, {name}", marks.within(one), _mark(one, reach), better]
             for (name, _), one in zip(pairs, found, strict=True)

@@ -69,7 +69,7 @@ def suggested(
     missed = (sums > 0) & sayable & ~listed & ~(said >= COVERED * mean)
     false = listed & (counts >= SEEN) & (said > 0) & (mean < SILENT * said)
     offered = [(missed, sums * mean, True), (false, said * counts, False)]
-    whole, most = max(float(sums.sum()), 1e-12), max(float(mean.max(initial=0)), 1e-12)
+    whole, most = max(float(sums.sum()), 1e-12), max(float((mean * sayable).max()), 1e-12)
     found = []
     for which, by, adds in offered:
         order = np.argsort(-np.where(which, by, -np.inf), kind="stable")[: int(which.sum())]

@@ -81,10 +81,10 @@ class Predictor:
     """Of the resamples."""
 
     def place(self, latent: int) -> int:
-        """Its column; KeyError for a latent that is not read."""
+        """Its column; ValueError for a latent that is not read."""
         found = np.flatnonzero(self.latents == latent)
         if not len(found):
-            raise KeyError(f"latent {latent} is not read: it fires too seldom to be described")
+            raise ValueError(f"latent {latent} is not read: it fires too seldom to be described")
         return int(found[0])
 
     @functools.cached_property
@@ -235,6 +235,8 @@ def _r2(true: Float[ndarray, "row pos"], said: Float[ndarray, "row pos"], seed: 
     """R² with its interval over rows."""
     error = np.square(true - said).sum(1, dtype=np.float64)
     spread = np.square(true - true.mean()).sum(1, dtype=np.float64)
+    if not spread.any():
+        return Estimate(*[float("nan")] * 3, len(true), "row", "undefined")
     found = ratio(error, spread, unit="row", seed=seed, resamples=RESAMPLES)
     return found._replace(value=1 - found.value, low=1 - found.high, high=1 - found.low)
 

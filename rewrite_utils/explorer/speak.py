@@ -96,11 +96,12 @@ class Speaker:
     def speak(self, prompt: str, *, step: Callable[[float], None]) -> list[Spoken]:
         """Each arm's likeliest continuation; ValueError for an empty prompt."""
         ids, arms, found = self._ids(prompt), self.arms, []
+        known = len(self.subject.tokenizer)  # logits may be wider: padding, which has no text
         for done, (arm, model) in enumerate(arms.items()):
             step(done / len(arms))
             row = torch.tensor([[self.subject.bos, *ids]])
             for _ in range(TOKENS):
-                chosen = int(model.logits(row)[0, -1].argmax())
+                chosen = int(model.logits(row)[0, -1, :known].argmax())
                 if chosen == self.subject.tokenizer.eos_token_id:
                     break
                 row = torch.cat([row, torch.tensor([[chosen]])], dim=1)

@@ -26,7 +26,9 @@ HOSTILE = [
 TYPED = """([field, text, shown]) => new Promise(done => {
   const started = performance.now();
   const watch = new MutationObserver(() => {
-    if (shown.innerText.includes('yours')) { watch.disconnect(); done(performance.now() - started); }
+    if (!shown.innerText.includes('yours')) return;
+    watch.disconnect();
+    done(performance.now() - started);
   });
   watch.observe(shown, {childList: true, subtree: true, characterData: true});
   field.value = text;
@@ -117,7 +119,7 @@ def test_a_click_on_the_map_selects(live):
 def test_a_search_orders_the_list_and_next_keeps_it(live):
     page, found = live
     found.locator("select").first.select_option("fires on a word")
-    found.get_by_placeholder("words, a latent's number").fill("man")
+    found.get_by_placeholder("words, a latent's number").fill("the")
     page.wait_for_timeout(2000)
     rows = found.locator(".widget-select select option").all_inner_texts()
     found.locator(".widget-select select").select_option(index=0)
@@ -163,8 +165,8 @@ def test_by_keyboard_alone(live):
     found.get_by_role("button", name="random").focus()
     before = selected(found)
     page.keyboard.press("Enter")
-    page.wait_for_function("([node, old]) => node.value != old",
-                           arg=[found.locator(".explorer-latent input").element_handle(), before])  # fmt: skip
+    number = found.locator(".explorer-latent input").element_handle()
+    page.wait_for_function("([node, old]) => node.value != old", arg=[number, before])
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

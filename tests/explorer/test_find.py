@@ -11,7 +11,6 @@ from rewrite_utils.explorer import scatter, speak, table
 from rewrite_utils.explorer.find import FIRES, MEANING, TEXT, WORDS, Finder
 from rewrite_utils.explorer.scatter import Axes
 from rewrite_utils.explorer.turn import Cancelled
-from rewrite_utils.rewrite.rewritten import Rewritten
 
 ATTACK = '</title><script>alert("x")</script>'
 
@@ -31,10 +30,10 @@ def test_by_meaning_the_description_itself_comes_first(reading):
 
 
 def test_by_a_word_those_that_fire_on_it_come_first(reading):
-    found = reading.table(mode=FIRES, text="Man")
+    found = reading.table(mode=FIRES, text="The")
     read = reading.shelf.predictor
     text, cache = read.suggested_from, reading.shelf.cache
-    kind = text.kinds.index(" man")
+    kind = text.kinds.index(" the")
     best = found["latent"].iloc[0]
     own = cache.of(int(best))
     assert (text.rows[own.rows, own.positions] == kind).any()
@@ -117,8 +116,11 @@ def test_all_arms_continue_the_prompt_and_change_is_against_the_model(reading):
     expected = models["model"].losses(row) - models["rewrite"].losses(row)
     np.testing.assert_allclose(spoken[2].change[1:], expected[0], atol=1e-5)
     assert "mean ablation" in Shown(shown.markup).text
-    text = Rewritten(reading.shelf.site.subject).generate("the thin man", speak.TOKENS)
-    assert "".join(spoken[0].texts) == "the thin man" + text
+    known = len(reading.shelf.site.subject.tokenizer)
+    prompt = len(reading.desk.ids("the thin man"))
+    for one in spoken:
+        likeliest = models[one.arm].logits(one.row[None])[0, prompt:-1, :known].argmax(-1)
+        assert torch.equal(likeliest.cpu(), one.row[prompt + 1 :])
 
 
 def test_an_edited_description_changes_what_the_rewrite_says(reading):
