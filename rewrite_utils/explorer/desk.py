@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 
 from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.explain import curated
@@ -23,11 +21,11 @@ from rewrite_utils.explorer.find import Finder
 from rewrite_utils.explorer.prediction import Judged, Predictor
 from rewrite_utils.explorer.records import LONGEST, OwnText
 from rewrite_utils.explorer.shelf import Shelf
-from rewrite_utils.explorer.speak import ByToken, Speaker
+from rewrite_utils.explorer.speak import Speaker
 from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.llm.embedding import embedder
 from rewrite_utils.rewrite import usefulness
-from rewrite_utils.rewrite.whole_model import widened
+from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.stats import Estimate, bootstrap
 from rewrite_utils.subject.splice import hooked
 
@@ -63,15 +61,12 @@ class Desk:
 
     def speaker(self, edited: Mapping[int, str]) -> Speaker:
         """The model and its rewrite, with some descriptions exchanged."""
-        site, read = self.shelf.site, self.shelf.predictor
+        site, said, read = self.shelf.site, self.shelf.predictor, None
         means = np.asarray(site.latent_means, np.float32)
-
-        def layer(ids: Sequence[int]) -> Float[ndarray, "token latent"]:
-            kinds, reader = self.shelf.spell(ids), self.reads()
-            return widened(reader.layer(kinds, edited), reader.latents, len(means))
-
-        said = ByToken(layer) if read else None
-        return Speaker(site.subject, site.hookpoint, site.coder, means, said)
+        if said is not None:
+            texts = {**said.descriptions, **edited}
+            read = TokenReader(site.reader, texts, site.subject, width=len(means))
+        return Speaker(site.subject, site.hookpoint, site.coder, means, read)
 
     def exactly(
         self, judged: Sequence[Judged], *, step: Callable[[float], None]

@@ -135,14 +135,6 @@ class Predictor:
     def _scores(self) -> dict[str, Float[ndarray, " latent"]]:
         return {}
 
-    def layer(
-        self, kinds: Sequence[str], edited: Mapping[int, str]
-    ) -> Float[ndarray, "kind latent"]:
-        """Every read latent on these kinds, some descriptions exchanged for ``edited`` ones."""
-        told = self.descriptions | edited
-        blocks = self.reader.read([told[one] for one in self.latents.tolist()], as_text(kinds))
-        return np.concatenate([block.values for block in blocks])
-
     def true(self, latent: int) -> Float[ndarray, "row pos"]:
         """Its activation at every token of the judged rows, the BOS left out."""
         own, found = self.evaluate.of(latent), np.zeros(self.judged_on.rows.shape, np.float32)

@@ -18,9 +18,10 @@ from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.explorer import marks
 from rewrite_utils.report.display import BLUE, DEEPEST, GREY, ORANGE, Html, in_a_line, visible
+from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, Says, coded, constant
 from rewrite_utils.subject.model import Hookpoint, Subject, token_texts
-from rewrite_utils.subject.splice import GivenLatents, Source, hooked, mean_latents
+from rewrite_utils.subject.splice import GivenLatents, hooked, mean_latents
 
 TOKENS = 24
 """Tokens that follow the prompt."""
@@ -28,9 +29,6 @@ CANDIDATES, NAMED = 24, 5
 """Latents that are exchanged one by one to explain a token, and those that are named."""
 FULL = 3.0
 """Change of log p (nats) that is drawn in the strongest colour."""
-
-Layer = Callable[[Sequence[int]], Float[ndarray, "token latent"]]
-"""Every latent's activation on tokens, by id, as the descriptions say it."""
 
 
 class Spoken(NamedTuple):
@@ -46,24 +44,6 @@ class Spoken(NamedTuple):
     """log p of each token by this arm minus the model's own (nats); 0 for the first."""
 
 
-class ByToken:
-    """Descriptions as a source of latents; each token is read when it is first met."""
-
-    def __init__(self, layer: Layer) -> None:
-        self._layer, self._known = layer, dict[int, Tensor]()
-
-    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Source:
-        """As ``Rewritten`` asks."""
-        return GivenLatents(self.values(tokens))
-
-    def values(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos latent"]:
-        """The activations themselves."""
-        if new := [one for one in tokens.unique().tolist() if one not in self._known]:
-            self._known |= zip(new, torch.from_numpy(self._layer(new)).float(), strict=True)
-        rows = torch.stack([self._known[one] for one in tokens.flatten().tolist()])
-        return rows.reshape(*tokens.shape, -1)
-
-
 @dataclass(frozen=True)
 class Speaker:
     """The model, three ways to compute one layer of it, and the layer itself."""
@@ -76,7 +56,7 @@ class Speaker:
     """Its coder."""
     means: Float[ndarray, " latent"]
     """What mean ablation puts there."""
-    read: ByToken | None
+    read: TokenReader | None
     """The descriptions; None where the site has no reader: then the rewrite is silent."""
 
     @property

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from reading_cases import ReadSite
 from shown import Shown
 
@@ -74,16 +75,16 @@ def test_an_edit_stands_beside_the_run_s_description(reading):
     assert not reading.written
 
 
-def test_an_edit_moves_only_what_it_says_of_its_own_latent(reading):
-    read = reading.shelf.predictor
-    kinds = list(read.judged_on.kinds)
+def test_the_rewritten_model_reads_what_an_edit_shows(reading):
+    read, desk = reading.shelf.predictor, reading.desk
     one, other = read.latents[:2].tolist()
-    before, after = read.layer(kinds, {}), read.layer(kinds, {one: WORDS})
-    place = read.place(one)
-    assert not np.array_equal(before[:, place], after[:, place])
-    said = read.said(one, [read.descriptions[one]], kinds)[:, 0]
-    np.testing.assert_allclose(said, before[:, place], atol=1e-6)
-    assert read.place(other) == 1
+    ids = torch.from_numpy(np.unique(read.evaluate.tokens)[1:])
+    kinds = read.spell(ids.tolist())
+    before, after = (desk.speaker(edited).read.values(ids) for edited in ({}, {one: WORDS}))
+    for said, shown in ((read.descriptions[one], before), (WORDS, after)):
+        expected = read.said(one, [said], kinds)[:, 0]
+        np.testing.assert_allclose(shown[:, one], expected, atol=1e-6)
+    assert not torch.equal(before[:, one], after[:, one]) and read.place(other) == 1
 
 
 @pytest.mark.parametrize("nothing", ["", "  ", "…"])

@@ -121,7 +121,7 @@ def test_the_table_sorts_and_filters(explorer):
     assert explorer.table(text=f"{bounds} no such words").empty
     missing = explorer.rows.assign(**{"rating AUROC": np.nan})
     assert table.chosen(missing, text="rating<2").empty
-    with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, rating AUROC"):
+    with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, lost, won back"):
         explorer.table(sort="colour")
 
 

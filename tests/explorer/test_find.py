@@ -163,15 +163,3 @@ def test_speaking_can_be_cancelled(reading):
 
     with pytest.raises(Cancelled):
         reading.speak("the thin man", step=stop)
-
-
-def test_a_token_is_read_once(reading):
-    asked = []
-
-    def layer(ids):
-        asked.extend(ids)
-        return np.zeros((len(ids), 12), np.float32)
-
-    source = speak.ByToken(layer)
-    source(torch.tensor([[1, 2, 1]]))
-    assert source.values(torch.tensor([[2, 3]])).shape == (1, 2, 12) and asked == [1, 2, 3]
