@@ -29,7 +29,7 @@ def beside(
     pairs = list(zip(names, judged, strict=True))
     cells = [
         marks.section(
-            f"Read from {name} description",
+            f"Read from {'your' if name == 'yours' else name} description",
             marks.slim(_curve(one, end), width=320) + _strips(known, one, spell),
         )
         for name, one in pairs

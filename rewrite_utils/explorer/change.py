@@ -13,8 +13,11 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.explain.described import Description, parse
+from rewrite_utils.explorer import marks
 from rewrite_utils.latents.words import LEAST, NO_CHARACTER, STRENGTHS, Strength, Word
 
+WORD = 24
+"""Characters of a word on a button."""
 SHOWN = 8
 """Changes of each kind that are offered."""
 COVERED = 0.5
@@ -36,6 +39,14 @@ class Change(NamedTuple):
     """Share of the latent's firing that lies on it."""
     seen: int
     """Occurrences in the explain rows that were looked at."""
+
+    @property
+    def offer(self) -> str:
+        """What a button that makes it says."""
+        word = f"“{marks.plain(self.word, WORD)}”"
+        if self.strength is None:
+            return f"− {word}: it does not fire"
+        return f"＋ {word}, {self.strength}, {self.share:.0%}"
 
     def made(self, description: str) -> str:
         """The description with the change made."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from rewrite_utils.explorer import marks, scatter, table
-from rewrite_utils.explorer.change import SHOWN, Change
+from rewrite_utils.explorer.change import SHOWN, WORD, Change
 from rewrite_utils.explorer.find import MODES, TEXT
 from rewrite_utils.explorer.session import Session
 from rewrite_utils.explorer.speak import Spoken
@@ -24,8 +24,6 @@ STYLE = (
     ".widget-button {max-width: 30em; overflow: hidden}</style>"
 )
 """What the controls have no trait for."""
-WORD = 24
-"""Characters of a word on a button."""
 
 
 class Controls:
@@ -199,10 +197,8 @@ class Controls:
 
     def _typed(self) -> None:
         """Judge what stands in the field; what is wrong with it is said, the numbers stay."""
-        if self.session.shelf.predictor is None or self._busy or not self._ready:
-            self._buttons()
-            return
-        self._guarded(self._judge)
+        if self.session.shelf.predictor is not None and self._ready and not self._busy:
+            self._guarded(self._judge)
         self._buttons()
 
     def _judge(self) -> None:
@@ -214,8 +210,11 @@ class Controls:
         self.said.value, self._changes = "", self.session.changes
 
     def _worst(self) -> None:
+        if (found := self.session.work()).empty:
+            self._say(self.session.shelf.missing)
+            return
         self.mode.value, self.query.value, self.sort.value = MODES[0], "", "lost"
-        self.select(int(self.session.work()["latent"].iloc[0]))
+        self.select(int(found["latent"].iloc[0]))
 
     def _buttons(self) -> None:
         """Which controls can be used, what pressing them costs, and what could be changed."""
@@ -239,7 +238,7 @@ class Controls:
             change = self._changes[place] if place < len(self._changes) else None
             button.layout.display = "" if change else "none"
             if change is not None:
-                button.description = _offered(change)
+                button.description = change.offer
                 button.tooltip = f"{change.share:.1%} of its firing, seen {change.seen} times"
         offers = "What should I change?" if self._changes else ""
         self.suggested.value = f"<b>{offers}</b>"
@@ -299,10 +298,3 @@ class Controls:
             self.said.value = marks.note("cancelled; nothing has changed")
         except Exception as error:
             self.said.value = marks.note(str(error))
-
-
-def _offered(change: Change) -> str:
-    word = f"“{marks.plain(change.word, WORD)}”"
-    if change.strength is None:
-        return f"− {word}: it does not fire"
-    return f"＋ {word}, {change.strength}, {change.share:.0%}"

@@ -117,7 +117,14 @@ class Predictor:
         if isinstance(reader, Competing):
             scores = reader.alone(scores, self._crowd(kinds, crossed), place)
         own = np.repeat(self.reader.curves.y[[place]], len(descriptions), axis=0)
-        return Curves(self.reader.curves.x, own)(scores)
+        return self._unmasked(Curves(self.reader.curves.x, own)(scores), kinds)
+
+    def _unmasked(
+        self, said: Float[ndarray, "kind column"], kinds: Sequence[str]
+    ) -> Float[ndarray, "kind column"]:
+        """The same with 0 on control tokens, on which no latent is looked at."""
+        control = set(self.spell(self.evaluate.masked.tolist()))
+        return np.where([[kind in control] for kind in kinds], 0, said)
 
     def _crowd(self, kinds: Sequence[str], crossed: CrossFitted) -> Float[ndarray, "kind latent"]:
         """The scores of every latent on these kinds; each kind is read once."""
@@ -202,7 +209,8 @@ class Predictor:
         spread = error - np.asarray(true.sum(0), np.float64) ** 2 / count.sum()
         for block in self.reader.read(self._told, text):
             kinds = block.places.kinds
-            said, weight = block.values.astype(np.float64), count[kinds, None]
+            read = self._unmasked(block.values, [text.kinds[kind] for kind in kinds])
+            said, weight = read.astype(np.float64), count[kinds, None]
             error += (weight * said * (said - 2 * mean[kinds].toarray())).sum(0)
         found = np.where(spread > 0, 1 - error / np.maximum(spread, 1e-12), np.nan)
         return pd.Series(found, index=self.latents)

@@ -130,9 +130,7 @@ class Session:
 
         ExplanationError where it says nothing, RuntimeError where the site has no reader.
         """
-        with turn():
-            judged = self.desk.judge(self.latent, description)
-        self._edited = judged
+        self._edited = self.desk.judge(self.latent, description)
         if description != self.shelf.descriptions.get(self.latent):
             self.written[self.latent] = description
         else:

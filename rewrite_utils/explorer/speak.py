@@ -17,7 +17,7 @@ from torch import Tensor
 from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.explorer import marks
-from rewrite_utils.report.display import BLUE, DEEPEST, GREY, ORANGE, Html, in_a_line, visible
+from rewrite_utils.report.display import BLUE, DEEPEST, ORANGE, SMALL, Html, in_a_line, visible
 from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, Says, coded, constant
 from rewrite_utils.subject.model import Hookpoint, Subject, token_texts
@@ -134,7 +134,7 @@ def drawn(spoken: Sequence[Spoken], prompt: str) -> Html:
         f"likely; strongest at {FULL:g} nats"
     )
     line = " | ".join(f"{one.arm}: {''.join(one.texts)}" for one in spoken)
-    head = f'<div style="color: rgb({GREY})">{key}</div>'
+    head = f'<div style="{SMALL}">{key}</div>'
     return Html(f"<div>{marks.columns(cells, even=True)}{head}</div>", f"{prompt!r}: {line}")
 
 
