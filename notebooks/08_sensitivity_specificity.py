@@ -132,9 +132,9 @@ display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* The specificity at 32 of 32,768 latents is an extrapolation from one narrow
-# coder: it assumes that an alarm costs the same there. A latent that never fires in the evaluate windows has no sensitivity and
-# is left out of that curve. The threshold matters: another one moves both rates. Synthetic false
-# alarms are independent of the text; a simulator's come where the sentence half fits, which may
-# cost more or less.
+# coder: it assumes that an alarm costs the same there. A latent that never fires in the evaluate
+# windows has no sensitivity and is left out of that curve. The threshold matters: another one moves
+# both rates. Synthetic false alarms are independent of the text; a simulator's come where the
+# sentence half fits, which may cost more or less.
 #
 # Next: [09 · Report](09_report.ipynb).

@@ -127,7 +127,7 @@ display.said(said, head=True)
 
 # %% [markdown]
 # **Which coder the embedded run has, and why.** The first MLP and the last: of SmolLM2's layers 0,
-# 6, 12, 18, 24, 29 these leave a range of 2.72 and .83 nat, layer 6 one of .038 [.017, .070], and at
+# 6, 12, 18, 24, 29 these leave a range of 2.72 and .83 nat, layer 6 one of .038 [.017, .070]; at
 # 12, 18 and 24 none is seen (the ends of the intervals are within .06 nat of zero). No skip:
 # it takes 37 % and 30 % of these (98 % at the mini-Pythia's first MLP). 32 latents with k 2 early:
 # 58 % of the range that 1,024 with k 8 have, and every latent is simulated in every window. The
