@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewrite_utils.coder.sparse import SparseCoder
-from rewrite_utils.subject.model import Subject, token_texts
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import PART, token_texts
 
 PATH = "direct path: decoder direction × final norm's gain × unembedding"
 

@@ -25,7 +25,8 @@ from rewrite_utils.params import ParameterError, Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.run import Stage
 from rewrite_utils.runs.stage import Declared
-from rewrite_utils.subject.model import Hookpoint, Subject, quotable_texts, token_texts
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.pieces import quotable_texts, token_texts
 
 FILE = "explanations.parquet"
 

@@ -14,13 +14,12 @@ from numpy import ndarray
 
 from rewrite_utils.latents.cache import LatentCache
 from rewrite_utils.latents.controls import token_totals
+from rewrite_utils.subject.pieces import PART
 
 Strength = Literal["strongly", "clearly", "faintly"]
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)
 LEAST = (0.6, 0.3, 0.0)
 """From which share of the latent's strongest listed word on each of ``STRENGTHS`` is said."""
-NO_CHARACTER = "\ufffd"
-"""What stands in the text of a token that holds a part of a character: it cannot be named."""
 
 
 class Word(NamedTuple):
@@ -58,7 +57,7 @@ def count_words(
     kinds = np.unique(cache.tokens[:, 1:])
     totals, seen = token_totals(cache, kinds)
     names = np.array(list(texts(kinds)), object)
-    sayable = np.array([NO_CHARACTER not in name and name != "" for name in names])
+    sayable = np.array([name != "" and not PART.search(name) for name in names])
     expected = totals / (seen + prior)[:, None]
     mass = np.where(sayable[:, None], totals * expected, 0)
     found = []
