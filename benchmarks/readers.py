@@ -97,7 +97,11 @@ def main() -> None:
         nonlocal clock
         times[name], clock = time.perf_counter() - clock, time.perf_counter()
 
-    features = (Lexical(), Likeness(sentence_space()), Plain(fit))
+    features = (
+        Lexical(),
+        Likeness(sentence_space()),
+        Plain(dict(zip(fit.kinds, fit.counts, strict=True))),
+    )
     fitted = Reader(features, trees=40, leaves=15).fit(others, fit, true, np.arange(FITTED))
     lap("fit the regression on other latents")
     reader = Calibrated.fit(fitted, others, fit, true)

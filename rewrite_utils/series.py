@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = find(asked.params_file).resolve()  # notebooks run in a folder of their own
         if asked.plan:
             machine = gpu(asked.gpu) if asked.gpu else this_machine(folder=ROOT)
-            return _say(plan_of(load(file, overrides), machine, (ALONE,)))
+            return _say(plan_of(load(file, overrides), machine, (ALONE,), _numbers(asked.only)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
         _say(this_machine().said())
@@ -219,6 +219,11 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "VALUE"),
         help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
     )
+
+
+def _numbers(only: str) -> set[str]:
+    """The numbers of the notebooks that ``only`` names: as their stages' names begin."""
+    return {path.stem[:2] for path in choose(only)}
 
 
 def overrides_of(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -5,30 +5,36 @@ and reuses what is there. How a stage is made, what it hashes and what it stands
 ``stage.py`` of its room; here stands only that it exists, and under which name.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape, shape
 from rewrite_utils.calibrate import calibrator
 from rewrite_utils.coder import stage as coding
+from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
+from rewrite_utils.latents import counting
 from rewrite_utils.latents import stage as caching
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import draw_windows
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
-from rewrite_utils.rewrite import at_once
+from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
+from rewrite_utils.rewrite.rewritten import Place, Rewritten, by_token, coded, constant
 from rewrite_utils.rewrite.splicer import splicer
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import Machine
@@ -40,7 +46,13 @@ from rewrite_utils.score.scores import intervals, scores
 from rewrite_utils.simulate import running
 from rewrite_utils.simulate import stage as simulating
 from rewrite_utils.simulate import ways as asking
+from rewrite_utils.simulate.readers import stage as readings
+from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.subject import stage as reading
+from rewrite_utils.subject.splice import mean_latents
+
+SOURCES, EDITED = ("coder", "reader", "mean"), "edited"
+"""What a rewritten model takes its latents from."""
 
 
 class SiteStages(StagedSite):
@@ -138,6 +150,91 @@ class SiteStages(StagedSite):
     usefulness = Derived(rewriting.useful_table)
     checkpoints_stage = Staged(rewriting.CHECKPOINTS)
     training_curve = Made(rewriting.CHECKPOINTS)
+
+    # ── 13 whole layers, read ─────────────────────────────────────────────────────────────────
+    totals_stage = Staged(counting.TOTALS)
+    totals = Made(counting.TOTALS)
+    read_latents = Derived(levels.read_latents)
+    told = Derived(levels.told)
+    told_stage = Staged(levels.TOLD)
+    told_more = Made(levels.TOLD)
+    level_records = Derived(levels.level_records)
+    level_texts = Derived(levels.level_texts)
+    senses = Derived(readings.senses)
+    readers_stage = Staged(readings.READERS)
+    readers = Made(readings.READERS)
+    reader_rows = Derived(readings.reader_rows)
+    vocabulary = Derived(layering.vocabulary)
+    vocabulary_table = Made(layering.VOCABULARY)
+    layer_losses = Made(layering.LAYER)
+    layer_verdict = Derived(layering.layer_verdict)
+
+    @property
+    def states_folder(self) -> Path:
+        """Where the run keeps what an LLM's pass over its texts has given."""
+        return self.run.folder / "states"
+
+    @functools.cached_property
+    def other(self) -> "SiteStages | None":
+        """The site whose readers are tried here, too; None where none is asked for."""
+        read = [name for name, site in self.params.sites.items() if site.reader]
+        others = [name for name in read if name != self.name]
+        asked = self.params.readers.elsewhere and self.settings.reader
+        return SiteStages(self.run, others[0]) if asked and others else None
+
+    @property
+    def other_readers_stage(self) -> Stage:
+        """Its readers."""
+        return (self.other or self).readers_stage
+
+    @property
+    def elsewhere(self) -> readings.Elsewhere:
+        """Its latents, to fit a reader on."""
+        site = self.other or self
+        told = site.level_texts, site.cache, site.coder, site.subject, site.params, site.name
+        return readings.elsewhere_of(*told)
+
+    @property
+    def elsewhere_stage(self) -> Stage:
+        """The reader fitted there; this site's own readers where there is no such site."""
+        return self.stage(readings.ELSEWHERE) if self.other else self.readers_stage
+
+    @functools.cached_property
+    def elsewhere_reader(self) -> Kept | None:
+        """The same, read."""
+        return self.read(readings.ELSEWHERE) if self.other else None
+
+    @property
+    def reader(self) -> Kept:
+        """The reader of single tokens that the rewritten model and the explorer use."""
+        return self.readers[layering.token_arm(self.params)]
+
+    def place(self, source: str) -> Place:
+        """This site for a rewritten model: its coder, its mean, its reader, or that one after the
+        two strongest latents have exchanged their descriptions."""
+        if source == "coder":
+            says = coded
+        elif source == "mean":
+            says = constant(mean_latents(torch.from_numpy(self.latent_means).float()))
+        else:
+            table = self.vocabulary_table if source == "reader" else self.edited_table()
+            width = self.coder.config.num_latents
+            says = by_token(whole_model.widened(table, self.reader.latents, width))
+        return Place(self.hookpoint, self.coder, says)
+
+    def edited_table(self) -> Float[ndarray, "vocab latent"]:
+        """The vocabulary as read when the two latents that carry most have each other's texts."""
+        one, other = self.exchanged
+        level = self.reader.level
+        texts = whole_model.exchanged(self.level_texts[level], one, other)
+        table = layering.column_of(self.reader, {level: texts}, self.vocabulary)
+        return np.pad(table, ((0, self.subject.vocab_size - len(table)), (0, 0)))
+
+    @property
+    def exchanged(self) -> tuple[int, int]:
+        """The two latents that carry most of the output among those that are read."""
+        ranked = self.read_latents[np.argsort(-self.energy[self.read_latents], kind="stable")]
+        return int(ranked[0]), int(ranked[1])
 
     def verdict_of(self, source: str, count: int) -> pd.Series:
         """The verdict on one source with its first ``count`` latents by score replaced."""
@@ -300,12 +397,84 @@ def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "windo
     return without_llm(explain, calibrate, windows, evaluate, latents)
 
 
+# ── the rewritten model (notebook 13) ─────────────────────────────────────────────────────────────
+
+
+def read_sites(run: Run) -> dict[str, SiteStages]:
+    """The sites that are read, by name, from the first layer up.
+
+    Raises ParameterError where the run reads none.
+    """
+    found = {name: site for name, site in open_sites(run).items() if site.settings.reader}
+    if not found:
+        raise ParameterError(
+            f"run {run.params.name!r} reads no site: set sites.<site>.reader to an arm of "
+            "readers.arms ('c'), or take params/readers.yaml"
+        )
+    return dict(sorted(found.items(), key=lambda item: item[1].hookpoint.layer))
+
+
+def rewritten(sites: Mapping[str, SiteStages], source: str) -> Rewritten:
+    """The subject with every one of these sites replaced by a source."""
+    first, *_ = sites.values()
+    places = tuple(site.place(source) for site in sites.values())
+    return Rewritten(first.subject, places, first.corpus.masked)
+
+
+def continuations(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """One row a (prompt, model); made once."""
+    first, *_ = sites.values()
+    asked = first.params.readers
+
+    def make(folder: Path) -> dict[str, int]:
+        table = whole_model.continued(_models(sites), asked.prompts, tokens=asked.continued)
+        table.to_parquet(folder / layering.FILE)
+        return {"units": len(table)}
+
+    content = {"prompts": list(asked.prompts), "tokens": asked.continued, "sites": list(sites)}
+    inputs = [site.readers_stage for site in sites.values()]
+    stage = first.run.stage("13_continuations", make, parameters=content, inputs=inputs)
+    return pd.read_parquet(stage / layering.FILE)
+
+
+def losses_together(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    """One row a (text, row, model): whole texts, each site alone and all together; made once."""
+    first, *_ = sites.values()
+
+    def make(folder: Path) -> dict[str, int]:
+        tables = [
+            whole_model.scored(_models(sites, edited=False), tokens).assign(text=text)
+            for text, tokens in first.reader_rows.items()
+        ]
+        pd.concat(tables).to_parquet(folder / layering.FILE)
+        return {"texts": len(tables)}
+
+    content = layering.layer_hashes(params=first.params) | {"sites": list(sites)}
+    inputs = [site.readers_stage for site in sites.values()]
+    stage = first.run.stage("13_together", make, parameters=content, inputs=inputs)
+    return pd.read_parquet(stage / layering.FILE)
+
+
+def _models(sites: Mapping[str, SiteStages], *, edited: bool = True) -> dict[str, Rewritten]:
+    """The model; each site, and all of them, from every source; and one description edited."""
+    first, *_ = sites.values()
+    sets = [{name: site} for name, site in sites.items()] + [dict(sites)] * (len(sites) > 1)
+    models = {"model": Rewritten(first.subject, masked=first.corpus.masked)}
+    for one in sets:
+        models |= {f"{source}, {'+'.join(one)}": rewritten(one, source) for source in SOURCES}
+    if edited:
+        models[f"{EDITED}, {first.name}"] = Rewritten(first.subject, (first.place(EDITED),))
+    return models
+
+
 # ── what a run would cost (make plan) ─────────────────────────────────────────────────────────────
 
 PLANNED: tuple[Declared[Any], ...] = (
     coding.CODER,
     caching.LATENTS,
+    counting.TOTALS,
     explaining.EXPLANATIONS,
+    levels.TOLD,
     scoring.REFINED,
     *scoring.JUDGED.values(),
     simulating.SIMULATION,
@@ -318,6 +487,8 @@ PLANNED: tuple[Declared[Any], ...] = (
     studying.SHRINK,
     studying.SCREENED,
     studying.SPECIFICITY,
+    readings.READERS,
+    layering.LAYER,
 )
 """Every stage with a cost of its own, in order."""
 WORDED = (explaining.EXPLANATIONS, scoring.REFINED, *scoring.JUDGED.values())
@@ -350,13 +521,24 @@ def _costs(declared: Declared[Any], params: Params, name: str, model: ModelShape
         yield cost
 
 
-def plan_of(params: Params, machine: Machine, extra: tuple[Declared[Any], ...] = ()) -> str:
-    """The plan of a run on a machine; ``extra``: stages declared above this file."""
+def plan_of(
+    params: Params,
+    machine: Machine,
+    extra: tuple[Declared[Any], ...] = (),
+    notebooks: Collection[str] = (),
+) -> str:
+    """The plan of a run on a machine; ``extra``: stages declared above this file; ``notebooks``:
+    the numbers of those whose stages are planned, all where there are none."""
     roles = {"subject": params.subject, "explainer": params.explainer}
     roles["simulator"] = params.simulator
     models = [shape(one.model).described(role, one.model, one.dtype) for role, one in roles.items()]
     require_calibrators(params)
-    return plan(params.name, models, costs(params, (*PLANNED, *extra)), machine)
+    planned = [
+        cost
+        for cost in costs(params, (*PLANNED, *extra))
+        if not notebooks or cost.stage[:2] in {"00", *notebooks}
+    ]
+    return plan(params.name, models, planned, machine)
 
 
 def require_calibrators(params: Params) -> None:

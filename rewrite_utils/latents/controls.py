@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.totals import TokenTotals
 
 
 def token_table(
@@ -27,7 +28,7 @@ def token_table(
 
 
 def vocabulary_table(
-    cache: LatentCache,
+    counted: TokenTotals,
     kinds: Int[ndarray, " kind"],
     vectors: Float[ndarray, "kind d"] | None = None,
     *,
@@ -40,8 +41,8 @@ def vocabulary_table(
     length), at the mean of similar tokens instead, weighted by occurrences · exp(sharpness ·
     cosine).
     """
-    totals, seen = token_totals(cache, kinds)
-    behind = np.broadcast_to(cache.mean, totals.shape)
+    totals, seen = counted.at(kinds)
+    behind = np.broadcast_to(counted.mean, totals.shape)
     if vectors is not None:
         behind = np.empty(totals.shape)
         for start in range(0, len(kinds), 512):

@@ -1,8 +1,8 @@
 """The words that a latent fires on, counted: what a description can say without an LLM.
 
-In: a LatentCache and the texts of its tokens. Out: a latent's words, those that carry most of its
-firing first, each with its strength in words, and the share of the firing that they cover. A word
-is the exact text of a token, its blank and its case with it. Beyond the paper.
+In: the totals of a LatentCache and the texts of its tokens. Out: a latent's words, those that carry
+most of its firing first, each with its strength in words, and the share of the firing that they
+cover. A word is the exact text of a token, its blank and its case with it. Beyond the paper.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rewrite_utils.latents.cache import LatentCache
-from rewrite_utils.latents.controls import token_totals
+from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.subject.pieces import PART
 
 Strength = Literal["strongly", "clearly", "faintly"]
@@ -41,7 +40,7 @@ class Counted(NamedTuple):
 
 
 def count_words(
-    cache: LatentCache,
+    totals: TokenTotals,
     texts: Callable[[Int[ndarray, " kind"]], Sequence[str]],
     *,
     words: int = 16,
@@ -54,31 +53,25 @@ def count_words(
     """
     if words < 1:
         raise ValueError(f"a list of {words} words says nothing: count 1 or more")
-    kinds = np.unique(cache.tokens[:, 1:])
-    totals, seen = token_totals(cache, kinds)
-    names = np.array(list(texts(kinds)), object)
+    names = np.array(list(texts(totals.kinds)), object)
     sayable = np.array([name != "" and not PART.search(name) for name in names])
-    expected = totals / (seen + prior)[:, None]
-    mass = np.where(sayable[:, None], totals * expected, 0)
     found = []
-    for latent in range(cache.n_latents):
-        order = np.argsort(-mass[:, latent], kind="stable")[:words]
-        order = order[mass[order, latent] > 0]
-        found.append(_of_latent(names[order], expected[order, latent], totals[:, latent], order))
+    for latent in range(totals.sums.shape[1]):
+        column = slice(*totals.sums.indptr[latent : latent + 2])
+        kinds, sums = totals.sums.indices[column], totals.sums.data[column].astype(float)
+        expected = sums / (totals.seen[kinds] + prior)
+        mass = np.where(sayable[kinds], sums * expected, 0)
+        order = np.argsort(-mass, kind="stable")[:words]
+        order = order[mass[order] > 0]
+        share = float(sums[order].sum() / max(sums.sum(), 1e-12))
+        found.append(_graded(names[kinds[order]], expected[order], share))
     return found
 
 
-def _of_latent(
-    names: ndarray,
-    expected: Float[ndarray, " word"],
-    totals: Float[ndarray, " kind"],
-    order: Int[ndarray, " word"],
-) -> Counted:
-    """The words at ``order``, each text once."""
-    if not len(order):
-        return Counted((), 0)
+def _graded(names: ndarray, expected: Float[ndarray, " word"], share: float) -> Counted:
+    """The words with their strengths, each text once."""
     words: dict[str, Word] = {}
-    for name, share in zip(names, expected / expected.max(), strict=True):
-        grade = next(g for g, least in enumerate(LEAST) if share >= least)
+    for name, part in zip(names, expected / max(expected, default=1.0), strict=True):
+        grade = next(g for g, least in enumerate(LEAST) if part >= least)
         words.setdefault(name, Word(name, STRENGTHS[grade]))
-    return Counted(tuple(words.values()), round(100 * float(totals[order].sum() / totals.sum())))
+    return Counted(tuple(words.values()), round(100 * share))

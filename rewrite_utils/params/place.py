@@ -60,6 +60,8 @@ class Subject(Section):
 class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"apart_from"})
+
     sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
     """Embedded texts or hub datasets ("monology/pile-uncopyrighted:train[:1%]")."""
     row_tokens: int = Field(128, ge=40)
@@ -76,6 +78,9 @@ class Corpus(Section):
     """Share that losses are measured on."""
     max_rows: int = Field(0, ge=0)
     """At most this many rows in each part but train (0: all)."""
+    apart_from: tuple[int, ...] = ()
+    """Seeds of earlier runs on the same text: the documents that those fitted calibrations or
+    measured on are left out of evaluate, so that it holds text no choice was made on."""
     faithful: bool = False
     """True: one part serves explain, score, calibrate and evaluate, as in the authors' code;
     figures say so."""
@@ -155,6 +160,9 @@ class Site(Section):
     control_windows: int = Field(300, ge=2)
     """Evaluate windows for the arms that need no LLM; the simulated windows are the first of
     them."""
+    reader: str = ""
+    """The arm of ``readers.arms`` that the verdict on the whole layer is about, declared before the
+    run; empty: this site is not read."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Site":

@@ -5,6 +5,7 @@ from pydantic import Field, field_validator, model_validator
 from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
 from rewrite_utils.params.measuring import Rewrite, Studies
 from rewrite_utils.params.place import Corpus, Site, Subject
+from rewrite_utils.params.readers import Readers
 from rewrite_utils.params.section import Section
 
 
@@ -26,6 +27,7 @@ class Params(Section):
     score: Score = Score()
     simulate: Simulate = Simulate()
     rewrite: Rewrite = Rewrite()
+    readers: Readers = Readers()
     studies: Studies = Studies()
 
     @field_validator("name")

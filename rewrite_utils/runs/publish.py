@@ -23,8 +23,10 @@ from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.site import SiteStages, open_sites
 
 LIMIT_MB = 10.0
-NEEDED = ("06", "07", "08", "09", "10")
-"""Notebooks that must open on what is published."""
+NEEDED = ("06", "07", "08", "10", "09")
+"""Notebooks that must open on what is published; the last one's code and parameters count."""
+READ = ("13",)
+"""The same for a run all of whose sites are read."""
 
 
 class PublishError(ValueError):
@@ -42,7 +44,7 @@ def publish(run: Run, target: Path, *, limit_mb: float = LIMIT_MB) -> Mapping[st
     building.mkdir(parents=True)
     files = {f"{s.name}{packed.ENDING}": packed.pack(s, building) for s in stages}
     for name, site in open_sites(run).items():
-        for what, table in (("explanations", sentences(site)), ("predictions", predictions(site))):
+        for what, table in tables(site).items():
             file = building / f"{name}.{what}.parquet"
             table.to_parquet(file, compression="zstd", index=False)
             files[file.name] = packed.described(file)
@@ -61,13 +63,14 @@ def finished(run: Run) -> list[Path]:
     """
     records = {file.stem: json.loads(file.read_text(encoding="utf-8"))
                for file in sorted((run.folder / "executed").glob("*.json"))}  # fmt: skip
-    report = {record["made_from"] for name, record in records.items() if name.startswith("09")}
-    same = {name: record for name, record in records.items() if record["made_from"] in report}
-    missing = [number for number in NEEDED if not any(name.startswith(number) for name in same)]
+    needed = READ if all(site.reader for site in run.params.sites.values()) else NEEDED
+    last = {record["made_from"] for name, record in records.items() if name[:2] == needed[-1]}
+    same = {name: record for name, record in records.items() if record["made_from"] in last}
+    missing = [number for number in needed if not any(name.startswith(number) for name in same)]
     if missing:
         raise PublishError(
             f"run {run.params.name!r} has not executed notebook {', '.join(missing)}, or not with "
-            "the code and the parameters of its report: run python -m rewrite_utils.series with "
+            f"the code and the parameters of notebook {needed[-1]}: run python -m rewrite_utils.series with "
             "its parameter file first"
         )
     names = sorted({stage for record in same.values() for stage in record["stages"]})
@@ -76,6 +79,14 @@ def finished(run: Run) -> list[Path]:
     if complaints:
         raise PublishError(f"{complaints[0]}: run the series again, which makes it anew")
     return folders
+
+
+def tables(site: SiteStages) -> dict[str, pd.DataFrame]:
+    """What a reader wants without this code: of a site that is read, its descriptions."""
+    if not site.settings.reader:
+        return {"explanations": sentences(site), "predictions": predictions(site)}
+    rows = [(n, level, text) for level, told in site.level_texts.items() for n, text in told.items()]
+    return {"descriptions": pd.DataFrame(rows, columns=["latent", "level", "text"])}
 
 
 def sentences(site: SiteStages) -> pd.DataFrame:

@@ -105,13 +105,15 @@ def load_corpus(
     bos: int,
     max_rows: Mapping[str, int] | None = None,
     faithful: bool = False,
+    apart_from: Sequence[int] = (),
     masked: Collection[int] = (),
 ) -> Corpus:
     """Split, shuffle, tokenise and cut documents into rows of `row_tokens`, BOS included.
 
     Shares are fractions of the documents and sum to 1; a split without a share is left out.
     `max_rows` ends a split early (and saves tokenising the rest). With `faithful`, the four splits
-    after train are pooled and each takes its rows from the pool's beginning.
+    after train are pooled and each takes its rows from the pool's beginning. Documents that lie in
+    calibrate or evaluate by one of the seeds ``apart_from`` are left out of evaluate.
 
     Raises ValueError for wrong shares, an unknown source, or a split too small for one row.
     """
@@ -121,6 +123,8 @@ def load_corpus(
     if faithful:
         pool = sorted(chain.from_iterable(places[name] for name in shares if name in SHARED))
         places = {name: pool if name in SHARED else places[name] for name in shares}
+    if used := _measured(texts, shares, apart_from):
+        places["evaluate"] = [one for one in places["evaluate"] if one[1:] not in used]
     splits = {}
     for name, found in places.items():
         limit = (max_rows or {}).get(name)
@@ -131,6 +135,15 @@ def load_corpus(
             raise empty_split(name, places, share=shares[name], row_tokens=row_tokens)
     made_of = {"sources": tuple(sources), "seed": seed, "faithful": faithful}
     return Corpus(splits=splits, masked=tuple(masked), **made_of)
+
+
+def _measured(
+    texts: Sequence[Sequence[str | None]], shares: Mapping[str, float], seeds: Sequence[int]
+) -> set[tuple[int, int]]:
+    """(source, index) of the documents that these seeds put into calibrate or evaluate."""
+    drawn = [assign(texts, shares, seed=seed) for seed in seeds]
+    splits = ("calibrate", "evaluate")
+    return {tuple(place[1:]) for found in drawn for name in splits for place in found.get(name, ())}
 
 
 def empty_split(

@@ -66,6 +66,7 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
         bos=subject.bos,
         max_rows=dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None,
         faithful=asked.faithful,
+        apart_from=asked.apart_from,
         masked=control_tokens(subject.tokenizer) if asked.special_tokens == "masked" else (),
     )
     corpus.write(folder)

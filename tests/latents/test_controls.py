@@ -13,6 +13,7 @@ from rewrite_utils.latents.controls import (
     vocabulary_table,
     word_list,
 )
+from rewrite_utils.latents.totals import TokenTotals
 
 
 def activations_of(dense, tokens, token):
@@ -120,8 +121,8 @@ def test_vocabulary_table_backs_off_to_similar_tokens():
     cache = cache_of(dense, tokens)
     kinds = np.array([1, 2, 3, 9])
     vectors = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
-    plain = vocabulary_table(cache, kinds)[:, 0]
+    plain = vocabulary_table(TokenTotals.of(cache), kinds)[:, 0]
     np.testing.assert_allclose(plain, [(8 + 2) / 3, (4 + 2) / 2, 2 / 4, 2], rtol=1e-6)
-    backed = vocabulary_table(cache, kinds, vectors)[:, 0]
+    backed = vocabulary_table(TokenTotals.of(cache), kinds, vectors)[:, 0]
     assert backed[3] == pytest.approx(4, abs=0.01)  # unseen, like tokens 1 and 2
     assert backed[2] < plain[2] + 0.6

@@ -8,6 +8,7 @@ from latent_cases import cache_of, chatting_tokenizer, drawn
 
 from rewrite_utils.explain.described import LEVELS, Description, parse
 from rewrite_utils.latents.neighbours import clusters
+from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.latents.words import STRENGTHS, Word, count_words
 from rewrite_utils.subject.pieces import spelled
 
@@ -22,14 +23,14 @@ def test_counts_by_mass_with_strengths_and_share():
     tokens = np.array([[0, 1, 1, 1, 2, 3, 5]])
     dense = np.zeros((1, 7, 2), np.float32)
     dense[0, 1:, 0] = [2, 2, 2, 8, 1, 5]  # mass: 36/4, 64/2, 1/2; token 5 has no text
-    words, covered = count_words(cache_of(dense, tokens), named, words=2)[0]
+    words, covered = count_words(TokenTotals.of(cache_of(dense, tokens)), named, words=2)[0]
     assert words == (Word("The", "strongly"), Word(" the", "clearly"))
     assert covered == round(100 * 14 / 20)
 
 
 def test_a_dead_latent_has_no_words():
     dense, tokens = drawn()
-    counted = count_words(cache_of(dense, tokens), named)
+    counted = count_words(TokenTotals.of(cache_of(dense, tokens)), named)
     assert counted[0] == ((), 0)
     assert all(one.words for one in counted[1:])
     assert Description("", *counted[0]).text() == ""
@@ -42,7 +43,7 @@ def test_words_in_parts_of_characters_are_not_named():
     dense = np.ones((*tokens.shape, 1), np.float32)
     dense[:, 0] = 0
     words, covered = count_words(
-        cache_of(dense, tokens), lambda ids: spelled(tokenizer, ids.tolist())
+        TokenTotals.of(cache_of(dense, tokens)), lambda ids: spelled(tokenizer, ids.tolist())
     )[0]
     assert [word.text for word in words] == [" "]
     assert covered < 100
@@ -51,7 +52,7 @@ def test_words_in_parts_of_characters_are_not_named():
 def test_no_words_asked_for_is_an_error():
     dense, tokens = drawn()
     with pytest.raises(ValueError, match="a list of 0 words says nothing"):
-        count_words(cache_of(dense, tokens), named, words=0)
+        count_words(TokenTotals.of(cache_of(dense, tokens)), named, words=0)
 
 
 FULL = Description(

@@ -65,7 +65,7 @@ def sparse(acts):
 @pytest.fixture(scope="module")
 def learned():
     text, acts, told = world(0)
-    features = (Lexical(), Likeness(SPACE), Plain(text))
+    features = (Lexical(), Likeness(SPACE), Plain(dict(zip(text.kinds, text.counts, strict=True))))
     reader = Reader(features, trees=30).cross_fit(told, text, sparse(acts), np.arange(12), folds=3)
     return Calibrated.fit(reader, told, text, sparse(acts)), told
 
@@ -291,8 +291,9 @@ def test_damaged_spaces_are_an_error():
         space([" w0"])
 
 
-def test_an_llm_reads_each_row_once(plain, tokenizer):
-    passes = Passes(plain, tokenizer)
+def test_an_llm_reads_each_row_once(plain, tokenizer, tmp_path):
+    calls = []
+    passes = Passes(lambda: calls.append(1) or plain, tokenizer, tmp_path)
     ids = tokenizer("the inn, a thin", add_special_tokens=False)["input_ids"]
     text = Text.of(np.array([[0, *ids]]), lambda kinds: spelled(tokenizer, kinds.tolist()))
     with torch.no_grad():
@@ -300,22 +301,24 @@ def test_an_llm_reads_each_row_once(plain, tokenizer):
         chances = plain(torch.tensor([ids])).logits[0].softmax(-1)
     states = passes.states(text)
     assert not states[0].any()
-    np.testing.assert_allclose(states[1:], expected, atol=1e-4)
+    np.testing.assert_allclose(states[1:], expected, atol=0.02)  # kept as bfloat16
     found = passes.chances(text, [" the", "a"])
     first = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" the", "a")]
-    np.testing.assert_allclose(found[1:], chances[:, first], atol=1e-5)
-    assert passes.states(text) is states
+    np.testing.assert_allclose(found[1:], chances[:, first], atol=1e-3)
+    again = Passes(lambda: pytest.fail("loaded again"), tokenizer, tmp_path)
+    np.testing.assert_array_equal(again.states(text), states)
+    assert calls == [1]
     with pytest.raises(ValueError, match="no token for the word ''"):
         passes.chances(text, [""])
 
 
-def test_an_llm_with_other_tokens_is_read_where_the_place_ends(plain, tokenizer):
+def test_an_llm_with_other_tokens_is_read_where_the_place_ends(plain, tokenizer, tmp_path):
     text = Text(("<bos>", "the in", "n"), np.array([[0, 1, 2]]))
     ids = tokenizer("the inn", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         expected = plain.base_model(torch.tensor([ids])).last_hidden_state[0]
-    found = Passes(plain, tokenizer).states(text)
-    np.testing.assert_allclose(found[1:], expected[[-2, -1]], atol=1e-4)
+    found = Passes(lambda: plain, tokenizer, tmp_path).states(text)
+    np.testing.assert_allclose(found[1:], expected[[-2, -1]], atol=0.02)
 
 
 def test_every_kind_once():

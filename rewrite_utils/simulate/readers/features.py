@@ -4,7 +4,8 @@ In: descriptions and a text, encoded once by `bind`. Out: numbers for any block 
 These see the token alone; `context` has those that see the text before it.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from numpy import ndarray
 from scipy.sparse import csr_array
 
 from rewrite_utils.explain.described import Description
-from rewrite_utils.latents.words import STRENGTHS
+from rewrite_utils.latents.words import STRENGTHS, Word
 from rewrite_utils.simulate.readers.spaces import Space
 from rewrite_utils.simulate.readers.text import Places, Text
 
@@ -124,20 +125,42 @@ class English(Unfitted):
 
 
 @dataclass(frozen=True)
+class OwnWords(Unfitted):
+    """A feature of words, given the words of the English part in place of a list."""
+
+    feature: Feature
+    """Compares the token with them."""
+
+    @property
+    def name(self) -> str:
+        """That of the feature, as its own."""
+        return f"own {self.feature.name}"
+
+    @property
+    def rising(self) -> int:
+        """As the feature's."""
+        return self.feature.rising
+
+    def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
+        """The feature's columns."""
+        own = [Description(words=said_words(one.english)) for one in descriptions]
+        return self.feature.bind(own, text)
+
+
+@dataclass(frozen=True)
 class Plain(Unfitted):
     """What is known without comparing: how common the token is, and how much is listed."""
 
-    common: Text
-    """Text that says how common a kind of token is: any, of the same sort as is read."""
+    common: Mapping[str, float]
+    """How often each kind of token occurs in some text of the sort that is read."""
     name: str = "plain"
     rising: int = 0
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """Columns: log of 1 + the kind's count in a million tokens, per cent covered, number of
         words."""
-        million = 1e6 / max(self.common.counts.sum(), 1)
-        counts = dict(zip(self.common.kinds, self.common.counts * million, strict=True))
-        common = np.log10([1 + counts.get(kind, 0) for kind in text.kinds])
+        million = 1e6 / max(sum(self.common.values()), 1)
+        common = np.log10([1 + million * self.common.get(kind, 0) for kind in text.kinds])
         told = np.array([(d.covered, len(d.words)) for d in descriptions], np.float32)
 
         def compare(places: Places, latents: slice) -> ndarray:
@@ -147,6 +170,11 @@ class Plain(Unfitted):
             return found
 
         return compare
+
+
+def said_words(english: str) -> tuple[Word, ...]:
+    """The words of a sentence, each once, quotation marks and stops left out."""
+    return tuple(Word(word) for word in dict.fromkeys(re.findall(r"\w+(?:['’-]\w+)*", english)))
 
 
 def normal(word: str) -> str:

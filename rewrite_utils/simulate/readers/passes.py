@@ -1,45 +1,63 @@
 """One pass of an LLM over each row of a text: its states, and how likely words are next.
 
-In: a causal LLM, its tokenizer, a `Text`. Out: arrays over row · length + position, computed once a
-text. The LLM has tokens of its own: a place is read at the last of them that ends where the place
-ends, or before. Beyond the paper, whose simulator makes a pass a pair.
+In: a causal LLM, its tokenizer, a `Text`. Out: arrays over row · length + position, kept on disk.
+The LLM has tokens of its own: a place is read at the last of them that ends where the place ends,
+or before. Beyond the paper, whose simulator makes a pass a pair.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.convert import quiet_transformers
+from rewrite_utils.llm.opening import device, weights
+from rewrite_utils.params import LLM
+from rewrite_utils.runs.machine import precision
+from rewrite_utils.runs.whole import read_or_none, whole
 from rewrite_utils.simulate.readers.text import Text
+
+ROWS = 16
+"""Rows kept together: what a kill loses."""
 
 
 class Passes:
     """An LLM that reads texts; give `states` and `chances` to the features of `context`."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        """``model``: a causal model of transformers, as `AutoModelForCausalLM` loads it. ValueError
-        for a tokenizer that does not say where its tokens stand."""
+    def __init__(
+        self, load: Callable[[], Any], tokenizer: PreTrainedTokenizerBase, folder: Path
+    ) -> None:
+        """``load``: gives a causal model of transformers; called when a text is not known yet.
+        ``folder``: keeps what was computed, block by block. ValueError for a tokenizer that does
+        not say where its tokens stand."""
         if not tokenizer.is_fast:
             raise ValueError("the LLM's tokenizer gives no offsets: load its fast version")
-        self._model, self._tokenizer = model, tokenizer
-        self._states: dict[int, tuple[Text, ndarray]] = {}
+        self._load, self._tokenizer, self._folder = functools.cache(load), tokenizer, folder
 
-    @torch.inference_mode()
     def states(self, text: Text) -> Float[ndarray, "at d"]:
         """The last layer's state at every place, float32; zeros at the BOS."""
-        known = self._states.get(id(text))
-        if known is None:
-            parts = [states[at].float().cpu().numpy() for at, states in self._run(text)]
-            found = np.zeros((*text.rows.shape, parts[0].shape[-1]), np.float32)
-            found[:, 1:] = np.stack(parts)
-            # The text is kept with its states: an id is only its own while the object lives.
-            known = self._states[id(text)] = text, found.reshape(text.rows.size, -1)
-        return known[1]
+        folder, parts = self._folder / _digest(text), []
+        starts = range(0, len(text.rows), ROWS)
+        for start in tqdm(starts, desc="LLM reads", unit=f"{ROWS} rows", disable=len(starts) < 2):
+            file = folder / f"{start:06d}.safetensors"
+            part = read_or_none(file, load_file)
+            if part is None:
+                part = {"states": torch.stack(list(self._read(text, start)))}
+                with whole(file) as beside:
+                    save_file(part, beside)
+            parts.append(part["states"].float())
+        states = torch.cat(parts).numpy()
+        return np.pad(states, ((0, 0), (1, 0), (0, 0))).reshape(text.rows.size, -1)
 
     @torch.inference_mode()
     def chances(self, text: Text, words: Sequence[str]) -> Float[ndarray, "at word"]:
@@ -48,7 +66,7 @@ class Passes:
         Only the columns asked for are kept, so memory does not grow with the vocabulary.
         """
         ids = [self._first(word) for word in words]
-        head = self._model.get_output_embeddings()
+        head = self._load().get_output_embeddings()
         states = torch.from_numpy(self.states(text))
         found = np.zeros((len(states), len(words)), np.float32)
         for part in tqdm(range(0, len(states), 512), desc="next words", unit="block"):
@@ -63,9 +81,12 @@ class Passes:
             raise ValueError(f"the LLM's tokenizer has no token for the word {word!r}")
         return ids[0]
 
-    def _run(self, text: Text) -> Iterator[tuple[Int[ndarray, " pos"], torch.Tensor]]:
-        """Row by row: which of the LLM's tokens stands for each place, and all its states."""
-        for row in tqdm(range(len(text.rows)), desc="LLM reads", unit="row"):
+    @torch.inference_mode()
+    def _read(self, text: Text, start: int) -> Iterator[Float[torch.Tensor, "pos d"]]:
+        """The states of one block's rows, bfloat16: each place's is that of the LLM's token that
+        stands for it."""
+        model = self._load()
+        for row in range(start, min(start + ROWS, len(text.rows))):
             pieces = text.pieces(row)
             given = self._tokenizer(
                 "".join(pieces),
@@ -75,5 +96,24 @@ class Passes:
             )
             ends = np.array([end for _, end in given["offset_mapping"]])
             at = np.searchsorted(ends, np.cumsum([len(p) for p in pieces]), side="right") - 1
-            ids = torch.tensor([given["input_ids"]], device=self._model.device)
-            yield at.clip(0), self._model.base_model(ids).last_hidden_state[0]
+            ids = torch.tensor([given["input_ids"]], device=model.device)
+            yield model.base_model(ids).last_hidden_state[0][at.clip(0)].bfloat16().cpu()
+
+
+def opened(llm: LLM, folder: Path) -> Passes:
+    """The passes of a run's LLM; its weights are loaded when a text is not known yet."""
+    place = model_folder(llm.model)
+
+    def load() -> Any:
+        with quiet_transformers():
+            dtype = getattr(torch, precision(llm.dtype, device=device(), weights=weights(place)))
+            return AutoModelForCausalLM.from_pretrained(place, dtype=dtype).to(device()).eval()
+
+    return Passes(load, AutoTokenizer.from_pretrained(place), folder)
+
+
+def _digest(text: Text) -> str:
+    """Names a text by its content."""
+    made = hashlib.blake2b("\0".join(text.kinds).encode(), digest_size=8)
+    made.update(np.ascontiguousarray(text.rows).tobytes())
+    return made.hexdigest()

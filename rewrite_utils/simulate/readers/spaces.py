@@ -4,9 +4,10 @@ In: words, blanks and all. Out: vectors, each word's computed once. By the simul
 embeddings, plain or whitened, or by a sentence encoder. No LLM pass anywhere.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from numpy import ndarray
 from safetensors import safe_open
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.llm.embedding import Embed, embedder
@@ -66,24 +67,39 @@ def sentence_space(embed: Embed | None = None) -> Space:
 def input_spaces(model: str) -> tuple[Space, Space]:
     """By an LLM's input embeddings: a word is the mean of its tokens. Plain, and whitened.
 
-    ValueError where the model's files hold no input embeddings under a known name.
+    Its files are read when the first word is placed: ValueError then where they hold no input
+    embeddings under a known name.
     """
-    folder = model_folder(model)
-    if not Path(folder).is_dir():
-        folder = snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "*.txt"])
-    matrix = _inputs(Path(folder))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    mean, root = _whitening(matrix)
-
-    def plain(words: Sequence[str]) -> ndarray:
-        ids = tokenizer(list(words), add_special_tokens=False)["input_ids"]
-        rows = [matrix[one].float().mean(0) if one else torch.zeros(matrix.shape[1]) for one in ids]
-        return torch.stack(rows).numpy()
+    embedded = functools.cache(lambda: _Embedded.load(model))
 
     def whitened(words: Sequence[str]) -> ndarray:
-        return (plain(words) - mean) @ root
+        return (embedded().plain(words) - embedded().mean) @ embedded().root
 
-    return Remembering("input", plain), Remembering("whitened", whitened)
+    plain = Remembering("input", lambda words: embedded().plain(words))
+    return plain, Remembering("whitened", whitened)
+
+
+class _Embedded(NamedTuple):
+    """An LLM's input embeddings, and what whitens them."""
+
+    matrix: torch.Tensor
+    tokenizer: PreTrainedTokenizerBase
+    mean: ndarray
+    root: ndarray
+
+    @classmethod
+    def load(cls, model: str) -> "_Embedded":
+        folder = model_folder(model)
+        if not Path(folder).is_dir():
+            folder = snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+        matrix = _inputs(Path(folder))
+        return cls(matrix, AutoTokenizer.from_pretrained(folder), *_whitening(matrix))
+
+    def plain(self, words: Sequence[str]) -> ndarray:
+        ids = self.tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        nothing = torch.zeros(self.matrix.shape[1])
+        rows = [self.matrix[one].float().mean(0) if one else nothing for one in ids]
+        return torch.stack(rows).numpy()
 
 
 def _inputs(folder: Path) -> torch.Tensor:

@@ -1,0 +1,166 @@
+"""Descriptions of every latent in levels: sentences where an LLM wrote one, counted words, outputs.
+
+In: a site's counted totals, its sentences, its coder. Out: one `Description` a latent, and its text
+at each level. A stage of notebook 13 asks for the sentences that the paper's own way did not need.
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.explain import asking
+from rewrite_utils.explain import stage as explaining
+from rewrite_utils.explain.described import LEVELS, Description, Level
+from rewrite_utils.explain.evidence import Source
+from rewrite_utils.explain.logits import output_words
+from rewrite_utils.explain.stage import latent_count
+from rewrite_utils.latents.stage import Caches
+from rewrite_utils.latents.totals import TokenTotals
+from rewrite_utils.latents.words import Word, count_words
+from rewrite_utils.llm import opening
+from rewrite_utils.llm.lengths import asked as asked_of
+from rewrite_utils.llm.lengths import explain_prompt, explain_wording
+from rewrite_utils.params import Params, Site
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import spelled
+
+PIECE = re.compile(r'"([^"]*)"|([^",;\s](?:[^",;]*[^",;\s])?)')
+"""A word of the explainer's list, in quotation marks or bare between commas."""
+
+
+def read_latents(*, totals: TokenTotals, params: Params) -> Int[ndarray, " latent"]:
+    """Every latent that fires often enough to be described, in order of index."""
+    firings = np.diff(totals.sums.indptr)  # kinds of token that it fires on
+    return np.flatnonzero(firings >= min(params.explain.min_firings, 3))
+
+
+def told(
+    *,
+    read_latents: Int[ndarray, " latent"],
+    described: Int[ndarray, " described"],
+    energy: Float[ndarray, " latent"],
+    cache: Caches,
+    params: Params,
+) -> Int[ndarray, " latent"]:
+    """The latents that an LLM describes: the described ones, and those that carry most."""
+    shown = read_latents[cache("explain").counts[read_latents] >= params.explain.min_firings]
+    ranked = shown[np.argsort(-energy[shown], kind="stable")]
+    count = params.readers.told or len(ranked)
+    return np.union1d(ranked[:count], np.intersect1d(described, read_latents))
+
+
+def make_told(
+    folder: Path,
+    *,
+    evidence_source: Source,
+    told: Int[ndarray, " latent"],
+    described: Int[ndarray, " described"],
+    params: Params,
+) -> dict[str, Any]:
+    """One sentence for each latent that the paper's way has left without."""
+    missing = np.setdiff1d(told, described).tolist()
+    if not missing:
+        pd.DataFrame(columns=[*asking.Explanation._fields, "sentence"]).to_parquet(
+            folder / explaining.FILE
+        )
+        return {"units": 0}
+    llm = opening.engine(params.explainer)
+    before = llm.usage
+    table = asking.explain(evidence_source, missing, llm, folder=folder)
+    return explaining.facts(table, llm.usage.since(before))
+
+
+def told_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
+    """As the described ones are asked about, and how many."""
+    return explaining.explanation_hashes(params=params, settings=settings) | {
+        "told": params.readers.told,
+        "least": params.explain.min_firings,
+    }
+
+
+def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """Sentences beside those of the paper's way."""
+    count = (params.readers.told or settings.latents) - latent_count(settings)
+    if not settings.reader or count <= 0:
+        return None
+    one = explain_prompt(params) + params.explain.max_tokens
+    return asked_of(
+        params.explainer,
+        "13_told",
+        name,
+        f"{count:,} sentences more, for the readers",
+        tokens=explain_wording(params) + count * one,
+        answers=count,
+        storage=2000 * count,
+    )
+
+
+TOLD = Declared(
+    name="13_told",
+    make=make_told,
+    read=explaining.read_explanations,
+    on=("latents_stage", "totals_stage"),
+    hashes=told_hashes,
+    cost=told_cost,
+)
+
+
+def level_records(
+    *,
+    read_latents: Int[ndarray, " latent"],
+    totals: TokenTotals,
+    told_more: pd.DataFrame,
+    explanations: pd.DataFrame,
+    subject: Subject,
+    coder: SparseCoder,
+    params: Params,
+) -> dict[int, Description]:
+    """Everything that can be said about each latent that is read."""
+    asked = params.readers
+    spelt = functools.partial(spelled, subject.tokenizer)
+    counted = count_words(totals, lambda ids: spelt(ids.tolist()), words=asked.words)
+    written = pd.concat([explanations, told_more]).dropna(subset=["explanation"])
+    english = dict(zip(written["latent"], written["explanation"], strict=True))
+    named = dict(zip(written["latent"], written["pieces"], strict=True))
+    outputs = any(arm.startswith("d") for arm in asked.arms)
+    found = {}
+    for latent in read_latents.tolist():
+        raises, lowers = (
+            output_words(subject, coder, latent, raises=asked.raises, lowers=asked.lowers)
+            if outputs
+            else ((), ())
+        )
+        words = (*named_words(named.get(latent, "")), *counted[latent].words)
+        covered = counted[latent].covered
+        found[latent] = Description(english.get(latent, ""), words, covered, raises, lowers)
+    return found
+
+
+def level_texts(*, level_records: dict[int, Description]) -> dict[Level, dict[int, str]]:
+    """The description of every latent at each level; one that says nothing there is left out.
+
+    Levels a and b are an LLM's words: they have the latents that an LLM described.
+    """
+    found: dict[Level, dict[int, str]] = {}
+    for level in LEVELS:
+        said = {n: one.text(level) for n, one in level_records.items()}
+        if level in ("a", "b"):
+            said = {n: text for n, text in said.items() if level_records[n].english}
+        found[level] = {n: text for n, text in said.items() if text}
+    return found
+
+
+def named_words(pieces: str) -> tuple[Word, ...]:
+    """The words of the explainer's own list, each once, as it wrote them."""
+    found = (quoted or bare for quoted, bare in PIECE.findall(pieces))
+    return tuple(Word(text) for text in dict.fromkeys(found) if text)

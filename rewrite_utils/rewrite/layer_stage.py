@@ -1,0 +1,217 @@
+"""Stages of notebook 13: the losses of whole layers read from descriptions, and their vocabulary.
+
+The verdict on each reader against mean ablation of the same latents, and against a token table.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.explain.described import Level
+from rewrite_utils.latents.controls import vocabulary_table
+from rewrite_utils.latents.totals import TokenTotals
+from rewrite_utils.params import Params, Site
+from rewrite_utils.rewrite import layer
+from rewrite_utils.rewrite.layer import MEAN, Says
+from rewrite_utils.rewrite.splicer import splice_cost
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.simulate.readers.arms import Senses, parse_arm
+from rewrite_utils.simulate.readers.kept import Kept
+from rewrite_utils.simulate.readers.reader import dense
+from rewrite_utils.simulate.readers.stage import Readings, text_of
+from rewrite_utils.simulate.readers.text import Text
+from rewrite_utils.subject.corpus import Corpus
+from rewrite_utils.subject.model import Hookpoint, Subject
+
+FILE = "losses.parquet"
+TABLE, BACKOFF = "token table", "token table, back-off"
+ELSEWHERE = "c, fitted elsewhere"
+Texts = Mapping[Level, Mapping[int, str]]
+
+
+def make_layer(
+    folder: Path,
+    *,
+    subject: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    output_mean: Tensor,
+    latent_means: Float[ndarray, " latent"],
+    totals: TokenTotals,
+    senses: Senses,
+    readers: Readings,
+    elsewhere_reader: Kept | None,
+    level_texts: Texts,
+    reader_rows: Mapping[str, Int[ndarray, "row pos"]],
+    corpus: Corpus,
+    params: Params,
+    name: str,
+) -> dict[str, Any]:
+    """Every source at every position of every text."""
+    kept = {arm: readers[arm] for arm in params.readers.arms}
+    if elsewhere_reader is not None:
+        kept[ELSEWHERE] = elsewhere_reader
+    tables = []
+    for title, tokens in reader_rows.items():
+        file = folder / f"part {title.replace('/', ' ')}.parquet"
+        if not file.exists():
+            says = sources(tokens, subject, latent_means, totals, senses)
+            text = text_of(tokens, subject)
+            says |= {arm: read_by(one, level_texts, text) for arm, one in kept.items()}
+            says |= dict(_ablations(kept, latent_means))
+            how = {"name": f"{name}, {title}", "masked": corpus.masked}
+            found = layer.measure(subject, hookpoint, coder, tokens, says, output_mean, **how)
+            found.assign(text=title).to_parquet(file)
+        tables.append(pd.read_parquet(file))
+    pd.concat(tables, ignore_index=True).to_parquet(folder / FILE)
+    return {"rows": {title: len(tokens) for title, tokens in reader_rows.items()}}
+
+
+def sources(
+    tokens: Int[ndarray, "row pos"],
+    subject: Subject,
+    latent_means: Float[ndarray, " latent"],
+    totals: TokenTotals,
+    senses: Senses,
+) -> dict[str, Says]:
+    """What needs no description: mean ablation of every latent, and both token tables."""
+    every = np.arange(len(latent_means))
+    text = text_of(tokens, subject)
+    ids = np.unique(tokens)
+    vectors = senses.spaces["whitened"](text.kinds)
+    tables = {
+        TABLE: vocabulary_table(totals, ids),
+        BACKOFF: vocabulary_table(totals, ids, vectors),
+    }
+    found = {MEAN: layer.whole_mean(latent_means, every)}
+    for title, table in tables.items():
+        found[title] = Says(every, lambda part, table=table: table[text.rows[part]])
+    return found
+
+
+def read_by(kept: Kept, level_texts: Texts, text: Text) -> Says:
+    """What a reader says of a text."""
+    said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
+    values = dense(kept.reader.read(said, text), text).astype(np.float16)
+    return Says(kept.latents, lambda part: values[part])
+
+
+def _ablations(
+    kept: Mapping[str, Kept], means: Float[ndarray, " latent"]
+) -> Iterator[tuple[str, Says]]:
+    """Mean ablation of the latents of each arm."""
+    for one in kept.values():
+        yield ablation(one.latents), layer.whole_mean(means, one.latents)
+
+
+def ablation(latents: Int[ndarray, " latent"]) -> str:
+    """Mean ablation of so many latents, by name."""
+    return f"mean of {len(latents)}"
+
+
+def layer_verdict(
+    *,
+    layer_losses: pd.DataFrame,
+    readers: Readings,
+    params: Params,
+) -> pd.DataFrame:
+    """One row a (text, source); see `layer.judged`."""
+    against = dict.fromkeys((layer.CODER, layer.OUTPUT_MEAN, MEAN, TABLE, BACKOFF), MEAN)
+    against |= {arm: ablation(readers.latents(arm)) for arm in params.readers.arms}
+    if ELSEWHERE in set(layer_losses["source"]):
+        against[ELSEWHERE] = ablation(readers.latents("c"))
+    how = {"table": BACKOFF, "seed": params.seed, "resamples": params.readers.bootstrap}
+    tables = [
+        layer.judged(part, against, **how).assign(text=title)
+        for title, part in layer_losses.groupby("text", sort=False)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def layer_hashes(*, params: Params) -> dict[str, Any]:
+    """Which texts, and how many rows of them."""
+    asked = params.readers
+    return {"texts": list(asked.texts), "rows": asked.evaluate_rows, "seed": params.seed}
+
+
+def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """Every position through the layers above, a source; and every row once whole, a source."""
+    if not settings.reader:
+        return None
+    asked, width = params.readers, params.corpus.row_tokens
+    texts, arms = 1 + len(asked.texts), 5 + 2 * len(asked.arms)
+    rows = texts * asked.evaluate_rows
+    return splice_cost(
+        "13_layer",
+        name,
+        f"{rows:,} rows at every position × {arms} sources",
+        params,
+        settings,
+        model,
+        windows=rows * (1 + arms),
+        losses=rows * (width - 2) * arms,
+    )
+
+
+LAYER = Declared(
+    name="13_layer",
+    make=make_layer,
+    read=lambda folder: pd.read_parquet(folder / FILE),
+    on=("readers_stage", "elsewhere_stage"),
+    hashes=layer_hashes,
+    cost=layer_cost,
+)
+
+
+def make_vocabulary(
+    folder: Path,
+    *,
+    subject: Subject,
+    readers: Readings,
+    level_texts: Texts,
+    vocabulary: Text,
+    params: Params,
+) -> dict[str, Any]:
+    """Read every token there is: at the first layer, the layer itself."""
+    arm = token_arm(params)
+    table = column_of(readers[arm], level_texts, vocabulary)
+    spare = subject.vocab_size - len(table)  # logits without a token
+    table = np.pad(table, ((0, spare), (0, 0)))
+    np.save(folder / "table.npy", table.astype(np.float16))
+    return {"arm": arm, "tokens": len(table)}
+
+
+def vocabulary(*, subject: Subject) -> Text:
+    """Every token of the subject's tokenizer as one row behind a BOS."""
+    ids = np.concatenate([[subject.bos], np.arange(len(subject.tokenizer))])[None]
+    return text_of(ids, subject)
+
+
+def column_of(kept: Kept, level_texts: Texts, vocabulary: Text) -> Float[ndarray, "vocab latent"]:
+    """What a reader of single tokens says of every token."""
+    said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
+    return dense(kept.reader.read(said, vocabulary), vocabulary)[0, 1:]
+
+
+def token_arm(params: Params) -> str:
+    """The richest arm that needs no LLM pass: the one that can be a table."""
+    plain = [arm for arm in params.readers.arms if not parse_arm(arm).needs_llm]
+    whole = [arm for arm in plain if parse_arm(arm).together]
+    return max(whole or plain, key=lambda arm: parse_arm(arm).level)
+
+
+VOCABULARY = Declared(
+    name="13_vocabulary",
+    make=make_vocabulary,
+    read=lambda folder: np.load(folder / "table.npy").astype(np.float32),
+    on=("readers_stage",),
+)

@@ -1,0 +1,134 @@
+"""From a finished run to whole layers read: the stages of notebook 13 on tiny random models."""
+
+import numpy as np
+import pytest
+import torch
+from stage_cases import made
+
+from rewrite_utils.explain.described import LEVELS, parse
+from rewrite_utils.params import ParameterError
+from rewrite_utils.rewrite.layer_stage import ablation
+from rewrite_utils.simulate.readers import passes
+from rewrite_utils.simulate.readers import stage as readings
+from rewrite_utils.simulate.readers.passes import Passes
+from rewrite_utils.simulate.readers.reader import dense
+from rewrite_utils.simulate.readers.spaces import Remembering
+from rewrite_utils.site import SiteStages, continuations, losses_together, open_sites, read_sites
+
+READERS = {
+    "words": 6,
+    "train_rows": 40,
+    "told": 7,
+    "trees": 4,
+    "pairs": 4000,
+    "folds": 2,
+    "calibrate_rows": 8,
+    "evaluate_rows": 3,
+    "arms": ["a", "b", "c", "d+context", "c:exact"],
+    "elsewhere": True,
+    "prompts": ["the thin"],
+    "continued": 3,
+    "bootstrap": 100,
+}
+
+
+def letters(words):
+    """Words by the letters in them."""
+    return np.array([[word.count(c) + 0.01 for c in "aehinrst ,;."] for word in words], np.float32)
+
+
+@pytest.fixture(scope="module")
+def read(world, plain, tokenizer):
+    """The tiny run's two sites, read; the MLP's reader is declared to be c, the other's d."""
+    patch = pytest.MonkeyPatch()
+    spaces = {name: Remembering(name, letters) for name in ("input", "whitened", "minilm")}
+    patch.setattr(readings, "spaces", lambda model: spaces)
+    patch.setattr(passes, "opened", lambda llm, folder: Passes(lambda: plain, tokenizer, folder))
+    changed = {"readers": READERS, "sites__mlp__reader": "c", "sites__sae__reader": "d+context"}
+    yield read_sites(world.again(**changed))
+    patch.undo()
+
+
+def test_every_level_says_more_and_is_read_back(read):
+    for site in read.values():
+        assert len(site.read_latents) and set(site.told) <= set(site.read_latents)
+        assert list(site.level_texts) == list(LEVELS)
+        told = set(site.level_texts["a"])
+        assert told == set(site.level_texts["b"]) <= set(site.told)
+        assert set(site.level_texts["c"]) == set(site.read_latents)
+        for latent in told:
+            records = [parse(site.level_texts[level][latent]) for level in LEVELS]
+            assert records[0].english and not records[0].words
+            assert [w.text for w in records[1].words] == ["a", "b"]
+            assert any(w.strength for w in records[2].words)
+            assert records[3].raises and records[3].lowers
+
+
+def test_an_llm_is_asked_only_about_latents_without_a_sentence(read):
+    for site in read.values():
+        assert not set(site.told_more["latent"]) & set(site.described)
+
+
+def test_every_arm_has_a_finite_loss_at_every_position_against_its_own_ablation(read):
+    for site in read.values():
+        table = site.layer_losses
+        arms = {*READERS["arms"], "c, fitted elsewhere"}
+        assert arms < set(table["source"]) and np.isfinite(table[["loss", "whole", "kl"]]).all(None)
+        assert (table["n"] == 38).all() and sorted(set(table["row"])) == [0, 1, 2]
+        verdict = site.layer_verdict.set_index("source")
+        assert verdict.loc["coder", "of_range"] == pytest.approx(1)
+        assert verdict.loc["mean", "minus_mean"] == 0
+        named = ablation(site.readers["a"].latents)
+        assert verdict.loc["a", "against"] == named
+        over = table.pivot(index="row", columns="source", values="loss")
+        expected = (over["a"] - over[named]).mean()
+        assert verdict.loc["a", "minus_mean"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_kept_reader_reads_as_it_did(read, tmp_path):
+    for site in read.values():
+        for arm in READERS["arms"]:
+            kept = site.readers[arm]
+            said = [site.level_texts[kept.level][one] for one in kept.latents.tolist()]
+            text = readings.text_of(site.reader_rows["evaluate"], site.subject)
+            found = dense(kept.reader.read(said, text), text)
+            assert found.shape == (*text.rows.shape, len(kept.latents))
+            assert np.isfinite(found).all() and (found >= 0).all() and not found[:, 0].any()
+
+
+def test_the_vocabulary_as_a_table_is_the_reader_at_every_token(read):
+    site = read["mlp"]
+    tokens = site.reader_rows["evaluate"]
+    kept, text = site.reader, readings.text_of(tokens, site.subject)
+    said = [site.level_texts[kept.level][one] for one in kept.latents.tolist()]
+    found = dense(kept.reader.read(said, text), text)[:, 1:]
+    alike = np.isclose(site.vocabulary_table[tokens[:, 1:]], found, atol=2e-2, rtol=2e-3)
+    assert alike.mean() > 0.99  # a tree's step may fall on either side of a rounding
+
+
+def test_the_rewritten_model_speaks_and_is_scored(read):
+    spoken = continuations(read)
+    assert {"model", "coder, mlp", "reader, mlp+sae", "edited, mlp"} <= set(spoken["model"])
+    table = losses_together(read)
+    site = read["mlp"]
+    own = table[table["model"] == "model"].set_index("row")["loss"]
+    rows = torch.from_numpy(site.reader_rows["evaluate"])
+    logits = site.subject.bridge(rows)[:, 1:-1].log_softmax(-1)
+    expected = -logits.gather(2, rows[:, 2:, None]).mean((1, 2))
+    np.testing.assert_allclose(own, expected.detach(), atol=1e-4)
+
+
+def test_all_of_it_is_made_once_and_old_stages_stay(world, read):
+    for site in read.values():
+        assert len(site.layer_losses)
+    events = len(world.run.journal)
+    again = {name: SiteStages(site.run, name) for name, site in read.items()}
+    for site in again.values():
+        assert len(site.layer_losses) and len(site.losses)
+    assert made(world.run, events) == set()
+
+
+def test_a_run_that_reads_nothing_says_what_to_set(world):
+    with pytest.raises(ParameterError, match="reads no site: set sites.<site>.reader"):
+        read_sites(world.run)
+    assert open_sites(world.run)
