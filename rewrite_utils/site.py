@@ -19,6 +19,7 @@ from numpy import ndarray
 from rewrite_utils.assets.shapes import ModelShape, shape
 from rewrite_utils.calibrate import calibrator
 from rewrite_utils.coder import stage as coding
+from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
 from rewrite_utils.latents import counting
@@ -542,7 +543,12 @@ def plan_of(
 
 
 def require_calibrators(params: Params) -> None:
-    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
+    """Raise PlanError at a calibration whose name says nothing, or that a coder on this disk cannot
+    serve, before hours of ratings."""
+    for name, site in params.sites.items():
+        told = site.coder not in ("", coding.RANDOM) and coding.without_k(name, params)
+        if told and keeps_k(site.coder, site.hookpoint) is False:
+            raise PlanError(told)
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
     for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:
