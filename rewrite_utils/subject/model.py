@@ -65,6 +65,9 @@ class Subject:
     """Width of the logits (at least the tokenizer's vocabulary)."""
     bos: int
     """Token id at position 0 of every row."""
+    resumes: bool = True
+    """Whether one patched token may be passed through the layers above a splice alone; False: its
+    whole row is run again (`splice.checking`)."""
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +78,13 @@ class Subject:
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return next(self.bridge.original_model.parameters()).dtype
+
+    def sees_all(self, length: int) -> bool:
+        """Whether every layer attends to all of a row so long."""
+        config = self.bridge.original_model.config
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+        window = getattr(config, "sliding_window", None) or length
+        return length <= window or not any("full" not in kind for kind in kinds)
 
     def hookpoint(self, name: str) -> Hookpoint:
         """``parse_hookpoint`` for this model."""

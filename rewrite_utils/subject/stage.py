@@ -14,6 +14,7 @@ from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus, load_corpus
 from rewrite_utils.subject.masking import control_tokens
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject, parse_hookpoint
+from rewrite_utils.subject.splice.checking import checked
 
 CACHED_SPLITS = SPLITS[1:]
 """Every split but train: what latents are cached on."""
@@ -28,7 +29,7 @@ CORPUS_TOKENS = {
 @functools.cache
 def loaded(model: str, dtype: str, device: str, revision: str) -> Subject:
     """A subject, loaded once a process."""
-    return load_subject(model, dtype=dtype, device=device, revision=revision or None)
+    return checked(load_subject(model, dtype=dtype, device=device, revision=revision or None))
 
 
 def subject(*, params: Params) -> Subject:
