@@ -102,6 +102,7 @@ class SiteStages(StagedSite):
     explanations_stage = Staged(explaining.EXPLANATIONS)
     refined_stage = Staged(scoring.REFINED)
     delphi_stage = Staged(explaining.DELPHI)
+    labels_stage = Staged(explaining.LABELS)
     written_stage = Chosen(explaining.written_by)
     curated = Derived(explaining.kept_by_hand)
     curated_stage = Staged(explaining.CURATED)
