@@ -30,6 +30,7 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
@@ -170,6 +171,7 @@ class SiteStages(StagedSite):
     vocabulary_table = Made(layering.VOCABULARY)
     layer_losses = Made(layering.LAYER)
     layer_verdict = Derived(layering.layer_verdict)
+    label_benchmark = Made(labelling.BENCHMARK)
 
     @property
     def states_folder(self) -> Path:
