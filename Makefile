@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test test-browser plan serve notebooks lab lint types lock clean
+.PHONY: help env reproduce test test-browser check-gpu plan serve notebooks lab lint types lock clean
 
 PARAMS ?= params/embedded.yaml
 ONLY ?=
@@ -13,7 +13,8 @@ PORT ?= 8000
 NOTEBOOKS := $(filter-out notebooks/00_%,$(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))) \
              $(wildcard notebooks/00_*.ipynb)
 PYTHON_FILES := rewrite_utils tests requirements $(wildcard benchmarks) $(wildcard notebooks/*.py)
-LOCK := requirements/lock-cpu.txt
+# With vLLM's CUDA build and its libraries where an NVIDIA driver answers.
+LOCK := requirements/lock-$(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu).txt
 TORCH := torch==2.13.0
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
@@ -85,6 +86,9 @@ test-browser: env ## the explorer in headless Chromium against JupyterLab (apt i
 	$(BIN)/python -m rewrite_utils.series params/smoke.yaml --only 10
 	$(BIN)/python -m pytest tests/browser
 
+check-gpu: env ## every computing part on the GPU against the CPU, with speeds (3 minutes)
+	@$(BIN)/python benchmarks/check_gpu.py
+
 plan: env ## what a run of PARAMS would cost: tokens, predictions, storage, hours; runs nothing
 	@$(BIN)/python -m rewrite_utils.series $(PARAMS) --plan $(if $(GPU),--gpu $(GPU))
 
@@ -106,12 +110,21 @@ lint: env ## mend what ruff can mend
 types: env ## basedpyright on the package (not yet a gate: it is not clean)
 	@$(BIN)/basedpyright
 
-# Keeps the pins that are there; torch is installed before the lock and must not be in it. uv needs to
-# see the CPU build of torch: UV_FIND_LINKS=<folder with its wheel>.
-lock: ## compile the lock again after a change of pyproject.toml (needs uv)
-	@uv pip compile pyproject.toml --extra simulator-cpu --extra dev --extra ray \
-	  --python-version 3.11 --no-emit-package torch --no-emit-index-url --no-emit-find-links \
-	  --no-annotate --no-header --output-file $(LOCK) > /dev/null
+# Keeps the pins that are there; torch is installed before a lock and must not be in it. For the CPU
+# lock uv needs to see the CPU build of torch: UV_FIND_LINKS=<folder with its wheel>. The CUDA lock has
+# the same versions, but for a package that the two builds of vLLM pin differently, and what the
+# overrides of pyproject.toml keep from a CPU (--no-config: it reads none of them).
+lock: ## compile the locks again after a change of pyproject.toml (needs uv)
+	@compile() {
+	  uv pip compile pyproject.toml --extra dev --extra ray --python-version 3.11 \
+	    --no-emit-package torch --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	    "$$@" > /dev/null
+	}
+	compile --extra simulator-cpu --output-file requirements/lock-cpu.txt
+	shared=$$(mktemp)
+	grep -v '^apache-tvm-ffi=' requirements/lock-cpu.txt > "$$shared"
+	compile --no-config --extra simulator --constraint "$$shared" \
+	  --python-platform x86_64-manylinux_2_28 --output-file requirements/lock-cuda.txt
 
 clean: ## remove caches and build leftovers; runs/ and .venv stay
 	@rm -rf build .pytest_cache .ruff_cache *.egg-info .hypothesis

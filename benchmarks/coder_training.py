@@ -4,10 +4,11 @@
         --batch 1024 --steps 330 --epochs 7
 
 Activations are harvested once from the subject's MLP (without --subject: made up). Both start from
-the same weights and see the same batches, in fp32, on one core by default. Speed: one process
-trains both in turns of a few steps, so that a busy machine slows both; the ratio's interval is a
-bootstrap over turns. Peak memory: each alone in a fresh process. Also: the share of this machine's
-measured matmul rate that the step's dense products reach. Prints one JSON object.
+the same weights and see the same batches, in fp32, on one core by default (``--device cuda``: on
+the GPU, sparsify with its Triton kernels). Speed: one process trains both in turns of a few steps,
+so that a busy machine slows both; the ratio's interval is a bootstrap over turns. Peak memory: each
+alone in a fresh process. Also: the share of the measured matmul rate that the step's dense products
+reach. Prints one JSON object.
 """
 
 import argparse
@@ -21,12 +22,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 
 import numpy as np
 import sparsify
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -68,7 +72,8 @@ class Sparsify:
             transcode=True,
             skip_connection=config.skip_connection,
         )
-        self.coder, self.batches, self.rate = sparsify.SparseCoder(config.d_in, cfg), batches, rate
+        self.coder = sparsify.SparseCoder(config.d_in, cfg, device=batches.x.device)
+        self.batches, self.rate = batches, rate
         start = SparseCoder(config, generator=torch.Generator().manual_seed(0))
         self.coder.encoder.weight.data.copy_(start.W_enc.data)
         pairs = [batches[step] for step in range(8)]
@@ -76,7 +81,7 @@ class Sparsify:
         self.coder.encoder.bias.data = -x.mean(0) @ self.coder.encoder.weight.data.T
         self.coder.b_dec.data = y.mean(0)
         self.optimizer = torch.optim.Adam(self.coder.parameters(), lr=rate)
-        self.silent = torch.zeros(config.num_latents, dtype=torch.long)
+        self.silent = torch.zeros(config.num_latents, dtype=torch.long, device=batches.x.device)
 
     def step(self, step: int) -> None:
         x, y = self.batches[step]
@@ -108,9 +113,15 @@ def timed(trainer: Ours | Sparsify, steps: range, times: Times) -> None:
     for step in steps:
         wall, cpu = time.perf_counter(), time.process_time()
         trainer.step(step)
+        synchronize()
         if step >= WARM_UP:
             times.wall.append(time.perf_counter() - wall)
             times.cpu.append(time.process_time() - cpu)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def harvest(arguments: argparse.Namespace, folder: Path) -> Path:
@@ -146,15 +157,18 @@ def activations(folder: Path | None, d: int, tokens: int) -> tuple[Tensor, Tenso
     return x, hidden @ torch.randn(1024, d, generator=generator)
 
 
-def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
-    """Best measured fp32 rate of a square matrix product, in FLOP per CPU second."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
+def matmul_rate(device: str, repeats: int = 5) -> float:
+    """Best measured rate of a square fp32 product, in FLOP per CPU second, or per second there."""
+    size, clock = (2048, time.process_time) if device == "cpu" else (8192, time.perf_counter)
+    a, b = torch.randn(2, size, size, device=device)
+    out = torch.empty(size, size, device=device)
 
     def seconds() -> float:
-        start = time.process_time()
+        synchronize()
+        start = clock()
         torch.mm(a, b, out=out)
-        return time.process_time() - start
+        synchronize()
+        return clock() - start
 
     return 2 * size**3 / min(seconds() for _ in range(repeats))
 
@@ -168,7 +182,9 @@ def dense_flops(config: CoderConfig, batch: int) -> int:
 def setup(
     arguments: argparse.Namespace,
 ) -> tuple[CoderConfig, TensorBatches, tuple[Tensor, Tensor]]:
-    x, y = activations(arguments.activations, arguments.d, wanted(arguments))
+    torch.set_float32_matmul_precision(arguments.precision)
+    found = activations(arguments.activations, arguments.d, wanted(arguments))
+    x, y = (side.to(arguments.device) for side in found)
     config = CoderConfig(
         d_in=x.shape[1], num_latents=arguments.latents, k=arguments.k, skip_connection=True
     )
@@ -178,7 +194,7 @@ def setup(
 
 
 def peak_memory(arguments: argparse.Namespace, kind: str) -> float:
-    """Peak resident memory in MB of one trainer alone, above what it started with."""
+    """Peak memory in MB of one trainer alone above its start: resident, or the GPU's."""
     cached = ["--activations", str(arguments.activations)] if arguments.activations else []
     command = [sys.executable, *sys.argv, *cached, "--alone", kind]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -187,11 +203,12 @@ def peak_memory(arguments: argparse.Namespace, kind: str) -> float:
 
 def alone(arguments: argparse.Namespace) -> float:
     config, batches, _ = setup(arguments)
-    before = resident("VmRSS")
+    on_gpu = arguments.device != "cpu"
+    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident("VmRSS")
     trainer = KINDS[arguments.alone](config, batches, arguments.lr)
     for step in range(5):
         trainer.step(step)
-    return resident("VmHWM") - before
+    return (torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident("VmHWM")) - before
 
 
 def resident(field: str) -> float:
@@ -208,11 +225,11 @@ def compare(arguments: argparse.Namespace) -> dict:
     rate = 0.0
     for start in tqdm(range(0, len(batches), TURN), desc="turns"):
         if start // TURN % 10 == 0:
-            rate = max(rate, matmul_rate())
+            rate = max(rate, matmul_rate(arguments.device))
         steps = range(start, min(start + TURN, len(batches)))
         for name, trainer in trainers.items():
             timed(trainer, steps, times[name])
-    result: dict = {"matmul GFLOP/CPU s": rate / 1e9}
+    result: dict = {"device": arguments.device, "matmul GFLOP/s": rate / 1e9}
     for name, trainer in trainers.items():
         wall, cpu = (torch.tensor(part).double() for part in times[name])
         with torch.no_grad():
@@ -222,7 +239,7 @@ def compare(arguments: argparse.Namespace) -> dict:
             "tokens/s (best step)": arguments.batch / float(wall.min()),
             "tokens/CPU s": arguments.batch / float(cpu.median()),
             "share of matmul rate": dense_flops(config, arguments.batch)
-            / float(cpu.median())
+            / float((cpu if arguments.device == "cpu" else wall).median())
             / rate,
             "held-out FVU": error,
             "peak MB": peak_memory(arguments, name),
@@ -252,6 +269,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="highest", help="of fp32 products on a GPU (high)")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the activations")
     parser.add_argument("--subject", default="", help="model to harvest activations from")
     parser.add_argument("--hookpoint", default="layers.0.mlp")

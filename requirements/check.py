@@ -1,7 +1,8 @@
 """Is everything in the lock really installed, in the pinned version, and does the package import?
 
 ``python requirements/check.py requirements/lock-cpu.txt``: pip has been seen to install nothing and
-to exit 0. Standard library only, so that it can say what is missing in any environment.
+to exit 0. Standard library only, so that it can say what is missing in any environment. With the
+CUDA lock, torch must be a CUDA build too.
 """
 
 import importlib
@@ -26,11 +27,18 @@ def complaints(lock: Path) -> list[str]:
 
 def main() -> int:
     """0 if all is there; else 1 and the list."""
-    wrong = complaints(Path(sys.argv[1]))
+    lock = Path(sys.argv[1])
+    wrong = complaints(lock)
     for line in wrong:
         sys.stderr.write(f"  {line}\n")
     if not wrong:
         torch = importlib.import_module("torch")  # the one package that is not in the lock
+        if "cuda" in lock.name and torch.version.cuda is None:
+            sys.stderr.write(
+                f"  torch {torch.__version__} has no CUDA: pip knows of a CPU build here; undo "
+                "that, remove .venv and run make env again\n"
+            )
+            return 1
         package = importlib.import_module("rewrite_utils")
         sys.stdout.write(f"  torch {torch.__version__}; {package.__file__}\n")
     return int(bool(wrong))

@@ -25,7 +25,7 @@ from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
 from rewrite_utils.runs.kernel import sockets
-from rewrite_utils.runs.machine import gpu, this_machine
+from rewrite_utils.runs.machine import device, gpu, this_machine
 from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.site import plan_of, require_calibrators
 
@@ -165,11 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, chosen = overrides_of(asked.set), choose(asked.only)
         file = find(asked.params_file).resolve()  # notebooks run in a folder of their own
         if asked.plan:
-            machine = gpu(asked.gpu) if asked.gpu else this_machine(folder=ROOT)
-            return _say(plan_of(load(file, overrides), machine, (ALONE,), _numbers(asked.only)))
+            params = load(file, overrides)
+            here = "cpu" if asked.gpu else device(params.subject.device)
+            machine = gpu(asked.gpu) if asked.gpu else this_machine(here, ROOT)
+            return _say(plan_of(params, machine, (ALONE,), _numbers(asked.only)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
-        _say(this_machine().said())
+        _say(this_machine(device(run.params.subject.device)).said())
         done = []
         for number, notebook in enumerate(chosen, 1):
             _say(f"[{number}/{len(chosen)}] {notebook.stem} …")

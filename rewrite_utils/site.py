@@ -36,7 +36,7 @@ from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
-from rewrite_utils.rewrite.rewritten import Place, Rewritten, by_token, coded, constant
+from rewrite_utils.rewrite.rewritten import Place, Rewritten, coded, constant
 from rewrite_utils.rewrite.splicer import splicer
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import Machine
@@ -167,8 +167,7 @@ class SiteStages(StagedSite):
     readers_stage = Staged(readings.READERS)
     readers = Made(readings.READERS)
     reader_rows = Derived(readings.reader_rows)
-    vocabulary = Derived(layering.vocabulary)
-    vocabulary_table = Made(layering.VOCABULARY)
+    token_reader = Derived(layering.token_reader)
     layer_losses = Made(layering.LAYER)
     layer_verdict = Derived(layering.layer_verdict)
     label_benchmark = Made(labelling.BENCHMARK)
@@ -211,28 +210,25 @@ class SiteStages(StagedSite):
     @property
     def reader(self) -> Kept:
         """The reader of single tokens that the rewritten model and the explorer use."""
-        return self.readers[layering.token_arm(self.params)]
+        return self.readers[layering.token_arm(self.params, self.name)]
 
     def place(self, source: str) -> Place:
         """This site for a rewritten model: its coder, its mean, its reader, or that one after the
         two strongest latents have exchanged their descriptions."""
-        if source == "coder":
-            says = coded
-        elif source == "mean":
-            says = constant(mean_latents(torch.from_numpy(self.latent_means).float()))
-        else:
-            table = self.vocabulary_table if source == "reader" else self.edited_table()
-            width = self.coder.config.num_latents
-            says = by_token(whole_model.widened(table, self.reader.latents, width))
+        says = {
+            "coder": lambda: coded,
+            "mean": lambda: constant(mean_latents(torch.from_numpy(self.latent_means).float())),
+            "reader": lambda: self.token_reader,
+            EDITED: lambda: self.edited_reader,
+        }[source]()
         return Place(self.hookpoint, self.coder, says)
 
-    def edited_table(self) -> Float[ndarray, "vocab latent"]:
-        """The vocabulary as read when the two latents that carry most have each other's texts."""
-        one, other = self.exchanged
-        level = self.reader.level
-        texts = whole_model.exchanged(self.level_texts[level], one, other)
-        table = layering.column_of(self.reader, {level: texts}, self.vocabulary)
-        return np.pad(table, ((0, self.subject.vocab_size - len(table)), (0, 0)))
+    @functools.cached_property
+    def edited_reader(self) -> layering.TokenReader:
+        """The token reader when the two latents that carry most have each other's texts."""
+        texts = whole_model.exchanged(self.level_texts[self.reader.level], *self.exchanged)
+        width = self.coder.config.num_latents
+        return layering.TokenReader(self.reader, texts, self.subject, width=width)
 
     @property
     def exchanged(self) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     return {
         "name": "tiny",
         "figures": str(folder / "figures"),
-        "subject": {"model": str(folder / "model"), "collect_dtype": ""},
+        "subject": {"model": str(folder / "model"), "collect_dtype": "", "device": "cpu"},
         "corpus": corpus | shares,
         "sites": {name: SITE | {"hookpoint": place} for name, place in SITES.items()},
         "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},

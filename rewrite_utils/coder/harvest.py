@@ -17,14 +17,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rewrite_utils.coder.training import Pair, TensorBatches, order_of
+from rewrite_utils.runs.machine import memory
 from rewrite_utils.runs.run import require_space, write_json
 from rewrite_utils.runs.whole import read_or_none
 from rewrite_utils.subject.masking import counted
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import hooked
 
-CHUNK = 16
-"""Rows in one pass of the subject."""
+ON_GPU = 1 / 3
+"""Share of a GPU's free memory that a harvest may take, so that steps need not copy it there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,14 @@ class Harvest:
         *,
         tokens: int,
         folder: Path,
-        batch: int = CHUNK,
+        batch: int | None = None,
         masked: Collection[int] = (),
     ) -> "Harvest":
         """Run the subject up to the hookpoint over as many rows as ``tokens`` need (all, if
-        fewer); the ``masked`` tokens in them are left out."""
+        fewer), ``batch`` at once (None: by the device); the ``masked`` tokens in them are left
+        out."""
         folder.mkdir(parents=True, exist_ok=True)
+        batch = batch or subject.rows_at_once(rows.shape[1])
         rows = rows[: max(1, tokens // (rows.shape[1] - 1))]
         ends = [0, *counted(rows, masked).sum(1).cumsum(0).tolist()]
         shape = ends[-1], subject.d_model
@@ -80,6 +83,8 @@ class Harvest:
         """The activations by training step, shuffled anew in every epoch; on ``device``."""
         files = [self.folder / f"{side}.npy" for side in ("inputs", "outputs")]
         sides = [torch.from_numpy(np.load(f, mmap_mode="c")) for f in files if f.exists()]
+        if device and sum(side.nbytes for side in sides) < ON_GPU * memory(device):
+            sides = [side.to(device) for side in sides]
         return TensorBatches(
             sides[0], sides[-1], batch=batch, epochs=epochs, seed=seed, device=device
         )
@@ -135,12 +140,12 @@ def pairs(
     hookpoint: Hookpoint,
     rows: Int[Tensor, "row pos"],
     *,
-    batch: int = CHUNK,
+    batch: int | None = None,
     masked: Collection[int] = (),
 ) -> Iterator[Pair]:
     """(input, output) of the hooked module at every token of the rows but the BOS and ``masked``
     ones."""
-    for part in rows.split(batch):
+    for part in rows.split(batch or subject.rows_at_once(rows.shape[1])):
         acts, where = hooked(subject, part, hookpoint), counted(part, masked)
         yield acts.inputs[where], acts.outputs[where]
 

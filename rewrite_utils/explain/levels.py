@@ -125,6 +125,7 @@ def level_records(
     subject: Subject,
     coder: SparseCoder,
     params: Params,
+    name: str,
 ) -> dict[int, Description]:
     """Everything that can be said about each latent that is read."""
     asked = params.readers
@@ -133,7 +134,7 @@ def level_records(
     written = pd.concat([explanations, told_more]).dropna(subset=["explanation"])
     english = dict(zip(written["latent"], written["explanation"], strict=True))
     named = dict(zip(written["latent"], written["pieces"], strict=True))
-    outputs = any(arm.startswith("d") for arm in asked.arms)
+    outputs = any(arm.startswith("d") for arm in params.arms_of(name))
     found = {}
     for latent in read_latents.tolist():
         raises, lowers = (

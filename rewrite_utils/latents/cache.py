@@ -181,15 +181,16 @@ def cache_latents(
     *,
     folder: Path,
     name: str,
-    batch: int = 16,
+    batch: int | None = None,
     masked: Collection[int] = (),
 ) -> tuple[LatentCache, OutputMoments]:
-    """Encode every row; nothing is kept of the ``masked`` tokens but how often latents fired on
-    them. Finished batches wait in ``folder``, a split's own, and are not computed again after a
-    kill; remove it once the result is on disk."""
-    parts = []
+    """Encode every row, ``batch`` at once (None: by the device); nothing is kept of the ``masked``
+    tokens but how often latents fired on them. Finished batches wait in ``folder``, a split's own,
+    and are not computed again after a kill; remove it once the result is on disk."""
+    batch, parts = batch or subject.rows_at_once(rows.shape[1]), []
     for start in tqdm(range(0, len(rows), batch), desc=f"latents of {name}", unit="batch"):
-        file = folder / f"{start:08d}.safetensors"
+        # By its size too: a run that goes on elsewhere may take other batches.
+        file = folder / f"{start:08d}-{batch}.safetensors"
         part = read_or_none(file, load_file)
         if part is None:
             part = _encode(subject, hookpoint, coder, rows[start:][:batch], start, masked)

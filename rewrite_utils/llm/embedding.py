@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.convert import quiet_transformers
+from rewrite_utils.runs.machine import device
 
 DEFAULT = "embedded/all-minilm-l6-v2"
 Embed = Callable[[Sequence[str]], Float[ndarray, "text d"]]
@@ -30,7 +31,7 @@ class Embedder:
         folder = model_folder(model)
         with quiet_transformers():
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
-            self._model = AutoModel.from_pretrained(folder).eval()
+            self._model = AutoModel.from_pretrained(folder).eval().to(device())
         self._batch, self._most = batch, most_tokens
 
     def __call__(self, texts: Sequence[str]) -> Float[ndarray, "text d"]:
@@ -47,11 +48,11 @@ class Embedder:
     def _embed(self, texts: Sequence[str]) -> Float[ndarray, "text d"]:
         given = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=self._most, return_tensors="pt"
-        )
+        ).to(self._model.device)
         states = self._model(**given).last_hidden_state
         kept = given["attention_mask"][..., None].to(states)
         mean = (states * kept).sum(1) / kept.sum(1).clamp_min(1)
-        return torch.nn.functional.normalize(mean, dim=-1).float().numpy()
+        return torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy()
 
 
 @functools.cache

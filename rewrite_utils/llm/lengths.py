@@ -9,6 +9,7 @@ from rewrite_utils.assets.shapes import shape
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import BLOCK
 from rewrite_utils.params import LLM, Params
+from rewrite_utils.params.asking import CPU_CACHE
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import BYTES
 
@@ -86,7 +87,9 @@ def asked(
         storage=storage,
         flops=tokens * model.flops(),
         dtype=llm.dtype,
-        memory={f"LLM {llm.model}": model.parameters * width + llm.memory_gb * 2**30},
+        memory={
+            f"LLM {llm.model}": model.parameters * width + (llm.memory_gb or CPU_CACHE) * 2**30
+        },
     )
 
 

@@ -10,12 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.params import LLM
-from rewrite_utils.runs.machine import precision, this_machine
+from rewrite_utils.runs.machine import device, precision, this_machine
 
 ENGINES = ("auto", "vllm", "transformers", "server", "ray")
 EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
@@ -45,7 +44,7 @@ def open_engine(
     dtype: str = "auto",
     max_tokens: int = 2048,
     threads: int | None = None,
-    memory_gb: float = 2.0,
+    memory_gb: float = 0.0,
     address: str = "",
     workers: int = 2,
     worker_engine: str = "auto",
@@ -53,7 +52,8 @@ def open_engine(
     """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
 
     ``dtype``: "auto" is what `runs.machine` measures to be faster. ``max_tokens``: the
-    longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and values.
+    longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and
+    values; 0: by the device.
     ``engine``: see `chosen`; "server": one at ``address``; "ray": ``workers`` actors, each with a
     ``worker_engine``. ValueError on another name or a missing package, EngineDied if it fails.
     """
@@ -112,11 +112,6 @@ def chosen(engine: str) -> str:
     if engine in EXTRAS:
         require_installed(engine, f"engine {engine!r}")
     return engine
-
-
-def device() -> str:
-    """Where a language model computes: a GPU if torch sees one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def weights(folder: str) -> int:

@@ -9,15 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.fetch import AssetError
-from rewrite_utils.llm.opening import device, require_installed, weights
+from rewrite_utils.llm.opening import require_installed, weights
 from rewrite_utils.llm.protocol import MOST_OPTIONS
 from rewrite_utils.llm.vllm import child_environment, settings
 from rewrite_utils.params import LLM, load
-from rewrite_utils.runs.machine import precision
+from rewrite_utils.runs.machine import device, free_share, precision
 
 HOST = "127.0.0.1"
 SERVING = {
@@ -28,11 +26,11 @@ SERVING = {
 scheduler (half of two cores) and overrules the number of threads."""
 
 
-def command(llm: LLM, *, folder: str, port: int, dtype: str, cuda: bool) -> list[str]:
+def command(llm: LLM, *, folder: str, port: int, dtype: str, free: float) -> list[str]:
     """The server's command line; the same settings as the engine in process."""
     own = {"served_model_name": llm.model, "host": HOST, "port": port}
     own |= {"max_logprobs": MOST_OPTIONS, "enable_prompt_tokens_details": True}
-    same = settings(folder, dtype=dtype, max_tokens=llm.context, memory_gb=llm.memory_gb, cuda=cuda)
+    same = settings(folder, dtype=dtype, max_tokens=llm.context, memory_gb=llm.memory_gb, free=free)
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     for name, value in (same | own).items():
         flag = name.replace("_", "-")
@@ -56,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    cuda = torch.cuda.is_available()
-    environment = child_environment(folder, threads=llm.threads or None, cuda=cuda)
+    free = free_share(device())
+    environment = child_environment(folder, threads=llm.threads or None, cuda=free > 0)
     dtype = precision(llm.dtype, device=device(), weights=weights(folder), what=llm.model)
-    started = command(llm, folder=folder, port=asked.port, dtype=dtype, cuda=cuda)
+    started = command(llm, folder=folder, port=asked.port, dtype=dtype, free=free)
     sys.stderr.write(
         f"serving {llm.model}: use simulator.engine: server, "
         f"simulator.address: http://{HOST}:{asked.port}/v1\n"

@@ -21,9 +21,13 @@ from transformers import (
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.passes import Model, Run, draw, option_logprobs
 from rewrite_utils.llm.protocol import EngineError, Generation, Logprobs, Prompt, Sampling, Usage
+from rewrite_utils.params.asking import CPU_CACHE
+from rewrite_utils.runs import machine
 
 STEP_TOKENS = 2048
-"""Most tokens of a forward pass; more gain nothing on a CPU."""
+"""Most tokens of a forward pass on a CPU, where more gain nothing."""
+CACHE = 1 / 2
+"""Of a GPU's free memory, what keys and values may take where nothing else is asked for."""
 
 
 class TransformersEngine(Engine):
@@ -36,7 +40,7 @@ class TransformersEngine(Engine):
         *,
         max_tokens: int = 2048,
         threads: int | None = None,
-        memory_gb: float = 2.0,
+        memory_gb: float = 0.0,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -46,7 +50,10 @@ class TransformersEngine(Engine):
         )
         self._model: Model = model.eval()
         self._threads = threads
-        self._memory = memory_gb * 2**30
+        self._memory = memory_gb * 2**30 or cache_bytes(model.device)
+        config = model.config.get_text_config()
+        states = 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
+        self._step = machine.at_once(STEP_TOKENS, each=states, device=model.device)
         self._token_bytes = inspected(model)
         self._ends = end_tokens(model, tokenizer)
         self._forget()
@@ -56,11 +63,10 @@ class TransformersEngine(Engine):
         cls, model: str, *, dtype: str, max_tokens: int, threads: int | None, memory_gb: float
     ) -> "TransformersEngine":
         """Read the model's folder; on a GPU if there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         weights: Model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(model)
         return cls(
-            weights.to(device),
+            weights.to(machine.device()),
             tokenizer,
             max_tokens=max_tokens,
             threads=threads,
@@ -138,7 +144,7 @@ class TransformersEngine(Engine):
             rows = sorted(group, key=lambda row: len(prompts[row].own))
             own = len(prompts[rows[-1]].own)
             fits = self._memory // (self._token_bytes * (len(shared) + own + room))
-            size = max(1, min(int(fits), STEP_TOKENS // own))
+            size = max(1, min(int(fits), self._step // own))
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 self._share(shared)
@@ -153,8 +159,8 @@ class TransformersEngine(Engine):
             cache = DynamicCache()
         elif surplus:
             cache.crop(-surplus)
-        for start in range(kept, len(shared), STEP_TOKENS):
-            piece = torch.tensor([shared[start : start + STEP_TOKENS]], device=self._model.device)
+        for start in range(kept, len(shared), self._step):
+            piece = torch.tensor([shared[start : start + self._step]], device=self._model.device)
             self._model.base_model(piece, past_key_values=cache, use_cache=True)
         self._shared, self._cache = shared, cache
         self._computed += len(shared) - kept
@@ -177,6 +183,11 @@ class TransformersEngine(Engine):
                 yield
         finally:
             torch.set_num_threads(before)
+
+
+def cache_bytes(device: torch.device) -> float:
+    """Bytes for keys and values where nothing else is asked for."""
+    return CPU_CACHE * 2**30 if device.type == "cpu" else CACHE * machine.memory(device)
 
 
 def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from rewrite_utils.llm.engine import Engine
@@ -29,7 +28,11 @@ from rewrite_utils.llm.protocol import (
     Sampling,
     Usage,
 )
+from rewrite_utils.params.asking import CPU_CACHE
+from rewrite_utils.runs.machine import device, free_share
 
+SHARE = 0.9
+"""Of a GPU's free memory, what vLLM may take."""
 LOG_LINES = 20
 """Lines of the child's log shown when it dies."""
 PATIENCE = 2.0
@@ -70,14 +73,14 @@ class VLLMEngine(Engine):
         cls, model: str, *, dtype: str, max_tokens: int, threads: int | None, memory_gb: float
     ) -> "VLLMEngine":
         """Start the child and wait until it holds the model."""
-        cuda = torch.cuda.is_available()
+        free = free_share(device())
         return cls(
             AutoTokenizer.from_pretrained(model),
             vocab_size=AutoConfig.from_pretrained(model).get_text_config().vocab_size,
             settings=settings(
-                model, dtype=dtype, max_tokens=max_tokens, memory_gb=memory_gb, cuda=cuda
+                model, dtype=dtype, max_tokens=max_tokens, memory_gb=memory_gb, free=free
             ),
-            environment=child_environment(model, threads=threads, cuda=cuda),
+            environment=child_environment(model, threads=threads, cuda=free > 0),
         )
 
     @property
@@ -152,20 +155,24 @@ class VLLMEngine(Engine):
 
 
 def settings(
-    model: str, *, dtype: str, max_tokens: int, memory_gb: float, cuda: bool
+    model: str, *, dtype: str, max_tokens: int, memory_gb: float, free: float
 ) -> dict[str, Any]:
     """vLLM's own settings, in process and as a server: a prefix cache of small blocks, and nothing
-    compiled on a CPU."""
-    return {
+    compiled on a CPU. ``free``: see `free_share`; vLLM refuses to start above it."""
+    cuda = free > 0
+    cache = memory_gb or (0 if cuda else CPU_CACHE)
+    memory = {"gpu_memory_utilization": round(SHARE * free, 4)} if cuda else {}
+    if cache:  # given, vLLM skips its profiling run
+        memory |= {"kv_cache_memory_bytes": int(cache * 2**30)}
+    return memory | {
         "model": model,
         "dtype": dtype,
         "max_model_len": max_tokens,
         "block_size": BLOCK,
-        "kv_cache_memory_bytes": int(memory_gb * 2**30),  # given, vLLM skips its profiling run
         "enable_prefix_caching": True,
         "enable_chunked_prefill": False,  # a prompt in parts breaks seeded sampling on the CPU
         "enforce_eager": not cuda,
-        "max_num_batched_tokens": 8192 if cuda else 2048,
+        "max_num_batched_tokens": max(max_tokens, 8192 if cuda else 2048),
         "max_num_seqs": 256 if cuda else 128,
         "logprobs_mode": "raw_logprobs",
     }

@@ -6,6 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from rewrite_utils.params.section import Section
 
+CPU_CACHE = 2.0
+"""GiB of keys and values on a CPU where nothing else is asked for."""
+
 
 class LLM(Section):
     """A language model that writes, scores or simulates."""
@@ -33,8 +36,8 @@ class LLM(Section):
     """ray: the engine of each actor."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0: all cores."""
-    memory_gb: float = Field(2.0, gt=0)
-    """GiB for the key-value cache."""
+    memory_gb: float = Field(0.0, ge=0)
+    """GiB for the key-value cache; 0: 2 on a CPU, on a GPU as its free memory allows."""
 
 
 PLAIN = "plain"

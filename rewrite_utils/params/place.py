@@ -22,8 +22,9 @@ class Subject(Section):
     collect_dtype: Literal["auto", "", "float32", "bfloat16"] = "auto"
     """Precision of the passes that collect activations (training data, latent caches); auto: the
     one that a product timed at the start shows to be faster on this machine; empty: as dtype."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it and the coder compute; the LLMs find a GPU by themselves."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where it and the coder compute: auto (a GPU if there is one), cpu, cuda or cuda:1; the LLMs
+    find a GPU by themselves."""
     checkpoints: tuple[str, ...] = ()
     """Revisions along its training ("step0", "step1" …), last one the whole training: patched
     losses are compared with theirs; empty: not done."""
@@ -161,8 +162,10 @@ class Site(Section):
     """Evaluate windows for the arms that need no LLM; the simulated windows are the first of
     them."""
     reader: str = ""
-    """The arm of ``readers.arms`` that the verdict on the whole layer is about, declared before the
-    run; empty: this site is not read."""
+    """The arm that the verdict on the whole layer is about, declared before the run; empty: this
+    site is not read."""
+    arms: tuple[str, ...] = ()
+    """Its readers; empty: ``readers.arms``."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Site":

@@ -32,12 +32,15 @@ class Readers(Section):
     calibrate_rows: int = Field(120, ge=2)
     """Calibrate rows that regressions and curves are fitted on, all tokens of them."""
     evaluate_rows: int = Field(40, ge=2)
-    """Rows of each text that losses are measured on, at every position."""
+    """Evaluate rows that losses are measured on, at every position."""
     texts: tuple[str, ...] = ()
     """Other texts to measure on, foreign to all that was fitted ("embedded/recipes")."""
+    text_rows: int = Field(40, ge=2)
+    """Rows of each of them."""
     arms: tuple[str, ...] = Field(("a", "b", "c"), min_length=1)
-    """Which readers: a level (a to d) with all its features, "c+context", or one feature of level
-    c alone ("c:exact"); see `simulate.readers.arms`."""
+    """Which readers, where a site does not say (``sites.<site>.arms``): a level (a to d) with all
+    its features, "c+context", or one feature of level c alone ("c:exact"); see
+    `simulate.readers.arms`."""
     elsewhere: bool = False
     """Also read each site by the regression fitted at another one."""
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = ("The river",)

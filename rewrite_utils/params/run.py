@@ -74,11 +74,24 @@ class Params(Section):
                 "them the same: set explain.refine = 0 or corpus.faithful = false"
             )
         self._require_reading_inside()
+        self._require_readers()
         if self.rewrite.headline not in self.rewrite.calibrators:
             raise ValueError(
                 f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"
             )
         return self
+
+    def arms_of(self, site: str) -> tuple[str, ...]:
+        """The readers of a site."""
+        return self.sites[site].arms or self.readers.arms
+
+    def _require_readers(self) -> None:
+        for name, site in self.sites.items():
+            if site.reader and site.reader not in self.arms_of(name):
+                raise ValueError(
+                    f"sites.{name}.reader {site.reader!r} is not among its arms "
+                    f"({', '.join(self.arms_of(name))}): add it to readers.arms"
+                )
 
     def _require_reading_inside(self) -> None:
         asked = self.simulator

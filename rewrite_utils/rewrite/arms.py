@@ -5,7 +5,7 @@ In: one estimate of the latents a source, and which latents each arm substitutes
 §6.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params.measuring import TOPK
+from rewrite_utils.runs.machine import at_once
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
     GivenLatents,
@@ -119,9 +120,12 @@ def measure(
     constants: Mapping[str, Float[Tensor, " d_out"]],
     seed: int,
     name: str,
-    batch: int = 8,
+    batch: int | None = None,
 ) -> pd.DataFrame:
-    """Losses of every arm at every window: the coder as is, ``constants``, and all planned arms."""
+    """Losses of every arm at every window: the coder as is, ``constants``, and all planned arms.
+
+    ``batch``: windows made ready together (None: by the device).
+    """
     planned, n_windows = plan_arms(estimates, fractions, len(described)), len(windows.rows)
     chosen = masks(planned, rankings, len(described), n_windows=n_windows, seed=seed)
     whole = {Arm("coder", 0, ALL): TrueLatents()}
@@ -143,8 +147,13 @@ def measure(
         return found.losses._asdict() | {"squared_error": found.squared_error}
 
     arms = pd.DataFrame([*whole, *planned], columns=list(Arm._fields))
-    title = f"rewrite of {name}"
-    return by_window(tokens, windows, arms, losses, name=title, batch=batch)
+    batch = batch or windows_at_once(subject, arms, latents=width)
+    return by_window(tokens, windows, arms, losses, name=f"rewrite of {name}", batch=batch)
+
+
+def windows_at_once(subject: Subject, arms: Sized, *, latents: int) -> int:
+    """Windows whose arms are made ready together: 8 on a CPU, or what a GPU holds of them."""
+    return at_once(8, each=latents * (32 + 5 * len(arms)), device=subject.device)
 
 
 @torch.no_grad()

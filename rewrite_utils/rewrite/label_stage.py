@@ -22,7 +22,7 @@ from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.cache import LatentCache
 from rewrite_utils.latents.neighbours import clusters
 from rewrite_utils.latents.stage import Caches
-from rewrite_utils.params import ParameterError, Params, Site
+from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.rewrite import layer
 from rewrite_utils.rewrite.layer import CODER, MEAN, Says
 from rewrite_utils.runs.stage import Declared
@@ -141,9 +141,9 @@ def _verdict(
     return table.assign(latents=len(next(iter(fits.values()))), **columns)
 
 
-def benchmark_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
+def benchmark_hashes(*, params: Params, name: str) -> dict[str, Any]:
     """How labels are read, and where."""
-    asked = reading.readers_hashes(params=params, settings=settings)
+    asked = reading.readers_hashes(params=params, name=name) | {"arms": ARMS}
     return asked | {"rows": params.readers.evaluate_rows}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
@@ -31,6 +32,7 @@ from rewrite_utils.simulate.readers.stage import Readings, text_of
 from rewrite_utils.simulate.readers.text import Text
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.splice import GivenLatents, Source
 
 FILE = "losses.parquet"
 TABLE, BACKOFF = "token table", "token table, back-off"
@@ -57,7 +59,7 @@ def make_layer(
     name: str,
 ) -> dict[str, Any]:
     """Every source at every position of every text."""
-    kept = {arm: readers[arm] for arm in params.readers.arms}
+    kept = {arm: readers[arm] for arm in params.arms_of(name)}
     if elsewhere_reader is not None:
         kept[ELSEWHERE] = elsewhere_reader
     tables = []
@@ -123,10 +125,11 @@ def layer_verdict(
     layer_losses: pd.DataFrame,
     readers: Readings,
     params: Params,
+    name: str,
 ) -> pd.DataFrame:
     """One row a (text, source); see `layer.judged`."""
     against = dict.fromkeys((layer.CODER, layer.OUTPUT_MEAN, MEAN, TABLE, BACKOFF), MEAN)
-    against |= {arm: ablation(readers.latents(arm)) for arm in params.readers.arms}
+    against |= {arm: ablation(readers.latents(arm)) for arm in params.arms_of(name)}
     if ELSEWHERE in set(layer_losses["source"]):
         against[ELSEWHERE] = ablation(readers.latents("c"))
     how = {"table": BACKOFF, "seed": params.seed, "resamples": params.readers.bootstrap}
@@ -140,7 +143,8 @@ def layer_verdict(
 def layer_hashes(*, params: Params) -> dict[str, Any]:
     """Which texts, and how many rows of them."""
     asked = params.readers
-    return {"texts": list(asked.texts), "rows": asked.evaluate_rows, "seed": params.seed}
+    rows = [asked.evaluate_rows, asked.text_rows]
+    return {"texts": list(asked.texts), "rows": rows, "seed": params.seed}
 
 
 def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
@@ -148,8 +152,8 @@ def layer_cost(*, params: Params, settings: Site, name: str, model: ModelShape) 
     if not settings.reader:
         return None
     asked, width = params.readers, params.corpus.row_tokens
-    texts, arms = 1 + len(asked.texts), 5 + 2 * len(asked.arms)
-    rows = texts * asked.evaluate_rows
+    arms = 7 + len(params.arms_of(name))
+    rows = asked.evaluate_rows + len(asked.texts) * asked.text_rows
     return splice_cost(
         "13_layer",
         name,
@@ -172,46 +176,57 @@ LAYER = Declared(
 )
 
 
-def make_vocabulary(
-    folder: Path,
+class TokenReader:
+    """A reader of single tokens as a table over the vocabulary, a row read when its token first
+    occurs; what a rewritten model asks in place of the encoder."""
+
+    def __init__(
+        self, kept: Kept, texts: Mapping[int, str], subject: Subject, *, width: int
+    ) -> None:
+        """``texts``: the description of every latent that ``kept`` reads; ``width``: the coder's,
+        whose other latents stay at 0."""
+        self._kept, self._subject = kept, subject
+        self._said = [texts[one] for one in kept.latents.tolist()]
+        self._table = torch.zeros(subject.vocab_size, width)
+        # Logits may be wider than the tokenizer: what has no text is not read.
+        self._known = torch.arange(subject.vocab_size) >= len(subject.tokenizer)
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Source:
+        """What it says of these rows."""
+        return GivenLatents(self.values(tokens))
+
+    def values(self, tokens: Int[Tensor, "*where"]) -> Float[Tensor, "*where latent"]:
+        """Activation of every latent at these tokens."""
+        tokens = tokens.cpu()
+        new = tokens.unique()
+        new = new[~self._known[new]]
+        if len(new):
+            text = text_of(np.pad(new.numpy(), (1, 0), constant_values=self._subject.bos)[None],
+                           self._subject)  # fmt: skip
+            found = dense(self._kept.reader.read(self._said, text), text)[0, 1:]
+            columns = torch.from_numpy(self._kept.latents)
+            self._table[new[:, None], columns] = torch.from_numpy(found)
+            self._known[new] = True
+        return self._table[tokens]
+
+
+def token_reader(
     *,
-    subject: Subject,
     readers: Readings,
     level_texts: Texts,
-    vocabulary: Text,
+    subject: Subject,
+    coder: SparseCoder,
     params: Params,
-) -> dict[str, Any]:
-    """Read every token there is: at the first layer, the layer itself."""
-    arm = token_arm(params)
-    table = column_of(readers[arm], level_texts, vocabulary)
-    spare = subject.vocab_size - len(table)  # logits without a token
-    table = np.pad(table, ((0, spare), (0, 0)))
-    np.save(folder / "table.npy", table.astype(np.float16))
-    return {"arm": arm, "tokens": len(table)}
+    name: str,
+) -> TokenReader:
+    """The richest reader of single tokens, as a table."""
+    kept = readers[token_arm(params, name)]
+    width = coder.config.num_latents
+    return TokenReader(kept, level_texts[kept.level], subject, width=width)
 
 
-def vocabulary(*, subject: Subject) -> Text:
-    """Every token of the subject's tokenizer as one row behind a BOS."""
-    ids = np.concatenate([[subject.bos], np.arange(len(subject.tokenizer))])[None]
-    return text_of(ids, subject)
-
-
-def column_of(kept: Kept, level_texts: Texts, vocabulary: Text) -> Float[ndarray, "vocab latent"]:
-    """What a reader of single tokens says of every token."""
-    said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
-    return dense(kept.reader.read(said, vocabulary), vocabulary)[0, 1:]
-
-
-def token_arm(params: Params) -> str:
-    """The richest arm that needs no LLM pass: the one that can be a table."""
-    plain = [arm for arm in params.readers.arms if not parse_arm(arm).needs_llm]
+def token_arm(params: Params, name: str) -> str:
+    """The site's richest arm that needs no LLM pass: the one that can be a table."""
+    plain = [arm for arm in params.arms_of(name) if not parse_arm(arm).needs_llm]
     whole = [arm for arm in plain if parse_arm(arm).together]
     return max(whole or plain, key=lambda arm: parse_arm(arm).level)
-
-
-VOCABULARY = Declared(
-    name="13_vocabulary",
-    make=make_vocabulary,
-    read=lambda folder: np.load(folder / "table.npy").astype(np.float32),
-    on=("readers_stage",),
-)

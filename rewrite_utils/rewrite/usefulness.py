@@ -17,7 +17,7 @@ from torch import Tensor
 from rewrite_utils import stats
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
-from rewrite_utils.rewrite.arms import by_window
+from rewrite_utils.rewrite.arms import by_window, windows_at_once
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import OneLatent, TrueLatents, arm_losses
 
@@ -52,7 +52,8 @@ def measure(
         return {"loss": loss, "base_loss": found.base_loss}
 
     arms = pd.DataFrame(keys, columns=["latent", "arm"])
-    return by_window(tokens, windows, arms, losses, name=name, progress=progress)
+    batch = windows_at_once(subject, (), latents=coder.config.num_latents)
+    return by_window(tokens, windows, arms, losses, name=name, batch=batch, progress=progress)
 
 
 def usefulness(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 from tqdm.auto import tqdm
 
@@ -42,12 +42,3 @@ def scored(
 def exchanged(texts: Mapping[int, str], one: int, other: int) -> dict[int, str]:
     """Descriptions in which two latents have each other's."""
     return {**texts, one: texts[other], other: texts[one]}
-
-
-def widened(
-    table: Float[ndarray, "vocab read"], latents: Int[ndarray, " read"], width: int
-) -> Float[ndarray, "vocab latent"]:
-    """The table of some latents as columns of all of them, 0 for those not read."""
-    whole = np.zeros((len(table), width), np.float32)
-    whole[:, latents] = table
-    return whole

@@ -1,8 +1,9 @@
 """What a machine can do: matrix products timed in both precisions, memory, disk; or a GPU by name.
 
-Out: a Machine, and the precision that ``dtype: auto`` means on it. A processor without bfloat16
-products computes them seven times slower than float32 ones, one that has them twice as fast, so the
-choice is a measurement (a fifth of a second, once a process). It is no part of any stage's hash.
+Out: a Machine; what ``device: auto`` and ``dtype: auto`` mean on it, and how much fits at once. A
+processor without bfloat16 products computes them seven times slower than float32 ones, one that has
+them twice as fast, so the choice is a measurement (a fifth of a second, once a process). Nothing
+here is part of any stage's hash.
 """
 
 import functools
@@ -18,10 +19,15 @@ import torch
 
 log = logging.getLogger(__name__)
 BYTES = {"float32": 4, "bfloat16": 2}
-SHAPE = (512, 1024, 1024)
-"""Rows, inner width and columns of the product that is timed: a batch passing a matrix."""
+SHAPES = {"cpu": (512, 1024, 1024), "cuda": (4096, 4096, 4096)}
+"""Rows, inner width and columns of the product that is timed: a batch passing a matrix. On a GPU
+the smaller one would time its launch."""
 SPARE = 3e9
 """Bytes of memory that a model leaves to everything else on the machine."""
+PASS = 1 / 8
+"""Share of a GPU's free memory that one pass may fill."""
+MOST = 32
+"""On a GPU one pass takes at most so many times as much as on a CPU: by then it is busy."""
 
 
 class Machine(NamedTuple):
@@ -48,10 +54,14 @@ class Machine(NamedTuple):
         fits = weights * BYTES[self.faster] + SPARE <= self.memory
         return self.faster if fits else min(self.rates, key=BYTES.__getitem__)
 
+    def told(self) -> dict[str, object]:
+        """What a stage's manifest keeps of it."""
+        return {"name": self.name, "auto": self.faster, "rates": dict(self.rates)}
+
     def said(self) -> str:
         """The line that says what "auto" means here."""
         speeds = ", ".join(f"{dtype} {rate / 1e9:,.0f}" for dtype, rate in self.rates.items())
-        return f"{speeds} GFLOP/s here: dtype auto is {self.faster} (losses stay float32)"
+        return f"{self.name}, {speeds} GFLOP/s: dtype auto is {self.faster} (losses stay float32)"
 
 
 GPUS = {
@@ -79,28 +89,65 @@ def gpu(name: str) -> Machine:
     return Machine(rates, memory * 1e9, float("inf"), f"one {name.upper()} (published peak)")
 
 
-@functools.cache
+def device(asked: str = "auto") -> str:
+    """The device that a parameter names; for "auto" a GPU if torch sees one, else the CPU.
+
+    ValueError for a GPU that is not there.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return "cuda" if there else "cpu"
+    if asked != "cpu" and int(asked.partition(":")[2] or 0) >= there:
+        raise ValueError(
+            f"subject.device is {asked!r}, but torch sees {there or 'no'} GPU here: use 'auto' or "
+            "'cpu'"
+        )
+    return asked
+
+
 def this_machine(device: str = "cpu", folder: Path = Path()) -> Machine:
     """This machine measured, ``folder`` being on the disk that runs use."""
     return Machine(
         rates=product_rates(device),
         memory=memory(device),
         disk=shutil.disk_usage(folder).free,
-        name=f"{torch.get_num_threads()} threads" if device == "cpu" else device,
+        name=f"{torch.get_num_threads()} threads"
+        if device == "cpu"
+        else torch.cuda.get_device_name(device),
     )
 
 
-def memory(device: str = "cpu") -> float:
-    """Bytes of memory of a device, the machine's own for the CPU."""
-    if device != "cpu":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+def memory(device: str | torch.device = "cpu") -> float:
+    """Bytes of memory: a GPU's free ones, all of the machine's for the CPU."""
+    if torch.device(device).type == "cpu":
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + kept)
 
 
+def free_share(device: str) -> float:
+    """Share of a GPU's memory that is free, what torch keeps here given back; 0 for the CPU."""
+    if device == "cpu":
+        return 0.0
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return free / total
+
+
+def at_once(on_cpu: int, *, each: float, device: str | torch.device) -> int:
+    """How many things one pass takes: ``on_cpu`` there, where more were measured to gain nothing;
+    on a GPU as many as fit in ``PASS`` of its free memory at ``each`` bytes, 1 … ``MOST`` times
+    ``on_cpu``."""
+    if torch.device(device).type == "cpu":
+        return on_cpu
+    return max(1, min(int(PASS * memory(device) / each), MOST * on_cpu))
+
+
+@functools.cache
 def product_rates(device: str = "cpu", *, seconds: float = 0.1) -> dict[str, float]:
     """FLOP/s of one product of each precision: the best of several, the two in turns, so that a
-    busy neighbour slows both."""
-    rows, inner, columns = SHAPE
+    busy neighbour slows both. Measured once a process."""
+    rows, inner, columns = SHAPES[torch.device(device).type]
     sides = {
         dtype: [torch.ones(size, dtype=getattr(torch, dtype), device=device)
                 for size in ((rows, inner), (inner, columns))]

@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from rewrite_utils.runs import packed
-from rewrite_utils.runs.machine import this_machine
+from rewrite_utils.runs.machine import device, this_machine
 from rewrite_utils.params import ROOT, Params, load
 
 MANIFEST = "manifest.json"
@@ -223,7 +223,7 @@ def _make(
         },
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
-        "machine": {"auto": this_machine().faster, "rates": this_machine().rates},
+        "machine": this_machine(device()).told(),
         "code": _code_version(),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _installed(name))},

@@ -19,6 +19,7 @@ from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.runs import machine
 
 
 class Hookpoint(NamedTuple):
@@ -90,6 +91,17 @@ class Subject:
         """``parse_hookpoint`` for this model."""
         return parse_hookpoint(name, n_layers=self.n_layers)
 
+    def rows_at_once(self, pos: int, *, on_cpu: int = 16) -> int:
+        """Rows of ``pos`` tokens in one pass: ``on_cpu``, or what a GPU holds of them."""
+        config = self.bridge.cfg
+        states = 8 * self.d_model + 4 * (config.d_mlp or 4 * self.d_model)
+        each = 4 * pos * (states + 3 * config.n_heads * pos)
+        return machine.at_once(on_cpu, each=each, device=self.device)
+
+    def tokens_at_once(self, *, on_cpu: int) -> int:
+        """Tokens with whole logits in one pass: some copies of the vocabulary each."""
+        return machine.at_once(on_cpu, each=32 * self.vocab_size, device=self.device)
+
 
 def parse_hookpoint(name: str, *, n_layers: int) -> Hookpoint:
     """``layers.N.mlp`` or ``layers.N`` as a Hookpoint; ValueError for any other name or layer."""
@@ -109,7 +121,7 @@ def parse_hookpoint(name: str, *, n_layers: int) -> Hookpoint:
 def load_subject(
     name: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
 ) -> Subject:
-    """Load an embedded model, a hub name or a folder.
+    """Load an embedded model, a hub name or a folder onto a device ("auto": a GPU if there is one).
 
     ``revision`` is a hub revision (Pythia's checkpoints: "step1000"). OSError where nothing of
     that name can be loaded, ValueError for a dtype torch does not have, or a device.
@@ -117,8 +129,7 @@ def load_subject(
     number = getattr(torch, dtype, None)
     if not isinstance(number, torch.dtype) or not number.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"subject.device is {device!r}, but torch sees no GPU here: use 'cpu'")
+    device = machine.device(device)
     folder = model_folder(name, revision or "")
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")

@@ -9,7 +9,7 @@ from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.params import SPLITS, Params, Site
 from rewrite_utils.params.place import Subject as Asked
 from rewrite_utils.runs.cost import Cost, PlanError
-from rewrite_utils.runs.machine import BYTES, precision
+from rewrite_utils.runs.machine import BYTES, device, precision
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus, load_corpus
 from rewrite_utils.subject.masking import control_tokens
@@ -27,27 +27,35 @@ CORPUS_TOKENS = {
 
 
 @functools.cache
-def loaded(model: str, dtype: str, device: str, revision: str) -> Subject:
+def loaded(model: str, dtype: str, where: str, revision: str) -> Subject:
     """A subject, loaded once a process."""
-    return checked(load_subject(model, dtype=dtype, device=device, revision=revision or None))
+    return load_subject(model, dtype=dtype, device=where, revision=revision or None)
+
+
+@functools.cache
+def tried(model: str, dtype: str, where: str, revision: str) -> Subject:
+    """The same, its splice checked against brute force: for losses."""
+    return checked(loaded(model, dtype, where, revision))
 
 
 def subject(*, params: Params) -> Subject:
     """The language model under study, in the precision that losses are measured in."""
     asked = params.subject
-    return loaded(asked.model, asked.measured_in, asked.device, asked.revision)
+    return tried(asked.model, asked.measured_in, device(asked.device), asked.revision)
 
 
 def collector(*, params: Params) -> Subject:
     """The same model in the precision that activations are collected in."""
     asked = params.subject
-    dtype = precision(asked.collected_in, device=asked.device)
-    return loaded(asked.model, dtype, asked.device, asked.revision)
+    where = device(asked.device)
+    dtype = precision(asked.collected_in, device=where)
+    return loaded(asked.model, dtype, where, asked.revision)
 
 
 def checkpoint(asked: Asked, name: str) -> Subject:
     """The subject at one point of its training; not kept in memory."""
-    return load_subject(asked.model, dtype=asked.measured_in, device=asked.device, revision=name)
+    where = device(asked.device)
+    return load_subject(asked.model, dtype=asked.measured_in, device=where, revision=name)
 
 
 def hookpoint(*, subject: Subject, settings: Site) -> Hookpoint:

@@ -18,6 +18,7 @@ from latent_cases import chatting_tokenizer
 from rewrite_utils.llm import serving
 from rewrite_utils.llm.protocol import EngineDied, EngineError, Prompt
 from rewrite_utils.llm.server import IN_FLIGHT, ServerEngine
+from rewrite_utils.llm.vllm import settings
 from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate import Window, open_simulator, simulate
 
@@ -280,7 +281,7 @@ def test_a_server_that_dies_midway_loses_nothing(server: Server, tmp_path: Any) 
 
 def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
     llm = LLM(model="some/model", context=512, memory_gb=1.5)
-    said = serving.command(llm, folder="/weights", port=8123, dtype="float32", cuda=False)
+    said = serving.command(llm, folder="/weights", port=8123, dtype="float32", free=0)
     pairs = dict(itertools.pairwise(said))
     assert pairs["--host"] == "127.0.0.1" and pairs["--port"] == "8123"
     assert pairs["--model"] == "/weights" and pairs["--served-model-name"] == "some/model"
@@ -288,8 +289,18 @@ def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
     assert pairs["--kv-cache-memory-bytes"] == str(3 * 2**29)
     assert "--enforce-eager" in said
     assert pairs["--dtype"] == "float32"
-    on_gpu = serving.command(llm, folder="/weights", port=1, dtype="bfloat16", cuda=True)
+    assert "--gpu-memory-utilization" not in said
+    on_gpu = serving.command(llm, folder="/weights", port=1, dtype="bfloat16", free=0.5)
     assert "--enforce-eager" not in on_gpu
+    assert "--kv-cache-memory-bytes" in on_gpu and "--gpu-memory-utilization" in on_gpu
+
+
+def test_vllm_takes_its_share_of_what_is_free_and_a_batch_holds_the_longest_prompt() -> None:
+    given = {"dtype": "bfloat16", "max_tokens": 9000, "memory_gb": 0}
+    here, there = (settings("m", **given, free=free) for free in (0, 0.5))
+    assert here["kv_cache_memory_bytes"] == 2 * 2**30
+    assert "kv_cache_memory_bytes" not in there and there["gpu_memory_utilization"] == 0.45
+    assert here["max_num_batched_tokens"] == there["max_num_batched_tokens"] == 9000
 
 
 def test_serving_uses_every_core_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +308,7 @@ def test_serving_uses_every_core_that_was_asked_for(monkeypatch: pytest.MonkeyPa
     started: list[Any] = []
     monkeypatch.setattr(serving, "model_folder", lambda name: "/weights")
     monkeypatch.setattr(serving, "require_installed", lambda *_: None)
-    monkeypatch.setattr(serving.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(serving, "device", lambda: "cpu")
 
     def become(*given: Any) -> None:
         started.append(given)

@@ -4,6 +4,7 @@ import logging
 import math
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from torch import zeros
 
@@ -67,6 +68,35 @@ def test_the_hash_holds_auto_whatever_the_machine_chose() -> None:
                 "subject": {"dtype": "float16"},
             }
         )
+
+
+def test_auto_is_a_gpu_if_there_is_one_and_a_missing_gpu_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for there, auto in ((0, "cpu"), (2, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda there=there: there)
+        assert machine.device("auto") == auto and machine.device("cpu") == "cpu"
+        with pytest.raises(ValueError, match=r"'cuda:2', but torch sees .* GPU.*'cpu'"):
+            machine.device("cuda:2")
+    assert machine.device("cuda:1") == "cuda:1"
+
+
+def test_the_device_is_a_word_that_torch_knows_and_not_part_of_a_key() -> None:
+    assert "device" not in Subject(device="cuda:1").content()
+    site = {"name": "x", "sites": {"a": {"hookpoint": "layers.0"}}}
+    assert parse(site).subject.device == "auto"
+    with pytest.raises(ParameterError, match="device"):
+        parse(site | {"subject": {"device": "gpu"}})
+
+
+def test_a_pass_is_as_large_as_a_gpus_free_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8e9, 16e9))
+    assert machine.at_once(16, each=1e12, device="cpu") == 16
+    assert machine.at_once(16, each=1e7, device="cuda") == 100
+    assert machine.at_once(16, each=1, device="cuda") == 16 * machine.MOST
+    assert machine.at_once(16, each=1e12, device="cuda:0") == 1
+    assert machine.free_share("cuda") == 0.5 and machine.free_share("cpu") == 0
 
 
 def test_auto_engine_is_vllm_but_on_a_cpu_without_fast_bfloat16(

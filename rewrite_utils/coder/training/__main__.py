@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from rewrite_utils.coder.stage import configuration, how_trained, streamed
 from rewrite_utils.coder.training import TrainingResult, train
-from rewrite_utils.runs.machine import precision
+from rewrite_utils.runs.machine import device, precision
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.model import load_subject
@@ -53,17 +53,18 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
     several = dist.is_initialized()
     share = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     model = site.params.subject
-    device = _device()
-    dtype = precision(model.collected_in, device=device)
-    subject = load_subject(model.model, dtype=dtype, device=device, revision=model.revision or None)
+    where = _device(model.device)
+    dtype = precision(model.collected_in, device=where)
+    subject = load_subject(model.model, dtype=dtype, device=where, revision=model.revision or None)
     asked, seed = site.settings, site.params.seed
     batches = streamed(asked, seed, subject, site.hookpoint, site.corpus, share=share)
     how = how_trained(asked, len(batches), seed)
     return train(configuration(asked, subject.d_model), batches, settings=how, folder=folder)
 
 
-def _device() -> str:
-    if not torch.cuda.is_available():
+def _device(asked: str) -> str:
+    """The GPU of this process, by its number on the machine; the CPU where that is meant."""
+    if device(asked) == "cpu":
         return "cpu"
     place = int(os.environ.get("LOCAL_RANK", 0))
     torch.cuda.set_device(place)

@@ -109,7 +109,8 @@ class TrainingFolder:
 
 
 def _read(folder: Path) -> Checkpoint:
-    state = torch.load(folder / "training.pt", weights_only=True)
+    # It may go on where there is no GPU; the optimiser brings its own to the weights' device.
+    state = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")
     return Checkpoint(load_file(folder / WEIGHTS), state)
 
 

@@ -86,11 +86,11 @@ def make_readers(
     name: str,
 ) -> dict[str, Any]:
     """Fit every arm's reader on other latents, and its curves on all calibrate tokens."""
-    given, asked = first_rows(cache("calibrate"), params.readers.calibrate_rows), params.readers
+    given = first_rows(cache("calibrate"), params.readers.calibrate_rows)
     text, true = text_of(given.tokens, subject), truth(given)
     groups = clusters(coder.W_dec.detach().float().cpu().numpy())
     read = {}
-    for arm in asked.arms:
+    for arm in params.arms_of(name):
         told = level_texts[parse_arm(arm).level]
         latents = np.array(sorted(told), np.int64)
         read[arm] = latents.tolist()
@@ -122,12 +122,13 @@ def fit(
     return Calibrated.fit(reader, said, text, true)
 
 
-def readers_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
+def readers_hashes(*, params: Params, name: str) -> dict[str, Any]:
     """How they are fitted, and by which LLM's eyes."""
     asked = params.readers.content()
-    fitted = ("words", "raises", "lowers", "trees", "pairs", "folds", "calibrate_rows", "arms")
+    fitted = ("words", "raises", "lowers", "trees", "pairs", "folds", "calibrate_rows")
     return {
-        "readers": {name: asked[name] for name in fitted},
+        "readers": {key: asked[key] for key in fitted},
+        "arms": list(params.arms_of(name)),
         "llm": params.simulator.content(),
         "seed": params.seed,
     }
@@ -137,12 +138,12 @@ def readers_cost(*, params: Params, settings: Site, name: str, model: ModelShape
     """One LLM pass over the calibrate rows and the texts, where an arm needs it."""
     if not settings.reader:
         return None
-    asked = params.readers
+    arms = len(params.arms_of(name))
     return Cost(
         "13_readers",
         name,
-        f"{len(asked.arms)} readers of at most {settings.latents:,} latents, no pass a pair",
-        storage=2e6 * len(asked.arms),
+        f"{arms} readers of at most {settings.latents:,} latents, no pass a pair",
+        storage=2e6 * arms,
     )
 
 
@@ -245,7 +246,7 @@ def reader_rows(
             name=source,
             row_tokens=params.corpus.row_tokens,
             bos=subject.bos,
-            limit=asked.evaluate_rows,
+            limit=asked.text_rows,
         ).rows.numpy()
     return found
 

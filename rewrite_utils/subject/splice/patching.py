@@ -20,7 +20,7 @@ from rewrite_utils.subject.splice.resuming import continued
 from rewrite_utils.subject.splice.sources import Coder, Site, Source
 from rewrite_utils.subject.splice.whole_rows import Grids, whole_row_losses
 
-TOKENS = 256  # patched tokens passed at once: 50 MB of logits at 50,000 words; raise it on a GPU
+TOKENS = 256  # patched tokens passed at once on a CPU: 50 MB of logits at 50,000 words
 
 
 class PatchedLosses(NamedTuple):
@@ -83,17 +83,17 @@ def arm_losses(
     rows: Int[Tensor, "batch pos"],
     positions: Bool[Tensor, "batch pos"],
     *,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     later: Later | None = None,
 ) -> ArmLosses:
     """Every source at every True position, each patched alone; the coder is run on the way.
 
-    The sources' values belong to ``rows``. ``tokens``: patched tokens passed at once. ``later``
-    changes what happens above the splice. Raises as ``spliced`` does, and ValueError at the BOS or
-    where no token follows.
+    The sources' values belong to ``rows``. ``tokens``: patched tokens passed at once (None: by the
+    device). ``later`` changes what happens above the splice. Raises as ``spliced`` does, and
+    ValueError at the BOS or where no token follows.
     """
     require_fit(subject, coder, hookpoint)
-    mask = positions.cpu()
+    tokens, mask = tokens or subject.tokens_at_once(on_cpu=TOKENS), positions.cpu()
     _require_scorable(mask)
     if not subject.resumes or not subject.sees_all(rows.shape[1]):
         if later:

@@ -19,7 +19,7 @@ from rewrite_utils.subject.splice.context import (
     require_fit,
     splice_hooks,
 )
-from rewrite_utils.subject.splice.patching import TOKENS, PatchedLosses, arm_losses
+from rewrite_utils.subject.splice.patching import PatchedLosses, arm_losses
 from rewrite_utils.subject.splice.sources import Coder, Site, Source
 
 
@@ -56,7 +56,7 @@ def losses_at_once(
     rows: Int[Tensor, "batch pos"],
     positions: Bool[Tensor, "batch pos"],
     *,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
 ) -> PatchedLosses:
     """Every arm at every True position, each position patched alone but at all spots: [site arm].
 
