@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape, shape
 from rewrite_utils.calibrate import calibrator
+from rewrite_utils.coder import quality as measuring
 from rewrite_utils.coder import stage as coding
 from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
@@ -83,8 +84,8 @@ class SiteStages(StagedSite):
     coder_stage = Staged(coding.CODER)
     coder = Made(coding.CODER)
     training = Derived(coding.training)
-    quality_stage = Staged(coding.QUALITY)
-    quality = Made(coding.QUALITY)
+    quality_stage = Staged(measuring.QUALITY)
+    quality = Made(measuring.QUALITY)
 
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
     latents_stage = Staged(caching.LATENTS)

@@ -1,4 +1,4 @@
-"""Stages of notebook 01: the coder, trained, loaded or drawn at random; and what it is worth.
+"""A stage of notebook 01: the coder, trained, loaded or drawn at random.
 
 A loaded coder must be the one the run describes, and must explain the module it is put on.
 """
@@ -12,13 +12,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 from pydantic import ValidationError
-from torch import Tensor
 
 from rewrite_utils.assets.shapes import ModelShape
-from rewrite_utils.coder import quality
 from rewrite_utils.coder.formats import keeps_k, load_coder
 from rewrite_utils.coder.harvest import Harvest, Streamed, pairs
 from rewrite_utils.coder.quality import check_coder
@@ -207,39 +203,6 @@ def training(*, coder_stage: Stage) -> pd.DataFrame:
     return pd.read_parquet(coder_stage / "training.parquet")
 
 
-def make_quality(
-    folder: Path,
-    *,
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    corpus: Corpus,
-    latent_means: Float[ndarray, " latent"],
-    output_mean: Float[Tensor, " d_out"],
-    output_variance: float,
-    params: Params,
-) -> dict[str, Any]:
-    """Loss and FVU of the coder and of the ablations, on the evaluate rows."""
-    table = quality.measure(
-        subject,
-        hookpoint,
-        coder,
-        corpus.rows("evaluate"),
-        corpus.measured("evaluate"),
-        latent_means=latent_means,
-        output_mean=output_mean,
-        variance=output_variance,
-        seed=params.seed,
-    )
-    table.to_parquet(folder / "quality.parquet")
-    return {}
-
-
-def read_quality(folder: Path) -> pd.DataFrame:
-    """One row an arm: ΔCE with its interval over rows, FVU."""
-    return pd.read_parquet(folder / "quality.parquet")
-
-
 def coder_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
     """Activations of the training tokens, and training; or a coder loaded.
 
@@ -316,7 +279,4 @@ CODER = Declared(
     on=("corpus_stage",),
     hashes=coder_hashes,
     cost=coder_cost,
-)
-QUALITY = Declared(
-    name="01_quality", make=make_quality, read=read_quality, on=("latents_stage",), version=2
 )
