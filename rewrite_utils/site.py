@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -37,7 +36,7 @@ from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
 from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
-from rewrite_utils.rewrite.rewritten import Place, Rewritten, coded, constant
+from rewrite_utils.rewrite.rewritten import Rewritten
 from rewrite_utils.rewrite.splicer import splicer
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.machine import Machine
@@ -52,10 +51,6 @@ from rewrite_utils.simulate import ways as asking
 from rewrite_utils.simulate.readers import stage as readings
 from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.subject import stage as reading
-from rewrite_utils.subject.splice import mean_latents
-
-SOURCES, EDITED = ("coder", "reader", "mean"), "edited"
-"""What a rewritten model takes its latents from."""
 
 
 class SiteStages(StagedSite):
@@ -168,7 +163,11 @@ class SiteStages(StagedSite):
     readers_stage = Staged(readings.READERS)
     readers = Made(readings.READERS)
     reader_rows = Derived(readings.reader_rows)
+    reader = Derived(layering.reader)
     token_reader = Derived(layering.token_reader)
+    exchanged = Derived(layering.exchanged)
+    edited_reader = Derived(layering.edited_reader)
+    replacements = Derived(layering.replacements)
     layer_losses = Made(layering.LAYER)
     layer_verdict = Derived(layering.layer_verdict)
     label_benchmark = Made(labelling.BENCHMARK)
@@ -207,35 +206,6 @@ class SiteStages(StagedSite):
     def elsewhere_reader(self) -> Kept | None:
         """The same, read."""
         return self.read(readings.ELSEWHERE) if self.other else None
-
-    @property
-    def reader(self) -> Kept:
-        """The reader of single tokens that the rewritten model and the explorer use."""
-        return self.readers[layering.token_arm(self.params, self.name)]
-
-    def place(self, source: str) -> Place:
-        """This site for a rewritten model: its coder, its mean, its reader, or that one after the
-        two strongest latents have exchanged their descriptions."""
-        says = {
-            "coder": lambda: coded,
-            "mean": lambda: constant(mean_latents(torch.from_numpy(self.latent_means).float())),
-            "reader": lambda: self.token_reader,
-            EDITED: lambda: self.edited_reader,
-        }[source]()
-        return Place(self.hookpoint, self.coder, says)
-
-    @functools.cached_property
-    def edited_reader(self) -> layering.TokenReader:
-        """The token reader when the two latents that carry most have each other's texts."""
-        texts = whole_model.exchanged(self.level_texts[self.reader.level], *self.exchanged)
-        width = self.coder.config.num_latents
-        return layering.TokenReader(self.reader, texts, self.subject, width=width)
-
-    @property
-    def exchanged(self) -> tuple[int, int]:
-        """The two latents that carry most of the output among those that are read."""
-        ranked = self.read_latents[np.argsort(-self.energy[self.read_latents], kind="stable")]
-        return int(ranked[0]), int(ranked[1])
 
     def verdict_of(self, source: str, count: int) -> pd.Series:
         """The verdict on one source with its first ``count`` latents by score replaced."""
@@ -415,20 +385,15 @@ def read_sites(run: Run) -> dict[str, SiteStages]:
     return dict(sorted(found.items(), key=lambda item: item[1].hookpoint.layer))
 
 
-def rewritten(sites: Mapping[str, SiteStages], source: str) -> Rewritten:
-    """The subject with every one of these sites replaced by a source."""
-    first, *_ = sites.values()
-    places = tuple(site.place(source) for site in sites.values())
-    return Rewritten(first.subject, places, first.corpus.masked)
-
-
 def continuations(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     """One row a (prompt, model); made once."""
     first, *_ = sites.values()
     asked = first.params.readers
 
     def make(folder: Path) -> dict[str, int]:
-        table = whole_model.continued(_models(sites), asked.prompts, tokens=asked.continued)
+        table = whole_model.continued(
+            _models(sites, edited=layering.EDITED), asked.prompts, tokens=asked.continued
+        )
         table.to_parquet(folder / layering.FILE)
         return {"units": len(table)}
 
@@ -444,7 +409,7 @@ def losses_together(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
 
     def make(folder: Path) -> dict[str, int]:
         tables = [
-            whole_model.scored(_models(sites, edited=False), tokens).assign(text=text)
+            whole_model.scored(_models(sites), tokens).assign(text=text)
             for text, tokens in first.reader_rows.items()
         ]
         pd.concat(tables).to_parquet(folder / layering.FILE)
@@ -456,16 +421,11 @@ def losses_together(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     return pd.read_parquet(stage / layering.FILE)
 
 
-def _models(sites: Mapping[str, SiteStages], *, edited: bool = True) -> dict[str, Rewritten]:
-    """The model; each site, and all of them, from every source; and one description edited."""
+def _models(sites: Mapping[str, SiteStages], *, edited: str = "") -> dict[str, Rewritten]:
+    """What every model of notebook 13 is."""
     first, *_ = sites.values()
-    sets = [{name: site} for name, site in sites.items()] + [dict(sites)] * (len(sites) > 1)
-    models = {"model": Rewritten(first.subject, masked=first.corpus.masked)}
-    for one in sets:
-        models |= {f"{source}, {'+'.join(one)}": rewritten(one, source) for source in SOURCES}
-    if edited:
-        models[f"{EDITED}, {first.name}"] = Rewritten(first.subject, (first.place(EDITED),))
-    return models
+    places = {name: site.replacements for name, site in sites.items()}
+    return whole_model.models(first.subject, places, masked=first.corpus.masked, edited=edited)
 
 
 # ── what a run would cost (make plan) ─────────────────────────────────────────────────────────────

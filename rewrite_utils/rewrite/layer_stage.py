@@ -21,7 +21,9 @@ from rewrite_utils.latents.controls import vocabulary_table
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import layer
-from rewrite_utils.rewrite.layer import MEAN, Says
+from rewrite_utils.rewrite.layer import MEAN
+from rewrite_utils.rewrite.layer import Says as Said
+from rewrite_utils.rewrite.rewritten import Place, Says, coded, constant
 from rewrite_utils.rewrite.splicer import splice_cost
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
@@ -32,11 +34,13 @@ from rewrite_utils.simulate.readers.stage import Readings, text_of
 from rewrite_utils.simulate.readers.text import Text
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice import GivenLatents, Source
+from rewrite_utils.subject.splice import GivenLatents, Source, mean_latents
 
 FILE = "losses.parquet"
 TABLE, BACKOFF = "token table", "token table, back-off"
 ELSEWHERE = "c, fitted elsewhere"
+EDITED = "edited"
+"""The token reader after the two latents that carry most have exchanged their descriptions."""
 Texts = Mapping[Level, Mapping[int, str]]
 
 
@@ -84,7 +88,7 @@ def sources(
     latent_means: Float[ndarray, " latent"],
     totals: TokenTotals,
     senses: Senses,
-) -> dict[str, Says]:
+) -> dict[str, Said]:
     """What needs no description: mean ablation of every latent, and both token tables."""
     every = np.arange(len(latent_means))
     text = text_of(tokens, subject)
@@ -96,20 +100,20 @@ def sources(
     }
     found = {MEAN: layer.whole_mean(latent_means, every)}
     for title, table in tables.items():
-        found[title] = Says(every, lambda part, table=table: table[text.rows[part]])
+        found[title] = Said(every, lambda part, table=table: table[text.rows[part]])
     return found
 
 
-def read_by(kept: Kept, level_texts: Texts, text: Text) -> Says:
+def read_by(kept: Kept, level_texts: Texts, text: Text) -> Said:
     """What a reader says of a text."""
     said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
     values = dense(kept.reader.read(said, text), text).astype(np.float16)
-    return Says(kept.latents, lambda part: values[part])
+    return Said(kept.latents, lambda part: values[part])
 
 
 def _ablations(
     kept: Mapping[str, Kept], means: Float[ndarray, " latent"]
-) -> Iterator[tuple[str, Says]]:
+) -> Iterator[tuple[str, Said]]:
     """Mean ablation of the latents of each arm."""
     for one in kept.values():
         yield ablation(one.latents), layer.whole_mean(means, one.latents)
@@ -210,19 +214,55 @@ class TokenReader:
         return self._table[tokens]
 
 
+def reader(*, readers: Readings, params: Params, name: str) -> Kept:
+    """The site's richest reader of single tokens: what rewritten models and the explorer use."""
+    return readers[token_arm(params, name)]
+
+
 def token_reader(
+    *, reader: Kept, level_texts: Texts, subject: Subject, coder: SparseCoder
+) -> TokenReader:
+    """The same as a table."""
+    texts, width = level_texts[reader.level], coder.config.num_latents
+    return TokenReader(reader, texts, subject, width=width)
+
+
+def exchanged(
+    *, read_latents: Int[ndarray, " latent"], energy: Float[ndarray, " latent"]
+) -> tuple[int, int]:
+    """The two latents that carry most of the output among those that are read."""
+    one, other = read_latents[np.argsort(-energy[read_latents], kind="stable")][:2]
+    return int(one), int(other)
+
+
+def edited_reader(
     *,
-    readers: Readings,
+    reader: Kept,
     level_texts: Texts,
+    exchanged: tuple[int, int],
     subject: Subject,
     coder: SparseCoder,
-    params: Params,
-    name: str,
 ) -> TokenReader:
-    """The richest reader of single tokens, as a table."""
-    kept = readers[token_arm(params, name)]
-    width = coder.config.num_latents
-    return TokenReader(kept, level_texts[kept.level], subject, width=width)
+    """The token reader when those two have each other's descriptions."""
+    texts = dict(level_texts[reader.level])
+    one, other = exchanged
+    texts[one], texts[other] = texts[other], texts[one]
+    return TokenReader(reader, texts, subject, width=coder.config.num_latents)
+
+
+def replacements(
+    *,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    latent_means: Float[ndarray, " latent"],
+    token_reader: TokenReader,
+    edited_reader: TokenReader,
+) -> dict[str, Place]:
+    """What a rewritten model may put at this site, by source."""
+    means = mean_latents(torch.from_numpy(latent_means).float())
+    says: dict[str, Says] = {"coder": coded, "reader": token_reader, "mean": constant(means)}
+    says[EDITED] = edited_reader
+    return {source: Place(hookpoint, coder, one) for source, one in says.items()}
 
 
 def token_arm(params: Params, name: str) -> str:

@@ -1,7 +1,7 @@
 """The rewritten model beside the model: the same prompts continued, the same rows scored.
 
-In: by name, a `Rewritten`. Out: continuations, and one loss a row. Also the edit that shows what a
-description does: two latents exchange theirs. Beyond the paper.
+In: a subject, and by site what may stand there. Out: models by name, continuations, losses a row.
+Beyond the paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,30 @@ from jaxtyping import Int
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from rewrite_utils.rewrite.rewritten import Rewritten
+from rewrite_utils.rewrite.rewritten import Place, Rewritten
+from rewrite_utils.subject.model import Subject
+
+SOURCES = ("coder", "reader", "mean")
+"""What every site, and all sites together, take their latents from."""
+
+
+def models(
+    subject: Subject,
+    sites: Mapping[str, Mapping[str, Place]],
+    *,
+    masked: tuple[int, ...] = (),
+    edited: str = "",
+) -> dict[str, Rewritten]:
+    """The model itself; each site, and all of them together, from every source ("coder, early");
+    and, if it is named, the first site from one more source."""
+    sets = [[name] for name in sites] + [list(sites)] * (len(sites) > 1)
+    chosen = [(source, names) for names in sets for source in SOURCES]
+    chosen += [(edited, [next(iter(sites))])] if edited else []
+    found = {"model": Rewritten(subject, masked=masked)}
+    for source, names in chosen:
+        places = tuple(sites[name][source] for name in names)
+        found[f"{source}, {'+'.join(names)}"] = Rewritten(subject, places, masked)
+    return found
 
 
 def continued(
@@ -37,8 +60,3 @@ def scored(
         loss = np.nanmean(model.losses(rows, batch=batch), axis=1)
         tables.append(pd.DataFrame({"row": np.arange(len(rows)), "model": name, "loss": loss}))
     return pd.concat(tables, ignore_index=True)
-
-
-def exchanged(texts: Mapping[int, str], one: int, other: int) -> dict[int, str]:
-    """Descriptions in which two latents have each other's."""
-    return {**texts, one: texts[other], other: texts[one]}

@@ -74,7 +74,8 @@ def test_two_processes_train_a_sites_coder_as_one_does(params_file, tmp_path, mo
     for name, weight in joint.state_dict().items():
         torch.testing.assert_close(weight, alone.state_dict()[name], atol=1e-4, rtol=1e-3)
     records = [json.loads((tmp_path / n / "training.json").read_text()) for n in ("joint", "alone")]
-    assert [r["records"][-1][1] for r in records] == [15 * 195] * 2
+    joint_tokens, alone_tokens = (r["records"][-1][1] for r in records)
+    assert 0.9 * 15 * 195 < joint_tokens == alone_tokens <= 15 * 195  # control tokens are left out
 
 
 def test_a_site_that_is_not_there_is_named(params_file, tmp_path, monkeypatch):

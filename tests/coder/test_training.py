@@ -182,7 +182,7 @@ class Poisoned:
 
 
 def test_nan_activations_stop_with_step_and_learning_rate():
-    message = r"stopped at step 12 \(learning rate 0.00829\): the activations are not finite"
+    message = r"stopped at step 12 \(learning rate 0.008\): the activations are not finite"
     with pytest.raises(RuntimeError, match=message):
         train(CONFIG, Poisoned(12, float("nan")), settings=SETTINGS)
     with pytest.raises(RuntimeError, match=r"step 0 .* not finite"):

@@ -210,15 +210,10 @@ def test_every_file_in_params_loads_under_its_own_name(path):
     assert load(path).name == path.stem
 
 
-def test_the_full_run_has_the_main_jobs_coder_and_headline():
-    """Only windows, rows and scores are more: the coder is trained on the same rows."""
+def test_the_full_run_asks_as_the_main_job_does():
+    """Another coder, narrow enough for an LLM pass a pair; the same seed, wording and headline."""
     main, full = load("embedded"), load("embedded-full")
-    more = {"calibrate_windows": 0, "evaluate_windows": 0, "control_windows": 0}
-    one, other = (run.sites["early"].model_dump(mode="json") | more for run in (main, full))
-    assert one == other and main.seed == full.seed
-    assert main.subject.model == full.subject.model
-    rows = {"max_rows": 0}
-    assert main.corpus.model_copy(update=rows) == full.corpus.model_copy(update=rows)
+    assert main.seed == full.seed and main.subject.model == full.subject.model
     assert main.rewrite.headline == full.rewrite.headline and main.explain == full.explain
 
 

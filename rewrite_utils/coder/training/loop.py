@@ -4,8 +4,9 @@ In: configuration, batches, settings, perhaps a folder. Out: the coder and its r
 Paper: method §1.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,8 @@ def train(
         run.resume(stopped)
     else:
         run.centre()
-    with tqdm(total=steps, initial=run.step, desc="training", disable=_rank() > 0) as bar:
+    bar = tqdm(total=steps, initial=run.step, desc="training", disable=_rank() > 0)
+    with bar, _tf32(run.silent.device):
         while run.step < steps:
             run.advance()
             bar.set_postfix(run.progress(), refresh=False)
@@ -74,6 +76,19 @@ def train(
     if saved is not None:
         saved.finish(coder, run.records)
     return TrainingResult(coder, run.records)
+
+
+@contextlib.contextmanager
+def _tf32(device: torch.device) -> Iterator[None]:
+    """While open, float32 products on a GPU are TF32 ones, as in sparsify's trainer: a step takes
+    half the time and the coder is as good (EXPERIMENTS.md, 27 November 2026)."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _check(config: CoderConfig, settings: TrainingSettings, steps: int) -> None:
@@ -131,12 +146,14 @@ class _Run:
         variance, tokens = _joint_variance(y)
         dead = self.silent >= self.settings.dead_after
         output: StepOutput = self.loss(x, y, variance, dead)
-        fvu = float(_sum(output.fvu.clone()))
-        if not fvu <= self.settings.diverged_fvu:
-            raise RuntimeError(self._stop(_reason(x, y, float(variance), fvu)))
         output.loss.backward()
         self._move()
-        self._book(output, fvu, tokens)
+        # Read once all is under way: a GPU that is waited for in the middle of a step stands still.
+        told = torch.stack([output.fvu.double(), (output.latents.values > 0).sum().double()])
+        fvu, active = _sum(told).tolist()
+        if not fvu <= self.settings.diverged_fvu:
+            raise RuntimeError(self._stop(_reason(x, y, float(variance), fvu)))
+        self._book(output, fvu, active, tokens)
 
     def _batch(self, step: int) -> Pair:
         x, y = self.batches[step]
@@ -163,14 +180,13 @@ class _Run:
         if self.coder.config.normalize_decoder:
             self.coder.W_dec.div_(self.coder.W_dec.norm(dim=1, keepdim=True))
 
-    def _book(self, output: StepOutput, fvu: float, tokens: int) -> None:
-        on = output.latents.values > 0
-        fired = torch.zeros_like(self.silent)
-        fired[output.latents.indices[on]] = 1
+    def _book(self, output: StepOutput, fvu: float, active: float, tokens: int) -> None:
+        on, indices = (output.latents.values > 0).flatten(), output.latents.indices.flatten()
+        fired = torch.zeros_like(self.silent).index_add_(0, indices, on.long())
         self.silent = (self.silent + tokens) * (_sum(fired) == 0)
         self.step += 1
         self.tokens += tokens
-        self.window.add(tokens, fvu, float(_sum(on.sum())))
+        self.window.add(tokens, fvu, active)
         if self.step % self.settings.record_every == 0 or self.step == self.steps:
             self.records.append(self._record())
             self.window = _Window()
@@ -258,7 +274,8 @@ def _remove_radial(coder: SparseCoder) -> None:
 def _joint_variance(y: Tensor) -> tuple[Tensor, int]:
     """`Σ|y − ȳ|²` and the token count, over all processes."""
     sums = _sum(torch.cat([y.new_tensor([len(y)]), y.sum(0)]))
-    return _sum(total_variance(y, mean=sums[1:] / sums[0])), int(sums[0])
+    tokens = int(sums[0]) if _processes() > 1 else len(y)  # to read it is to wait for a GPU
+    return _sum(total_variance(y, mean=sums[1:] / sums[0])), tokens
 
 
 def _processes() -> int:

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.convert import quiet_transformers
-from rewrite_utils.llm.opening import device, weights
+from rewrite_utils.llm.opening import weights
 from rewrite_utils.params import LLM
-from rewrite_utils.runs.machine import precision
+from rewrite_utils.runs.machine import device, precision
 from rewrite_utils.runs.whole import read_or_none, whole
 from rewrite_utils.simulate.readers.text import Text
 
