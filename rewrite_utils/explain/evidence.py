@@ -177,6 +177,7 @@ def listed(
     return [", ".join(dict.fromkeys(column)) for column in names]
 
 
+<<<<<<< HEAD
 def named(text: str, *, apart: bool = True) -> str:
     """A token in a list of tokens: without letters or digits it stands in quotes; ``apart``: in
     such as it does not hold itself, if there are any."""
@@ -185,6 +186,15 @@ def named(text: str, *, apart: bool = True) -> str:
         return text
     quote = next((mark for mark in QUOTES if mark not in text), QUOTES[0]) if apart else QUOTES[0]
     return f"{quote}{text}{quote}"
+=======
+def named(text: str) -> str:
+    """A token in a list of tokens: without letters or digits it stands in quotes, which are not
+    those that it has itself."""
+    text = prompts.sentence(text) or repr(text)[1:-1]
+    if any(map(str.isalnum, text)):
+        return text
+    return repr(text) if '"' in text else f'"{text}"'
+>>>>>>> main
 
 
 def _name(text: str) -> str:
