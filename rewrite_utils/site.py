@@ -30,11 +30,8 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
-<<<<<<< HEAD
 from rewrite_utils.rewrite import floors as flooring
-=======
 from rewrite_utils.rewrite import label_stage as labelling
->>>>>>> main
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying

@@ -203,42 +203,6 @@ def training(*, coder_stage: Stage) -> pd.DataFrame:
     return pd.read_parquet(coder_stage / "training.parquet")
 
 
-<<<<<<< HEAD
-def make_quality(
-    folder: Path,
-    *,
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    corpus: Corpus,
-    latent_means: Float[ndarray, " latent"],
-    output_mean: Float[Tensor, " d_out"],
-    output_variance: float,
-    params: Params,
-) -> dict[str, Any]:
-    """Loss and FVU of the coder and of the ablations, on the evaluate rows."""
-    table = quality.measure(
-        subject,
-        hookpoint,
-        coder,
-        corpus.rows("evaluate"),
-        corpus.measured("evaluate"),
-        latent_means=latent_means,
-        output_mean=output_mean,
-        variance=output_variance,
-        seed=params.draws,
-    )
-    table.to_parquet(folder / "quality.parquet")
-    return {}
-
-
-def read_quality(folder: Path) -> pd.DataFrame:
-    """One row an arm: ΔCE with its interval over rows, FVU."""
-    return pd.read_parquet(folder / "quality.parquet")
-
-
-=======
->>>>>>> main
 def coder_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
     """Activations of the training tokens, and training; or a coder loaded.
 

@@ -28,8 +28,6 @@ from rewrite_utils.llm import prompts
 from rewrite_utils.params import Explain
 
 Activations = Float[ndarray, " pos"] | Sequence[float]
-QUOTES = "\"'`|"
-"""What a token that is all punctuation may stand in, the usual one first."""
 NO_WINDOWS = Windows(np.zeros(0, np.int64), np.zeros(0, np.int64))
 NONE = Counterexamples(NO_WINDOWS, np.zeros(0, np.int64))
 
@@ -177,24 +175,13 @@ def listed(
     return [", ".join(dict.fromkeys(column)) for column in names]
 
 
-<<<<<<< HEAD
 def named(text: str, *, apart: bool = True) -> str:
     """A token in a list of tokens: without letters or digits it stands in quotes; ``apart``: in
-    such as it does not hold itself, if there are any."""
+    such as it does not have itself."""
     text = prompts.sentence(text) or repr(text)[1:-1]
     if any(map(str.isalnum, text)):
         return text
-    quote = next((mark for mark in QUOTES if mark not in text), QUOTES[0]) if apart else QUOTES[0]
-    return f"{quote}{text}{quote}"
-=======
-def named(text: str) -> str:
-    """A token in a list of tokens: without letters or digits it stands in quotes, which are not
-    those that it has itself."""
-    text = prompts.sentence(text) or repr(text)[1:-1]
-    if any(map(str.isalnum, text)):
-        return text
-    return repr(text) if '"' in text else f'"{text}"'
->>>>>>> main
+    return repr(text) if apart and '"' in text else f'"{text}"'
 
 
 def _name(text: str) -> str:

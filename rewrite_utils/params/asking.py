@@ -57,20 +57,12 @@ class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
-<<<<<<< HEAD
-    # 03_curated, 03_delphi and 03_refined hash what they read themselves
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
-    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest", "quotes": "same"}
-=======
     # 03_curated, 03_delphi, 03_labels and 03_refined hash what they read themselves
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"curated", "delphi", "labels", "refine", "compared"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"contrast", "counterexamples", "rivals", "logits", "deciles"}
-    )
->>>>>>> main
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest", "quotes": "same"}
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""

@@ -105,13 +105,13 @@ class Params(Section):
             )
 
     @property
-<<<<<<< HEAD
     def draws(self) -> int:
         """What rows, windows and sentences are drawn by; see ``corpus.draw``."""
         if self.corpus.draw == "seed":
             return self.seed
         return zlib.crc32(f"{self.name} {self.seed}".encode())
-=======
+
+    @property
     def after_topk(self) -> dict[str, list[str]]:
         """The calibrations that keep the k largest latents afterwards, which only a TopK coder can,
         by the parameter that names them."""
@@ -122,7 +122,6 @@ class Params(Section):
         }
         kept = {key: [one for one in names if one.endswith(TOPK)] for key, names in named.items()}
         return {key: names for key, names in kept.items() if names}
->>>>>>> main
 
     @property
     def rated_positions(self) -> tuple[int, int]:

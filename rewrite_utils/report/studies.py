@@ -89,13 +89,9 @@ def break_even(
     """False alarms for every true activation at which the rewrite costs what mean ablation does.
 
     The mean difference, made rising in the alarms, crosses zero there; log-linear between levels,
-<<<<<<< HEAD
     percentile interval over windows, or over their ``rows`` where some have several. 0 or infinity:
-    no crossing between the levels measured.
-=======
-    percentile interval over windows. 0 or infinity: no crossing between the levels measured; NaN,
-    "undefined": not measured, because the coder has no k.
->>>>>>> main
+    no crossing between the levels measured; NaN, "undefined": not measured, because the coder has
+    no k.
     """
     units = None if rows is None else shared_rows(rows)
     told = {name: read_alarm_name(name) for name in losses["source"].unique()}

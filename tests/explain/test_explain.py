@@ -346,7 +346,6 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
         (").", '")."', '")."'),
         ('").', "'\").'", '"")."'),
         ('"', "'\"'", '"""'),
-        ("\"'", "`\"'`", '""\'"'),
     ],
 )
 def test_a_quote_stands_in_other_quotes(token, apart, same):
