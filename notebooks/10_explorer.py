@@ -9,15 +9,16 @@
 # %% [markdown]
 # # 10 · Explorer
 #
-# **What does this latent do, is its sentence right, and can you write a better one?**
+# **What does this latent do, is what is said of it right, and can you say it better?**
 #
 # One card a latent, everything on one scale: the truth as background, the prediction as underline,
-# the worst errors first. Live, the sentence can be changed and simulated again on the same windows.
+# the worst errors first. Live, a description is read and judged while you type, without an LLM,
+# where the site has a reader (notebook 13); a click adds a word that it misses.
 
 # %% [markdown]
 # **Expect.** The paper counts latents by the thousand and shows none of them failing. Here each can
-# be looked at alone: what its sentence predicts, and what that costs the model when only this
-# latent is replaced.
+# be looked at alone: what is said of it predicts so much, and that costs the model so much when
+# only this latent is replaced.
 
 # %% [markdown]
 # ## Parameters
@@ -27,7 +28,7 @@ params_file: str = "params/embedded-full.yaml"  # what every notebook of a run s
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-from rewrite_utils.explorer import LatentExplorer, headline
+from rewrite_utils.explorer import LatentExplorer, headline, table
 from rewrite_utils.report import display
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
@@ -42,9 +43,9 @@ explorers = {name: LatentExplorer(site) for name, site in sites.items()}
 # %% [markdown]
 # ### The clear case
 #
-# Select a latent, change its sentence, press *try*: the button says what it costs. *Save* writes
-# `curated.parquet` into the run's folder; the parameter `explain.curated` puts the saved sentences
-# in the explainer's place from notebook 03 on.
+# Select a latent, change what is said of it, look at R², AUROC and the estimated cost beside the
+# old ones; *exact CE* says what measuring it takes. *Save* writes `curated.parquet` into the run's
+# folder; the parameter `explain.curated` puts what you wrote in the explainer's place.
 
 # %%
 first, *others = explorers.values()
@@ -57,20 +58,39 @@ first
 others[0] if others else first
 
 # %% [markdown]
+# ### The whole layer at a glance
+#
+# What is at stake in a latent (CE with its mean in its place, alone) against what its description
+# wins back of it, by R² on evaluate rows; on the diagonal a description says all there is.
+
+# %%
+first.pictures
+
+# %% [markdown]
+# ### The rewritten model speaks
+#
+# The same prompt continued by the model, with the coder in the layer's place, with what the
+# descriptions say of every token, and with every latent at its mean.
+
+# %%
+first.speak("The river")[1]
+
+# %% [markdown]
 # ### Your own text
 #
-# Which latents fire where; live, also what the sentences would have predicted.
+# Which latents fire where, and what is said of them there.
 
 # %%
 first.read("The river flows through the old town, past three mills and a church built in 1432.")
 
 # %% [markdown]
-# ### The latents, from the costliest sentence down
+# ### The work list
 #
-# Cross-entropy with this latent alone at its sentence's prediction, minus that with it at its mean.
+# The descriptions that lose most of what is at stake; without a reader, the sentences that cost
+# most against their latent's mean.
 
 # %%
-display.frame(first.table(sort="CE sentence − mean").iloc[::-1].reset_index(drop=True))
+table.html(first.work())
 
 # %% [markdown]
 # ## Result

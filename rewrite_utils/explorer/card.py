@@ -24,52 +24,59 @@ ARM_NAMES = {
     "mean": "mean",
     "zero": "zero",
 }
+LEAD = 160
+"""Characters of a description that are shown unfolded."""
 FEW = 5
 """Firing windows below which an AUROC's interval is known to be too narrow (stats.auroc)."""
 
 
-def card(known: Known, reading: Reading) -> Html:
-    """The whole card."""
-    drawn = _curve(reading, curve.end(reading.rated))
+def card(known: Known, reading: Reading | None, described: str, missing: str) -> Html:
+    """The whole card; ``reading`` is what came of a simulated sentence, if there is one, and
+    ``described`` what is said of the latent besides."""
+    head = [f'<div style="font-size: 115%"><b>{visible(known.title)}</b></div>']
+    if reading:
+        head.append(_said(reading))
+    if described and not (reading and described == reading.sentence):
+        head.append(_described(described))
+    if missing:
+        head.append(marks.note(missing))
+    first, *rest = _judged(reading) if reading else [marks.note("its sentence was not simulated")]
     return _whole(
         [
-            f'<div style="font-size: 115%"><b>{visible(known.title)}</b></div>{_said(reading)}',
-            marks.columns([_scores([reading]), _firing(known), drawn, _alone([reading])]),
+            *head,
+            marks.columns([first, _firing(known), *rest]),
             marks.section("Windows", marks.legend(known.maximum)),
-            _strips(reading.errors, known.maximum, nothing="none"),
+            _strips(reading.errors, known.maximum, nothing="none") if reading else "",
             _strips(known.windows, known.maximum, nothing="none: it never fires"),
             marks.columns([_logits(known), _near(known)], even=True),
         ],
-        line(known, reading),
+        line(known, reading, described),
     )
 
 
-def comparison(known: Known, old: Reading, new: Reading, gain: Estimate) -> Html:
-    """The old sentence beside the new one, on the same windows; ``gain``: what the new one costs
-    more, nats."""
-    both, end, scale = [old, new], curve.end(old.rated, new.rated), known.maximum
-    cost = f"CE {new.origin} − {old.origin}: {gain}, nats, paired"
-    return _whole(
-        [
-            marks.columns(map(_said, both), even=True),
-            _scores(both),
-            _alone(both) + marks.note(cost),
-            marks.columns(_curve(one, end, name=one.origin) for one in both),
-            marks.legend(scale),
-            marks.columns((_strips(one.errors, scale, nothing="none") for one in both), even=True),
-        ],
-        "\n".join(line(known, one) for one in both),
-    )
-
-
-def line(known: Known, reading: Reading) -> str:
+def line(known: Known, reading: Reading | None, described: str) -> str:
     """The card as one line of text."""
+    if reading is None:
+        return f"{known.title}: {described or 'nothing is said of it'!r}; not simulated"
     rating, arms = reading.scores[0], reading.alone.set_index("arm")["over_truth"]
     return (
         f"{known.title}: {reading.sentence!r}; rating AUROC "
         f"{marks.within(rating.found, 2)} (windows {rating.n}); "
         f"CE over truth {arms.get('sentence', 'not measured')}, nats"
     )
+
+
+def _judged(reading: Reading) -> list[str]:
+    return [_scores(reading), _curve(reading, curve.end(reading.rated)), _alone(reading)]
+
+
+def _described(text: str) -> str:
+    """What a reader reads: long, so it is folded."""
+    said = visible(text)
+    if len(text) > LEAD:
+        head = f"<summary>{visible(text[:LEAD])} …</summary>"
+        said = f"<details>{head}{said}</details>"
+    return f'<div style="max-width: 90em; overflow-wrap: anywhere">described: {said}</div>'
 
 
 def _whole(parts: Sequence[str], text: str) -> Html:
@@ -83,14 +90,10 @@ def _said(reading: Reading) -> str:
     )
 
 
-def _scores(readings: Sequence[Reading]) -> str:
-    pairs = [(one, reading.origin) for reading in readings for one in reading.scores]
-    names = [one.name for one, _ in pairs]
-    pairs.sort(key=lambda pair: names.index(pair[0].name))  # the old beside the new
-    body = [_score(one, f", {origin}" * (len(readings) > 1)) for one, origin in pairs]
-    header = ["score", "value", "0 … 1, grey: floor", "floor", "firing + silent"]
-    table = marks.rows(header, body)
-    if few := dict.fromkeys(str(one.n) for one, _ in pairs if one.firing < FEW):
+def _scores(reading: Reading) -> str:
+    header = ["score", "value", "0 … 1, right is better, grey: floor", "floor", "firing + silent"]
+    table = marks.rows(header, map(_score, reading.scores))
+    if few := dict.fromkeys(str(one.n) for one in reading.scores if one.firing < FEW):
         warning = marks.note(
             f"fewer than {FEW} firing windows ({', '.join(few)}): such an interval is "
             "too narrow, it cannot know the windows that were not drawn"
@@ -99,11 +102,11 @@ def _scores(readings: Sequence[Reading]) -> str:
     return marks.section("Scores", table, remark="95 % over windows, of which so many fire")
 
 
-def _score(one: Scored, whose: str) -> list[str]:
+def _score(one: Scored) -> list[str]:
     drawn = marks.interval(one.found, ends=(0.0, 1.0), floor=one.floor)
     why = f"<span style='{SMALL}; white-space: normal'>{visible(one.floor_name)}</span>"
     floor = f"{marks.number(one.floor, 2)} {why}"
-    return [visible(one.name + whose), marks.within(one.found, 2), drawn, floor, one.n]
+    return [visible(one.name), marks.within(one.found, 2), drawn, floor, one.n]
 
 
 def _firing(known: Known) -> str:
@@ -118,7 +121,7 @@ def _firing(known: Known) -> str:
     return marks.slim(marks.section("Firing", body, remark="explain rows"), width=230)
 
 
-def _curve(reading: Reading, end: float, *, name: str = "") -> str:
+def _curve(reading: Reading, end: float) -> str:
     held = int((reading.rated["split"] == "evaluate").sum())
     words = f"→ predicted, ↑ true, both 0 … {end:.2f}, the largest here; dots: the diagonal"
     remark = (
@@ -126,23 +129,19 @@ def _curve(reading: Reading, end: float, *, name: str = "") -> str:
         f"{len(reading.rated) - held} it was fitted on"
     )
     body = curve.calibration(reading.rated, end=end) + marks.note(words)
-    title = f"Predicted and true, {name}" if name else "Predicted and true"
-    return marks.slim(marks.section(title, body, remark=remark), width=320)
+    return marks.slim(marks.section("Predicted and true", body, remark=remark), width=320)
 
 
-def _alone(readings: Sequence[Reading]) -> str:
-    """Every arm; in a comparison only the sentence's arm belongs to the second reading."""
+def _alone(reading: Reading) -> str:
     lines = [
-        (name if len(readings) == 1 or arm != "sentence" else f"sentence, {reading.origin}", over)
+        (name, over)
         for arm, name in ARM_NAMES.items()
-        for reading in readings
         for over in reading.alone.loc[reading.alone["arm"] == arm, "over_truth"]
-        if arm == "sentence" or reading is readings[0]
     ]
     reach = max(np.nanmax(np.abs(over[:3])) for _, over in lines) or 1.0
     body = [_arm(name, over, reach) for name, over in lines]
-    truth = readings[0].alone["delta"].iloc[0]
-    header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, grey: 0"]
+    truth = reading.alone["delta"].iloc[0]
+    header = ["in its place", "CE − CE with the truth", f"±{reach:.3f}, left is better, grey: 0"]
     remark = f"nats, {truth.n} evaluate windows, 95 % over windows; all other latents true"
     costs = marks.within(truth, sign=True)
     base = marks.note(f"the coder as it is costs {costs} nats over the untouched model")

@@ -34,8 +34,8 @@ def legend(maximum: float) -> str:
     line = f"border-bottom: 4px solid rgb({BLUE})"
     return (
         f'<div style="{SMALL}; margin: 6px 0 0 0"><span style="{shade}">background</span>: true '
-        f'activation; <span style="{line}">underline</span>: predicted, only where the simulator '
-        f"was asked (a thin grey line: predicted 0). One scale, 0 … {maximum:.2f}, its maximum. "
+        f'activation; <span style="{line}">underline</span>: predicted (a thin grey line: 0). '
+        f"One scale, 0 … {maximum:.2f}, its maximum. "
         "E: the simulator’s expected rating, 0 … 9, before calibration.</div>"
     )
 
@@ -121,6 +121,11 @@ def rows(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def note(text: str) -> str:
     """Something said in small."""
     return f'<div style="{SMALL}">{visible(text)}</div>'
+
+
+def plain(text: str, most: int) -> str:
+    """Text for a control, which shows no markup: what prints nothing is drawn, the end cut."""
+    return html.unescape(visible(text[:most])) + "…" * (len(text) > most)
 
 
 def number(value: float, digits: int = 3, *, sign: bool = False) -> str:

@@ -23,18 +23,16 @@ class Reading(NamedTuple):
     sentence: str
     """What the simulator read."""
     origin: str
-    """Who wrote it: explainer, curated, yours (and then kept, or saved)."""
+    """Who wrote it: explainer or curated."""
     rated: pd.DataFrame
     """One row a rated window: split (the calibrator was fitted on "calibrate"), row and end there,
     true activation, the simulator's E (expected, 0 … 9), and predicted in the unit of the truth."""
     scores: list[Scored]
-    """How good that is; detection only for the sentence that was judged."""
+    """How good that is."""
     errors: dict[str, Kind]
     """The worst windows of each kind of error (``windows.errors``)."""
     alone: pd.DataFrame
     """What each arm costs the model (``alone.verdict``)."""
-    losses: Float[ndarray, " window"]
-    """CE of each evaluate window with the prediction in the latent's place, nats."""
 
 
 class Known(NamedTuple):
@@ -69,3 +67,5 @@ class OwnText(NamedTuple):
     """Activation of every latent of the coder."""
     left_out: int
     """Tokens beyond ``LONGEST``."""
+    ids: tuple[int, ...] = ()
+    """Token ids."""

@@ -6,37 +6,32 @@ touches the site, also to compute on its subject; draws nothing and asks no simu
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.assets.splits import plain_ids
-from rewrite_utils.explain import curated
 from rewrite_utils.explain.logits import promoted
+from rewrite_utils.explain.stage import EXPLANATIONS
 from rewrite_utils.explorer import alone, scores, windows
-from rewrite_utils.explorer.records import LONGEST, Known, OwnText, Reading
+from rewrite_utils.explorer.prediction import Predictor, predictor
+from rewrite_utils.explorer.records import Known, Reading
 from rewrite_utils.explorer.scores import Scored
-from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.explorer.stage import ALONE, FITTED
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.stage import SIMULATED
-from rewrite_utils.llm import opening
-from rewrite_utils.llm.engine import Engine
-from rewrite_utils.llm.protocol import Usage
-from rewrite_utils.params import LLM, Params
-from rewrite_utils.rewrite import usefulness
+from rewrite_utils.llm.protocol import EngineError
+from rewrite_utils.params import Params
 from rewrite_utils.rewrite.estimates import Evidence
 from rewrite_utils.score.scores import cut
-from rewrite_utils.simulate import Ratings, Window
+from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stats import Estimate, auroc_value, bootstrap
-from rewrite_utils.subject.splice import hooked
+from rewrite_utils.stats import auroc_value, bootstrap
+from rewrite_utils.subject.model import spelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +50,57 @@ class Shelf:
         return self.site.params
 
     @functools.cached_property
+    def predictor(self) -> Predictor | None:
+        """What reads descriptions without an LLM; None where the site has no reader."""
+        site = self.site
+        if not site.settings.reader:
+            return None
+        return predictor(site.reader, site.level_texts, site.cache, site.subject, site.params.seed)
+
+    @functools.cached_property
+    def missing(self) -> str:
+        """What this run lacks of what the explorer can show, in a sentence; "" where nothing."""
+        said = [self._unsimulated] if self._unsimulated else []
+        if self.predictor is None:
+            said.append(
+                f"site {self.site.name!r} has no reader, so an edited sentence is not judged while "
+                f"you type: set sites.{self.site.name}.reader to 'c' and run again"
+            )
+        return "; ".join(said)
+
+    @functools.cached_property
+    def _unsimulated(self) -> str:
+        """Why no sentence was simulated; "" where some were.
+
+        A site with a reader needs no ratings, so none are made for it; any other is simulated now.
+        """
+        try:
+            if self.predictor is None or self._rated_already:
+                self.site.ratings("evaluate")
+                return ""
+        except (OSError, ImportError, EngineError, ExplanationError) as error:
+            return f"no sentence of site {self.site.name!r} is simulated ({error})"
+        return f"no sentence of site {self.site.name!r} is simulated: notebook 05 does it"
+
+    @property
+    def _rated_already(self) -> bool:
+        return self.site.finished(EXPLANATIONS) and self.site.is_simulated
+
+    @functools.cached_property
     def sentences(self) -> dict[int, str]:
-        """The sentence of every latent that has one."""
-        return self.site.sentences
+        """The sentence of every latent that was simulated."""
+        return {} if self._unsimulated else self.site.sentences
+
+    @functools.cached_property
+    def descriptions(self) -> dict[int, str]:
+        """What is said of every latent of which something is: words and strengths where the site
+        has a reader, else the simulated sentence."""
+        return self.sentences | dict(self.predictor.descriptions if self.predictor else {})
 
     @property
     def latents(self) -> list[int]:
-        """The latents that have a sentence, in order."""
-        return self.site.simulated
+        """The latents that have a simulated sentence, in order."""
+        return list(self.sentences)
 
     @property
     def cache(self) -> LatentCache:
@@ -70,11 +108,22 @@ class Shelf:
         return self.site.cache("explain")
 
     def place(self, latent: int) -> int:
-        """The latent's column; KeyError naming the latents that have a sentence."""
+        """The latent's column; KeyError for one that was not simulated."""
         if latent not in self.sentences:
             known = ", ".join(map(str, self.latents[:12])) + " …" * (len(self.latents) > 12)
-            raise KeyError(f"latent {latent} has no sentence in this run; those that do: {known}")
+            raise KeyError(
+                f"latent {latent} was not simulated in this run; those that were: {known}"
+            )
         return self.latents.index(latent)
+
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """Each token's text by itself."""
+        return spelled(self.site.subject.tokenizer, ids)
+
+    def require(self, latent: int) -> None:
+        """KeyError for a latent that the coder does not have."""
+        if not 0 <= latent < self.cache.n_latents:
+            raise KeyError(f"latent {latent} is not in this coder (0 … {self.cache.n_latents - 1})")
 
     @functools.cached_property
     def rated(self) -> pd.DataFrame:
@@ -107,27 +156,53 @@ class Shelf:
     @functools.cached_property
     def losses(self) -> dict[int, pd.DataFrame]:
         """By latent, one row a (window, arm): the loss with this latent alone replaced."""
+        if not self.latents:
+            return {}
         table = self.site.read(ALONE)
         return {int(latent): mine for latent, mine in table.groupby("latent", sort=False)}
 
     @functools.cached_property
     def rows(self) -> pd.DataFrame:
-        """One row a latent: scores, firing rate, what its sentence costs against its mean."""
-        latents, energy = self.latents, self.site.energy
-        means = [self.losses[latent].groupby("arm")["loss"].mean() for latent in latents]
+        """One row a latent of the coder: scores, firing rate, what its description is worth."""
+        whole = self.worth.assign(**{"firing rate": self.cache.rate})
+        whole["R²"] = self.fitted.reindex(whole.index)
+        whole["won back"] = whole["R²"] * whole["at stake"]
+        whole["lost"] = whole["at stake"] - whole["won back"]
+        whole["sentence"] = pd.Series(self.descriptions).reindex(whole.index).fillna("")
+        return whole.reset_index()
+
+    @functools.cached_property
+    def worth(self) -> pd.DataFrame:
+        """What each latent is worth: measured where the run did, ``at stake`` elsewhere in
+        proportion to its share of the output."""
+        share = self.site.energy / max(float(self.site.energy.sum()), 1e-12)
+        whole = pd.DataFrame({"share of output": share}).rename_axis("latent").join(self._measured)
+        known = whole["at stake"].notna()
+        rate = whole["at stake"].sum() / max(whole["share of output"][known].sum(), 1e-12)
+        guessed = whole["share of output"] * (rate if known.any() else np.nan)
+        return whole.assign(measured=known, **{"at stake": whole["at stake"].fillna(guessed)})
+
+    @functools.cached_property
+    def fitted(self) -> pd.Series:
+        """R² of every description that is read, by latent."""
+        return self.site.read(FITTED) if self.predictor else pd.Series(dtype=float)
+
+    @property
+    def _measured(self) -> pd.DataFrame:
+        """What the run measured of its simulated latents, by latent."""
+        columns = ["rating AUROC", "detection AUROC", "CE sentence − mean", "at stake"]
+        if not self.latents:
+            return pd.DataFrame(columns=columns, dtype=float)
+        means = [self.losses[one].groupby("arm")["loss"].mean() for one in self.latents]
         pairs = zip(self.true.T > 0, self.ratings.expected.astype(np.float64).T, strict=True)
-        detection = self.site.scores.set_index("latent")["auroc"].reindex(latents)
-        return pd.DataFrame(
-            {
-                "latent": latents,
-                "rating AUROC": [auroc_value(*pair) for pair in pairs],
-                "detection AUROC": detection.to_numpy(),
-                "firing rate": self.cache.rate[latents],
-                "CE sentence − mean": [one["sentence"] - one["mean"] for one in means],
-                "share of output": energy[latents] / max(float(energy.sum()), 1e-12),
-                "sentence": list(self.sentences.values()),
-            }
-        )
+        detection = self.site.scores.set_index("latent")["auroc"].reindex(self.latents)
+        found = [
+            [auroc_value(*pair) for pair in pairs],
+            detection.to_numpy(),
+            [one["sentence"] - one["mean"] for one in means],
+            [one["mean"] - one["truth"] for one in means],
+        ]
+        return pd.DataFrame(dict(zip(columns, found, strict=True)), index=self.latents)
 
     # ── one latent ───────────────────────────────────────────────────────────────────────────
 
@@ -144,13 +219,13 @@ class Shelf:
             tokens=cache.n_tokens,
             firings=cache.of(latent).values,
             maximum=float(cache.maximum[latent]),
-            share=float(self.rows["share of output"][self.place(latent)]),
+            share=float(site.energy[latent] / max(float(site.energy.sum()), 1e-12)),
             windows=windows.of_text(cache, latent, texts=site.texts, seed=self.params.seed),
             promoted=promoted(site.subject, site.coder, latent),
             above=site.subject.n_layers - 1 - site.hookpoint.layer,
             near={
                 measure: [
-                    (one, value, self.sentences.get(one, "no sentence"))
+                    (one, value, self.descriptions.get(one, "no sentence"))
                     for one, value in neighbours.nearest(values, latent, count=4)
                 ]
                 for measure, values in near.items()
@@ -162,35 +237,20 @@ class Shelf:
         """The run's own sentence of a latent and what came of it."""
         place, losses = self.place(latent), self.losses[latent]
         origin = "curated" if latent in self.site.curated else "explainer"
-        said = self.ratings.expected[:, place], self.predicted[:, place]
-        return self.read(latent, self.sentences[latent], origin, *said, losses)
-
-    def read(
-        self,
-        latent: int,
-        sentence: str,
-        origin: str,
-        expected: Float[ndarray, " window"],
-        predicted: Float[ndarray, " window"],
-        losses: pd.DataFrame,
-    ) -> Reading:
-        """A sentence with what came of it: E, prediction, and losses with the latent alone."""
-        place, seed = self.place(latent), self.params.seed
+        seed, sentence = self.params.seed, self.sentences[latent]
         others = np.delete(self.ratings.expected, place, axis=1).astype(np.float64)
         rated = self.rated.assign(
             true=self.true[:, place],
-            expected=expected.astype(np.float64),
-            predicted=predicted.astype(np.float64),
+            expected=self.ratings.expected[:, place].astype(np.float64),
+            predicted=self.predicted[:, place].astype(np.float64),
         )
         fires = rated["true"].to_numpy() > 0
         found = [scores.rating(fires, rated["expected"].to_numpy(), others, seed=seed)]
-        if sentence == self.sentences[latent]:
-            found += self._detection(latent)
+        found += self._detection(latent)
         errors = {kind: self._strips(latent, rated.iloc[which[:EACH]], len(which))
                   for kind, which in windows.errors(rated).items()}  # fmt: skip
         verdict = alone.verdict(losses, seed=seed, resamples=self.params.rewrite.bootstrap)
-        loss = losses[losses["arm"] == "sentence"].sort_values("window")["loss"].to_numpy()
-        return Reading(latent, sentence, origin, rated, found, errors, verdict, loss)
+        return Reading(latent, sentence, origin, rated, found, errors, verdict)
 
     def _detection(self, latent: int) -> list[Scored]:
         judged = self.site.judgements
@@ -209,86 +269,18 @@ class Shelf:
             shown.append(strip.told(at.predicted, -1, f"{numbers}, {at.split}"))
         return Kind(shown, f"{len(shown)} of {total} windows" if shown else "")
 
-    def gain(self, old: Reading, new: Reading) -> Estimate:
-        """What the new sentence costs more than the old one, nats, window by window."""
-        options = {"seed": self.params.seed, "resamples": self.params.rewrite.bootstrap}
-        return bootstrap(new.losses - old.losses, unit="evaluate window", **options)
-
-    # ── what another sentence or another text needs ──────────────────────────────────────────
-
-    def open_engine(self, llm: LLM) -> Engine:
-        """The engine that holds an LLM, one a process."""
-        return opening.engine(llm)
-
-    @property
-    def usage(self) -> Usage:
-        """What the run's own ratings took."""
-        return Usage(**self.site.simulation_stage.manifest["facts"].get("usage", {}))
-
-    def description(self, latent: int, sentence: str) -> str:
-        """What the simulator would read about the latent; ExplanationError on an empty sentence."""
-        return self.site.telling.about(latent, sentence)
-
-    def rated_texts(self) -> list[Window]:
-        """The rated windows as the simulator reads them."""
-        return [window for split in SIMULATED for window in self.site.telling.windows(split)]
-
-    def read_as(self, row: int, end: int) -> Window:
-        """A window of the explain rows as the simulator reads it, never with the BOS."""
-        first = max(1, end - self.params.simulate.window_tokens + 1)
-        return Window.of(self.site.texts(self.cache.tokens[row, first : end + 1]))
-
-    def replaced(
-        self, latent: int, values: Float[ndarray, " window"], *, step: Callable[[float], None]
-    ) -> pd.DataFrame:
-        """The latent's losses, with these activations at the rated windows as its sentence's."""
-        again = usefulness.measure(
-            self.site.subject,
-            self.site.hookpoint,
-            self.site.coder,
-            self.site.cache("evaluate").tokens,
-            self.site.simulated_windows("evaluate"),
-            {(latent, "sentence"): values[self.rated["split"] == "evaluate"]},
-            name="your sentence",
-            progress=step,
-        )
-        old = self.losses[latent]
-        return pd.concat([old[old["arm"] != "sentence"], again[again["arm"] == "sentence"]])
-
-    @property
-    def replaced_seconds(self) -> float:
-        """About what ``replaced`` takes: not more than the run's own pass over all latents."""
-        return float(self.site.stage(ALONE).manifest["seconds"])
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text of one's own; ValueError when there is none."""
-        ids = plain_ids(self.site.subject.tokenizer, [text])[0]
-        if not ids:
-            raise ValueError("the text is empty: paste some words")
-        return ids
-
-    @torch.no_grad()
-    def own(self, text: str) -> OwnText:
-        """What subject and coder make of a text; ValueError when there is none."""
-        site, ids = self.site, self.ids(text)
-        rows = torch.tensor([[site.subject.bos, *ids[:LONGEST]]])
-        inputs = hooked(site.collector, rows, site.hookpoint).inputs[0, 1:]
-        true = site.coder.dense(site.coder.encode(inputs.float())).cpu().numpy()
-        return OwnText(site.texts(np.array(ids[:LONGEST])), true, len(ids[LONGEST:]))
-
-    def save(self, latent: int, sentence: str) -> Path:
-        """Put a sentence into the run's curated.parquet, and say where that is."""
-        site, file = self.site, self.site.run.folder / curated.FILE
-        who = {"site": site.name, "coder": site.coder_stage.hash, "latent": latent}
-        curated.save(file, **who, sentence=sentence, replaced=self.sentences[latent])
-        return file
-
 
 def headline(shelves: Mapping[str, Shelf]) -> str:
     """Sentence against mean with one latent replaced at a time, mean over latents."""
     parts = []
     for name, shelf in shelves.items():
-        cost, windows = shelf.rows["CE sentence − mean"], shelf.site.settings.evaluate_windows
+        cost, windows = (
+            shelf.worth["CE sentence − mean"].dropna(),
+            shelf.site.settings.evaluate_windows,
+        )
+        if len(cost) < 2:
+            parts.append(f"{name}: {shelf.missing or 'too few sentences for an interval'}")
+            continue
         found = bootstrap(cost.to_numpy(), unit="latent", seed=shelf.params.seed)
         said = f"CE sentence − mean {found} nats, {windows} windows"
         parts.append(f"{name}: one latent alone, {said}")

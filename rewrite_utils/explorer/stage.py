@@ -1,18 +1,24 @@
-"""The explorer's one stage: the loss with each simulated latent alone replaced, by every arm."""
+"""The explorer's stages: the loss with each simulated latent alone replaced, by every arm; and how
+well each description is read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rewrite_utils.assets.shapes import ModelShape
-from rewrite_utils.latents.stage import Drawn
+from rewrite_utils.explain.described import Level
+from rewrite_utils.explorer.prediction import ROWS, predictor
+from rewrite_utils.latents.stage import Caches, Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.splicer import Splicer, one_by_one
 from rewrite_utils.rewrite.stage import useful_hashes
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
+from rewrite_utils.simulate.readers.kept import Kept
+from rewrite_utils.subject.model import Subject
 
 SOURCES = {
     "another's sentence": "shuffled explanations",
@@ -64,4 +70,33 @@ ALONE = Declared(
     on=("simulation_stage",),
     hashes=useful_hashes,
     cost=alone_cost,
+)
+
+
+def make_fitted(
+    folder: Path,
+    *,
+    reader: Kept,
+    level_texts: Mapping[Level, Mapping[int, str]],
+    cache: Caches,
+    subject: Subject,
+    params: Params,
+) -> dict[str, Any]:
+    """R² of every description that is read, on some evaluate rows; no LLM, no pass."""
+    found = predictor(reader, level_texts, cache, subject, params.seed).scores()
+    found.rename("r2").rename_axis("latent").to_frame().to_parquet(folder / "fitted.parquet")
+    return {"units": len(found), "rows": ROWS}
+
+
+def read_fitted(folder: Path) -> pd.Series:
+    """R² by latent."""
+    return pd.read_parquet(folder / "fitted.parquet")["r2"]
+
+
+FITTED = Declared(
+    name="10_fitted",
+    make=make_fitted,
+    read=read_fitted,
+    on=("readers_stage",),
+    hashes=lambda: {"rows": ROWS},
 )

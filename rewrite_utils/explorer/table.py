@@ -1,7 +1,7 @@
 """All latents of a site as a table that can be sorted and filtered.
 
-In: one row a latent with a sentence (``Shelf.rows``). Out: rows of it, as a frame for code, as text
-for a list box, as HTML for a page without a kernel.
+In: one row a latent (``Shelf.rows``). Out: rows of it, as a frame for code, as text for a list box,
+as HTML for a page without a kernel.
 """
 
 import re
@@ -13,15 +13,23 @@ from rewrite_utils.report.display import Html, visible
 
 SORTS = {
     "latent": True,
+    "lost": False,
+    "won back": False,
+    "at stake": False,
+    "R²": False,
+    "firing rate": False,
+    "share of output": False,
     "rating AUROC": False,
     "detection AUROC": False,
-    "firing rate": False,
     "CE sentence − mean": True,
-    "share of output": False,
     "sentence": True,
 }
-"""What can be sorted by, and whether small comes first."""
+"""What can be sorted by, and whether small comes first; "lost" first is the work list."""
 BOUNDS = {
+    "r2": "R²",
+    "stake": "at stake",
+    "won": "won back",
+    "lost": "lost",
     "rating": "rating AUROC",
     "detect": "detection AUROC",
     "fires": "firing rate",
@@ -31,7 +39,11 @@ BOUNDS = {
 """What a filter calls the columns of numbers."""
 BOUND = re.compile(rf"\b({'|'.join(BOUNDS)})\s*([<>])\s*(-?(?:\d+\.?\d*|\.\d+))(%?),?")
 """One bound in a filter: ``rating > .7``, ``fires<5%``."""
-HEADER = "latent  rating  detect  fires on  CE−mean  sentence"
+SHOWN = {"R²": 2, "at stake": 4, "won back": 4, "rating AUROC": 2, "CE sentence − mean": 4}
+"""The numbers of a line, with their digits, between the firing rate and the description."""
+HEADER = "latent  fires on      R²  at stake  won back  rating  CE−mean  description"
+LONG = 110
+"""Characters of a description in a line."""
 
 
 def chosen(table: pd.DataFrame, *, sort: str = "latent", text: str = "") -> pd.DataFrame:
@@ -46,35 +58,41 @@ def chosen(table: pd.DataFrame, *, sort: str = "latent", text: str = "") -> pd.D
         column, limit = table[BOUNDS[name]], float(number) / (100 if percent else 1)
         table = table[column > limit if sign == ">" else column < limit]
     words = BOUND.sub("", text.lower()).strip()
-    sentence, number = table["sentence"].str.lower(), table["latent"].astype(str)
-    kept = table[sentence.str.contains(words, regex=False) | (number == words)]
-    return kept.sort_values([sort, "latent"], ascending=[SORTS[sort], True], na_position="last")
+    if words:
+        sentence, number = table["sentence"].str.lower(), table["latent"].astype(str)
+        table = table[sentence.str.contains(words, regex=False) | (number == words)]
+    return table.sort_values([sort, "latent"], ascending=[SORTS[sort], True], na_position="last")
 
 
 def lines(table: pd.DataFrame) -> list[tuple[str, int]]:
     """(text, latent) of each row, columns aligned, for a list box."""
-    return [
-        (
-            f"{latent:>6}  {_two(rating)}  {_two(detection)}  {rate:>7.2%}  {cost:+.4f}  {said}",
-            latent,
+    widths = [len(name) for name in re.findall(r"\S+(?: \S+)*\s*", HEADER)]
+    numbers = [table[name].tolist() for name in ("latent", "firing rate", *SHOWN)]
+    found = []
+    for said, latent, rate, *rest in zip(table["sentence"], *numbers, strict=True):
+        cells = (
+            marks.number(one, digits) for one, digits in zip(rest, SHOWN.values(), strict=True)
         )
-        for latent, rating, detection, rate, cost, _, said in table.itertuples(index=False)
-    ]
+        texts = [str(latent), f"{rate:.2%}", *cells]
+        line = "".join(text.rjust(width - 2) + "  " for text, width in
+                       zip(texts, widths, strict=False))  # fmt: skip
+        found.append((line + (marks.plain(said, LONG) or "–"), latent))
+    return found
 
 
 def html(table: pd.DataFrame, *, most: int = 200) -> Html:
     """The table for readers without a kernel, at most so many rows."""
+    shown = table.head(most)
+    columns = {"latent": 0, "firing rate": 4, **SHOWN}
     body = [
-        [str(latent), _two(rating), _two(detection), f"{rate:.2%}", f"{cost:+.4f}", f"{share:.1%}",
-         f'<span style="white-space: normal">{visible(said)}</span>']
-        for latent, rating, detection, rate, cost, share, said
-        in table.head(most).itertuples(index=False)
+        [*(marks.number(float(row[name]), digits) for name, digits in columns.items()),
+         f'<span style="white-space: normal">{visible(row["sentence"])}</span>']
+        for row in shown.to_dict("records")
     ]  # fmt: skip
-    units = marks.note("CE in nats, this latent alone replaced; share: of what the latents write")
-    drawn = marks.rows([visible(name) for name in table.columns], body) + units
-    text = "\n".join(line for line, _ in lines(table.head(most)))
+    units = marks.note(
+        "at stake: CE that this latent’s mean costs alone, nats; won back: R² × that; CE sentence "
+        f"− mean: measured, less is better; {len(shown)} of {len(table)} latents"
+    )
+    drawn = marks.rows([*columns, "description"], body) + units
+    text = "\n".join(line for line, _ in lines(shown))
     return Html(f'<div style="overflow-x: auto">{drawn}</div>', text)
-
-
-def _two(value: float) -> str:
-    return marks.number(value, 2).rjust(6)

@@ -3,7 +3,7 @@
 In: a LatentCache, or one latent's predictions beside the truth. Out: windows as they are drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,11 +38,15 @@ class Shown(NamedTuple):
     """Its row in the split it was cut from."""
     end: int = -1
     """Position of its last token there."""
+    ids: tuple[int, ...] = ()
+    """Its token ids."""
 
-    @property
-    def strongest(self) -> int:
-        """Where the latent fires most, or the last token where it does not."""
-        return int(self.true.argmax()) if self.true.any() else len(self.texts) - 1
+    def read(
+        self, said: Mapping[str, float], spell: Callable[[Sequence[int]], list[str]]
+    ) -> "Shown":
+        """The same window, with what a description says of each token."""
+        kinds = spell(self.ids)
+        return self._replace(predicted=np.array([said.get(kind, np.nan) for kind in kinds]))
 
     def told(self, value: float, at: int, note: str) -> "Shown":
         """The same window, with one prediction."""
@@ -102,6 +106,7 @@ def cut(cache: LatentCache, latent: int, windows: Windows, texts: Texts) -> list
     ids = window_tokens(cache, windows, length)
     values = window_values(cache, latent, windows, length)
     return [
-        Shown(texts(part), true, np.full(length, np.nan), f"peak {true.max():.2f}", *at)
+        Shown(texts(part), true, np.full(length, np.nan), f"peak {true.max():.2f}", *at,
+              tuple(part.tolist()))
         for part, true, *at in zip(ids, values, *(w.tolist() for w in windows), strict=True)
-    ]
+    ]  # fmt: skip

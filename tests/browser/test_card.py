@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, Route
+from reading_cases import embedder, read
 
-from rewrite_utils.explorer import LatentExplorer
+from rewrite_utils.explorer import LatentExplorer, desk
 
 CUT = """node => {
   const end = node.getBoundingClientRect().right + 1;
@@ -25,11 +26,15 @@ CUT = """node => {
 @pytest.fixture(scope="module")
 def faces(world) -> dict[str, str]:
     """The markup of everything that stands in a page, by name."""
-    explorer = LatentExplorer(world.sites["mlp"], engine=world.llm)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(desk, "embedder", embedder)
+    explorer = LatentExplorer(read(world.sites["mlp"]))
     static = explorer.static.markup.replace("<details>", "<details open>")
     own = explorer.read("the thin man sat in a red hat").markup
-    explorer.attempt("men in red hats, " * 6)
-    return {"card": static, "comparison": explorer.comparison.markup, "own text": own}
+    said = explorer.speak("the thin man")[1].markup
+    edited = explorer.edit("men in red hats, " * 6).markup
+    patch.undo()
+    return {"card": static, "edited": edited, "own text": own, "said": said}
 
 
 def in_lab(markup: str, theme: str) -> str:
@@ -58,7 +63,7 @@ def opened(browser: Browser, page: str, *, width: int = 1100) -> tuple[Page, lis
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [800, 1100, 1400])
+@pytest.mark.parametrize("width", [900, 1100, 1600])
 def test_nothing_is_cut(browser, faces, width, theme):
     for name, markup in faces.items():
         page, _ = opened(browser, in_lab(markup, theme), width=width)
@@ -72,4 +77,4 @@ def test_nothing_is_fetched(browser, faces):
     pictures = page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
     page.context.close()
     assert not asked
-    assert len(pictures) == 3 and min(pictures) > 100
+    assert len(pictures) == 5 and min(pictures) > 100  # three curves, the layer, the map

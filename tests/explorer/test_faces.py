@@ -19,7 +19,7 @@ ATTACK = '<script>alert("x")</script>'
 
 
 def drawn(shelf: Shelf, reading: Reading) -> str:
-    return card(shelf.known(reading.latent), reading).markup
+    return card(shelf.known(reading.latent), reading, "", "").markup
 
 
 ALLOWED = {"div", "span", "table", "tr", "th", "td", "b", "code", "img", "details", "summary"}
@@ -38,7 +38,7 @@ def test_three_faces_and_nothing_that_jupyterlab_strips(explorer, monkeypatch):
     assert not FORBIDDEN.search(markup)
     assert set(Shown(markup).tags) <= ALLOWED
     assert "\n" not in faces["text/plain"] and "rating AUROC" in faces["text/plain"]
-    assert not re.search(r'(src|href)="(?!data:image/png;base64,)', markup)
+    assert not re.search(r'(src|href)="(?!data:image/(png|svg\+xml);base64,)', markup)
 
 
 def test_the_same_run_gives_the_same_bytes(explorer, world):
@@ -111,7 +111,7 @@ def test_the_table_sorts_and_filters(explorer):
     assert explorer.table(text=str(one))["latent"].tolist().count(one) == 1
     assert explorer.table(text="no such words").empty
     rate, cost = explorer.rows["firing rate"], explorer.rows["CE sentence − mean"]
-    low, high = np.sort(rate)[:2].mean(), np.sort(cost)[-2:].mean()
+    low, high = np.sort(rate)[:2].mean(), np.sort(cost.dropna())[-2:].mean()
     inside = explorer.rows[(rate > low) & (cost < high)]["latent"].tolist()
     assert 0 < len(inside) < len(rate)
     bounds = f"fires > {100 * low:.8f}%, CE<{high:.10f}"
@@ -121,7 +121,7 @@ def test_the_table_sorts_and_filters(explorer):
     assert explorer.table(text=f"{bounds} no such words").empty
     missing = explorer.rows.assign(**{"rating AUROC": np.nan})
     assert table.chosen(missing, text="rating<2").empty
-    with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, rating AUROC"):
+    with pytest.raises(KeyError, match="cannot sort by 'colour'; columns: latent, lost, won back"):
         explorer.table(sort="colour")
 
 
@@ -138,9 +138,11 @@ def test_random_is_another_latent_and_the_same_in_every_session(explorer, world)
     assert drawn == [again.random() for _ in range(5)] and explorer.latent not in drawn
 
 
-def test_a_latent_without_a_sentence_is_an_error_that_names_the_others(explorer):
-    with pytest.raises(KeyError, match="latent 999 has no sentence in this run; those that do"):
+def test_a_latent_that_is_not_there_is_an_error_that_says_which_are(explorer):
+    with pytest.raises(KeyError, match=r"latent 999 is not in this coder \(0 … 11\)"):
         explorer.select(999)
+    with pytest.raises(KeyError, match="was not simulated in this run; those that were"):
+        explorer.shelf.place(999)
 
 
 def test_where_there_is_no_interval_it_is_said_and_nothing_is_drawn_but_the_value():

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from reading_cases import ReadSite
 from splice_cases import HOOKPOINTS, coder_for
 
 from rewrite_utils.explain import logits
-from rewrite_utils.explorer import Shelf, alone, windows
+from rewrite_utils.explorer import Shelf, alone, headline, windows
+from rewrite_utils.explorer.desk import Desk
 from rewrite_utils.latents import neighbours
 from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc, auroc_value
@@ -131,20 +133,51 @@ def test_f1_and_its_interval_are_cut_where_the_run_cuts(world):
     assert [one.found for one in found] == [(0, 0, 0), (1, 1, 1)]
 
 
-def test_scores_have_floors_and_detection_belongs_to_the_judged_sentence(shelf):
+def test_scores_have_floors(shelf):
     reading = shelf.reading(shelf.latents[0])
     names = [one.name for one in reading.scores]
     assert names == ["rating AUROC", "detection AUROC", "detection F1 at 0.50"]
     share = reading.scores[2].firing / (reading.scores[2].firing + reading.scores[2].silent)
     assert reading.scores[2].floor == pytest.approx(2 * share / (1 + share))
-    said = reading.rated["expected"].to_numpy(), reading.rated["predicted"].to_numpy()
-    losses = shelf.losses[reading.latent]
-    other = shelf.read(reading.latent, "another one", "yours", *said, losses)
-    assert [one.name for one in other.scores] == ["rating AUROC"]
-    assert other.scores[0] == reading.scores[0]
 
 
 def test_what_a_text_of_one_s_own_writes_is_text(shelf):
-    ids = shelf.ids("write <bos> here")
+    ids = Desk(shelf).ids("write <bos> here")
     assert shelf.site.subject.bos not in ids
     assert shelf.site.subject.tokenizer.decode(ids) == "write <bos> here"
+
+
+def test_a_text_is_read_as_the_cache_was(shelf):
+    tokenizer = shelf.site.subject.tokenizer
+    rows = shelf.cache.tokens[:, 1:].tolist()
+    texts = [tokenizer.decode(row) for row in rows]
+    same = [tokenizer.encode(text, add_special_tokens=False) == row
+            for text, row in zip(texts, rows, strict=True)]  # fmt: skip
+    chosen = same.index(True)
+    own = Desk(shelf).own(texts[chosen])
+    for latent in shelf.latents:
+        firings = shelf.cache.of(latent)
+        mine = firings.rows == chosen
+        expected = np.zeros(len(rows[chosen]))
+        expected[firings.positions[mine] - 1] = firings.values[mine]
+        np.testing.assert_allclose(own.true[:, latent], expected, atol=1e-4)
+
+
+def test_a_run_without_simulation_opens_by_its_reader(world, read_site, monkeypatch):
+    monkeypatch.setattr(SiteStages, "is_simulated", False)
+    site = ReadSite(world.again(), "mlp").like(read_site)
+    shelf = Shelf(site)
+    assert not shelf.latents and "notebook 05 does it" in shelf.missing
+    assert shelf.rows["rating AUROC"].isna().all() and shelf.rows["at stake"].isna().all()
+    assert "notebook 05 does it" in headline({"mlp": shelf})
+
+
+def test_a_run_without_ratings_and_without_its_llm_opens_and_says_so(world, monkeypatch):
+    def missing(*_):
+        raise OSError("nowhere to be found")
+
+    site = SiteStages(world.again(), "mlp")
+    monkeypatch.setattr(site, "ratings", missing, raising=False)
+    shelf = Shelf(site)
+    assert not shelf.latents and "(nowhere to be found)" in shelf.missing
+    assert len(shelf.rows) == 12

@@ -11,6 +11,7 @@ from stage_cases import World
 
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explorer import Shelf
+from rewrite_utils.explorer.desk import Desk
 from rewrite_utils.latents import neighbours
 from rewrite_utils.runs import machine
 from rewrite_utils.site import open_sites
@@ -67,7 +68,7 @@ def test_the_whole_run_is_the_same_on_another_device(
         pd.testing.assert_frame_equal(site.losses, near.losses, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(site.energy, near.energy, rtol=1e-3)
         text = "the thin man in a red hat"
-        own, before = Shelf(site).own(text), Shelf(near).own(text)
+        own, before = (Desk(Shelf(one)).own(text) for one in (site, near))
         np.testing.assert_allclose(own.true, before.true, rtol=1e-3, atol=1e-4)
         latent = site.simulated[0]
         np.testing.assert_allclose(

@@ -65,6 +65,35 @@ class Competing:
             values = self.trees.predict(x.reshape(-1, x.shape[-1]))
             yield block._replace(values=values.reshape(x.shape[:2]).astype(np.float32))
 
+    def alone(
+        self,
+        own: Float[ndarray, "place variant"],
+        scores: Float[ndarray, "place latent"],
+        latent: int,
+    ) -> Float[ndarray, "place variant"]:
+        """What other scores of one latent mean beside the scores of all others."""
+        others, own = np.maximum(np.delete(scores, latent, axis=1), 0), np.maximum(own, 0)
+        rank = np.stack([_rank(one, others, latent) for one in own.T], axis=1)
+        total = others.sum(1, keepdims=True) + own
+        ranked = -np.sort(-others, axis=1)[:, : NINTH + 1]
+        last = min(NINTH, others.shape[1])
+        below, above = (ranked[:, [at]] if 0 <= at < ranked.shape[1] else end
+                        for at, end in ((last, -np.inf), (last - 1, np.inf)))  # fmt: skip
+        ninth = np.maximum(below, np.minimum(own, above))
+        largest = np.maximum(own, ranked[:, :1]) if ranked.size else own
+        share = own / np.maximum(total, 1e-6)
+        x = np.stack([own, rank, share, total, largest, ninth], axis=-1)
+        values = self.trees.predict(x.reshape(-1, 6).astype(np.float32))
+        return values.reshape(own.shape).astype(np.float32)
+
+
+def _rank(
+    own: Float[ndarray, " place"], others: Float[ndarray, "place other"], latent: int
+) -> Float[ndarray, " place"]:
+    """How many others score higher; of equals the lower index comes first."""
+    higher = (others > own[:, None]).sum(1) + (others[:, :latent] == own[:, None]).sum(1)
+    return np.minimum(higher, RANKS).astype(np.float32)
+
 
 def _together(scores: Float[ndarray, "place latent"]) -> Float[ndarray, "place latent column"]:
     """Score, rank, share of the sum; the sum, the largest and the ninth, alike for all latents."""

@@ -1,0 +1,300 @@
+"""The live widgets of a session: every control calls one method of it and shows what it returns.
+
+What is typed is answered at once; what asks the subject runs in a thread, with progress and a
+cancel button, and until it is done all other controls are disabled.
+"""
+
+import threading
+from collections.abc import Callable
+
+import ipywidgets as widgets
+
+from rewrite_utils.explorer import marks, scatter, table
+from rewrite_utils.explorer.change import SHOWN, WORD, Change
+from rewrite_utils.explorer.find import MODES, TEXT
+from rewrite_utils.explorer.session import Session
+from rewrite_utils.explorer.speak import Spoken
+from rewrite_utils.explorer.turn import Cancelled
+from rewrite_utils.report.display import Html
+
+WIDE = widgets.Layout(width="98%")
+STYLE = (
+    "<style>.explorer select {font-family: monospace; white-space: pre} .explorer svg "
+    "{max-width: 100%; height: auto} .explorer .widget-hbox {flex-wrap: wrap} .explorer "
+    ".widget-button {max-width: 30em; overflow: hidden}</style>"
+)
+"""What the controls have no trait for."""
+
+
+class Controls:
+    """The widgets of one display of a session."""
+
+    def __init__(self, session: Session, *, seen: Callable[[], None] | None = None) -> None:
+        """``seen`` is called once a page has drawn the widgets, and after each selection."""
+        self.session, self._seen = session, seen
+        self._cancel, self._busy, self._filling = threading.Event(), False, False
+        self._ready = seen is None  # a page that nobody sees is not read for
+        self._spoken: Spoken | None = None
+        self._changes: list[Change] = []
+        self.card = widgets.HTML(layout=WIDE)
+        parts = [self._chooser(), self.card, self._editor(), self._reader(), self._speaker()]
+        self.widget = widgets.VBox([*parts, self._whole()])
+        self.widget.add_class("explorer")
+        self._show()
+        self.number.observe(lambda change: self.select(change["new"]), "value")
+        self.list.observe(lambda change: self._filling or self.select(change["new"]), "value")
+        for one in (self.sort, self.mode, self.query):
+            one.observe(lambda _: self._guarded(self._fill), "value")
+        self.description.observe(lambda _: self._filling or self._typed(), "value")
+        if seen is not None:
+            self.widget.set_trait("_view_count", 0)
+            self.widget.observe(lambda change: change["new"] and self._drawn(), "_view_count")
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────
+
+    def _chooser(self) -> widgets.Widget:
+        session = self.session
+        self.number = widgets.BoundedIntText(
+            value=session.latent, min=0, max=session.shelf.cache.n_latents - 1,
+            description="latent", layout=widgets.Layout(width="170px"),
+        )  # fmt: skip
+        self.number.add_class(scatter.NUMBER)
+        self.mode = widgets.Dropdown(options=list(MODES), description="find by")
+        self.sort = widgets.Dropdown(options=list(table.SORTS), description="sort by")
+        self.query = widgets.Text(
+            placeholder="words, a latent's number, R2>.7, fires<5%, lost>0",
+            description="find", layout=widgets.Layout(width="460px"),
+        )  # fmt: skip
+        self.list, self.message = widgets.Select(rows=7, layout=WIDE), widgets.HTML()
+        self.previous = self._button("◀ previous", lambda: self.select(self._beside(-1)))
+        self.next = self._button("next ▶", lambda: self.select(self._beside(1)))
+        self.random = self._button("random", lambda: self.select(session.random()))
+        self.cancel = self._button("cancel", self._cancel.set)
+        self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px"))
+        self.said = widgets.HTML()
+        jump = [self.number, self.previous, self.next, self.random, self.cancel, self.progress]
+        header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
+        order = widgets.HBox([self.mode, self.query, self.sort])
+        rows = [widgets.HBox([*jump, self.said]), order, header, self.list, self.message]
+        return widgets.VBox(rows)
+
+    def _editor(self) -> widgets.Widget:
+        session = self.session
+        remark = "every keystroke is read and judged, without an LLM"
+        head = widgets.HTML(marks.section("A better description?", "", remark=remark))
+        self.description = widgets.Textarea(layout=WIDE, rows=4)
+        self.beside, self.measured = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.changes = [self._change(place) for place in range(2 * SHOWN)]
+        self.suggested = widgets.HTML()
+        self.undo = self._button("undo", lambda: self._write(session.undo()))
+        self.exact = self._button("", lambda: self.ask(self._into(self.measured), session.exact))
+        self.discard = self._button("discard", lambda: self._write(session.discard()))
+        self.save = self._button("save", lambda: self._say(session.save()))
+        then = widgets.HBox([self.undo, self.discard, self.save, self.exact])
+        offers = widgets.HBox([self.suggested, *self.changes])
+        return widgets.VBox([head, self.description, offers, then, self.measured, self.beside])
+
+    def _change(self, place: int) -> widgets.Button:
+        return self._button("", lambda: self._write(self.session.change(self._changes[place])))
+
+    def _reader(self) -> widgets.Widget:
+        head = widgets.HTML(marks.section("Your own text", ""))
+        self.text = widgets.Textarea(placeholder="paste a text", layout=WIDE, rows=3)
+        self.read = widgets.HTML(layout=WIDE)
+        self.fires = self._button(
+            "which latents fire?", lambda: self.ask(self._found, self.session.read, self.text.value)
+        )
+        return widgets.VBox([head, self.text, self.fires, self.read])
+
+    def _speaker(self) -> widgets.Widget:
+        remark = "with the descriptions as they stand above"
+        head = widgets.HTML(marks.section("The rewritten model speaks", "", remark=remark))
+        self.prompt = widgets.Text(value="The river", description="prompt", layout=WIDE)
+        self.spoken, self.because = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.go = self._button(
+            "continue it", lambda: self.ask(self._heard, self.session.speak, self.prompt.value)
+        )
+        into = self._into(self.because)
+        self.token = widgets.Dropdown(options=[], description="token")
+        self.why = self._button(
+            "why there?",
+            lambda: self.ask(into, self.session.why, self._spoken, self.token.value),
+        )
+        line = widgets.HBox([self.go, self.token, self.why])
+        return widgets.VBox([head, self.prompt, line, self.spoken, self.because])
+
+    def _whole(self) -> widgets.Widget:
+        remark = "a latent a dot; hover names it, a click selects it; the list above is the same"
+        head = widgets.HTML(marks.section("The whole layer", "", remark=remark))
+        self.map, self.layer = widgets.HTML(), widgets.HTML()
+        self.work = self._button("work list: what loses most", self._worst)
+        return widgets.VBox([head, widgets.HBox([self.layer, self.map]), self.work])
+
+    def _button(self, name: str, act: Callable[[], None]) -> widgets.Button:
+        button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
+        button.on_click(lambda _: self._guarded(act))
+        return button
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────
+
+    def select(self, latent: int | None) -> None:
+        """Show another latent; one that the coder does not have is said, and the old one stays."""
+        if latent is None or latent == self.session.latent:
+            return
+        try:
+            self.session.select(int(latent))
+        except KeyError as error:
+            self.message.value = marks.note(str(error.args[0]))
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        """Everything that depends on the selected latent."""
+        session = self.session
+        self.card.value, self.number.value = session.card.markup, session.latent
+        self.said.value = self.message.value = self.measured.value = self.beside.value = ""
+        self._changes = []
+        self._write(session.description)
+        self._fill()
+        self.layer.value = session.layer(live=True)
+        if session.desk.finder.drawn_already:
+            self.map.value = session.map(live=True)
+        if self._seen is not None and (self.widget._view_count or 0) > 0:
+            self._seen()
+
+    def _drawn(self) -> None:
+        """A page is there: what is slow the first time is made now, map and reading."""
+        if self._seen is not None:
+            self._seen()
+        if not self.map.value:
+            self.ask(self._warm, lambda step: Html(self.session.map(live=True), ""))
+
+    def _warm(self, drawn: Html) -> None:
+        self.map.value, self._ready = drawn.markup, True
+        self._typed()
+
+    def _fill(self) -> None:
+        """The list box, as sorted and searched."""
+        found = self.session.table(**self._search)
+        inside = self.session.latent in found["latent"].tolist()
+        self._filling = True  # new options select the first of them: that is nobody's choice
+        self.list.options = table.lines(found)
+        self.list.value = self.session.latent if inside else None
+        self._filling = False
+        self._buttons()
+
+    @property
+    def _search(self) -> dict[str, str]:
+        return {"sort": self.sort.value, "text": self.query.value, "mode": self.mode.value}
+
+    def _beside(self, step: int) -> int:
+        return self.session.beside(step, **self._search)
+
+    def _write(self, text: str) -> None:
+        """Put a description into its field, and read it."""
+        self._filling, self.description.value, self._filling = True, text, False
+        self._typed()
+
+    def _typed(self) -> None:
+        """Judge what stands in the field; what is wrong with it is said, the numbers stay."""
+        if self.session.shelf.predictor is not None and self._ready and not self._busy:
+            self._guarded(self._judge)
+        self._buttons()
+
+    def _judge(self) -> None:
+        text = self.description.value
+        if not text and not self.session.description:
+            self._say("nothing is said of this latent yet: write a description")
+            return
+        self.beside.value = self.session.edit(text).markup
+        self.said.value, self._changes = "", self.session.changes
+
+    def _worst(self) -> None:
+        if (found := self.session.work()).empty:
+            self._say(self.session.shelf.missing)
+            return
+        self.mode.value, self.query.value, self.sort.value = MODES[0], "", "lost"
+        self.select(int(found["latent"].iloc[0]))
+
+    def _buttons(self) -> None:
+        """Which controls can be used, what pressing them costs, and what could be changed."""
+        session, busy = self.session, self._busy
+        self.exact.description = f"exact CE ({session.exact_price})"
+        for one in (self.number, self.previous, self.next, self.random, self.list, self.mode,
+                    self.query, self.sort, self.description, self.text, self.fires, self.prompt,
+                    self.go, self.work, *self.changes):  # fmt: skip
+            one.disabled = busy
+        unread = session.shelf.predictor is None
+        self.description.disabled = busy or unread
+        self.exact.disabled = busy or unread or not session.comparison_there
+        self.undo.disabled = busy or not session.can_undo
+        self.discard.disabled = self.save.disabled = busy or session.latent not in session.written
+        self.why.disabled = self.token.disabled = busy or self._spoken is None
+        self.cancel.disabled = not busy
+        self._offer()
+
+    def _offer(self) -> None:
+        for place, button in enumerate(self.changes):
+            change = self._changes[place] if place < len(self._changes) else None
+            button.layout.display = "" if change else "none"
+            if change is not None:
+                button.description = change.offer
+                button.tooltip = f"{change.share:.1%} of its firing, seen {change.seen} times"
+        offers = "What should I change?" if self._changes else ""
+        self.suggested.value = f"<b>{offers}</b>"
+
+    def _say(self, text: str) -> None:
+        self.said.value = marks.note(text)
+        self._buttons()
+
+    # ── what takes its time ──────────────────────────────────────────────────────────────────
+
+    def ask(self, show: Callable, question: Callable, *words: object) -> None:
+        """Put a question to the session in a thread and ``show`` its answer; one at a time."""
+        if self._busy:
+            return
+
+        def work() -> None:
+            found: list[object] = []
+            self._guarded(lambda: found.append(question(*words, step=self._step)))
+            self._busy, self.progress.value = False, 0
+            if found:
+                self.said.value = ""
+                self._guarded(lambda: show(found[0]))
+            self._buttons()
+
+        self._busy, self.said.value = True, marks.note("computing …")
+        self._cancel.clear()
+        self._buttons()
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def _into(self, target: widgets.HTML) -> Callable[[Html], None]:
+        return lambda found: setattr(target, "value", found.markup)
+
+    def _found(self, found: Html) -> None:
+        self.read.value, self.mode.value = found.markup, TEXT
+        self._fill()
+
+    def _heard(self, found: tuple[list[Spoken], Html]) -> None:
+        spoken, drawn = found
+        read = {one.arm: one for one in spoken}.get("rewrite")
+        self.spoken.value, self.because.value, self._spoken = drawn.markup, "", read
+        if read is not None:
+            words = [marks.plain(text, WORD) for text in read.texts[1:]]
+            self.token.options = [(f"{at}: {word}", at) for at, word in enumerate(words, 2)]
+            self.token.value = int(abs(read.change[1:]).argmax()) + 2
+
+    def _step(self, share: float) -> None:
+        self.progress.value = share
+        if self._cancel.is_set():
+            raise Cancelled
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Whatever goes wrong is said on the page: a callback's traceback would be lost."""
+        try:
+            act()
+        except Cancelled:
+            self.said.value = marks.note("cancelled; nothing has changed")
+        except Exception as error:
+            self.said.value = marks.note(str(error))
