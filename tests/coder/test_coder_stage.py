@@ -102,6 +102,8 @@ def test_a_coder_with_thresholds_needs_no_k(trained, open_site, tmp_path):
     coder.load_state_dict(trained.coder.state_dict() | same)
     coder.save(tmp_path)
     site = open_site(coder=str(tmp_path))
+    with pytest.warns(UserWarning, match=r"sites.s: .* no k, so .* studies.calibrators \(quantile"):
+        assert site.coder_stage
     assert site.coder.config.k is None and torch.equal(site.coder(x), coder(x))
     on = site.coder.dense(site.coder.encode(x)) > 0
     assert len(set(on.sum(1).tolist())) > 2
