@@ -99,6 +99,7 @@ def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -
         name,
         f"{count:,} sentences more, for the readers",
         tokens=explain_wording(params) + count * one,
+        sent=count * (explain_wording(params) + one),
         answers=count,
         storage=2000 * count,
     )
