@@ -17,7 +17,9 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape, shape
 from rewrite_utils.calibrate import calibrator
+from rewrite_utils.coder import quality as measuring
 from rewrite_utils.coder import stage as coding
+from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
 from rewrite_utils.latents import counting
@@ -29,6 +31,7 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
@@ -77,8 +80,8 @@ class SiteStages(StagedSite):
     coder_stage = Staged(coding.CODER)
     coder = Made(coding.CODER)
     training = Derived(coding.training)
-    quality_stage = Staged(coding.QUALITY)
-    quality = Made(coding.QUALITY)
+    quality_stage = Staged(measuring.QUALITY)
+    quality = Made(measuring.QUALITY)
 
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
     latents_stage = Staged(caching.LATENTS)
@@ -97,6 +100,7 @@ class SiteStages(StagedSite):
     explanations_stage = Staged(explaining.EXPLANATIONS)
     refined_stage = Staged(scoring.REFINED)
     delphi_stage = Staged(explaining.DELPHI)
+    labels_stage = Staged(explaining.LABELS)
     written_stage = Chosen(explaining.written_by)
     curated = Derived(explaining.kept_by_hand)
     curated_stage = Staged(explaining.CURATED)
@@ -167,6 +171,7 @@ class SiteStages(StagedSite):
     replacements = Derived(layering.replacements)
     layer_losses = Made(layering.LAYER)
     layer_verdict = Derived(layering.layer_verdict)
+    label_benchmark = Made(labelling.BENCHMARK)
 
     @property
     def states_folder(self) -> Path:
@@ -502,7 +507,12 @@ def plan_of(
 
 
 def require_calibrators(params: Params) -> None:
-    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
+    """Raise PlanError at a calibration whose name says nothing, or that a coder on this disk cannot
+    serve, before hours of ratings."""
+    for name, site in params.sites.items():
+        told = site.coder not in ("", coding.RANDOM) and coding.without_k(name, params)
+        if told and keeps_k(site.coder, site.hookpoint) is False:
+            raise PlanError(told)
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
     for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:

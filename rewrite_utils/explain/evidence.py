@@ -172,9 +172,12 @@ def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]
 
 
 def named(text: str) -> str:
-    """A token in a list of tokens: without letters or digits it stands in quotes."""
+    """A token in a list of tokens: without letters or digits it stands in quotes, which are not
+    those that it has itself."""
     text = prompts.sentence(text) or repr(text)[1:-1]
-    return text if any(map(str.isalnum, text)) else f'"{text}"'
+    if any(map(str.isalnum, text)):
+        return text
+    return repr(text) if '"' in text else f'"{text}"'
 
 
 def _name(text: str) -> str:

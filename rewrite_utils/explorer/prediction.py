@@ -26,7 +26,8 @@ from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import Calibrated, CrossFitted, read_descriptions
 from rewrite_utils.simulate.readers.text import Text, by_kind, every_kind, truth
 from rewrite_utils.stats import Estimate, auroc_value, ratio, resampled
-from rewrite_utils.subject.model import Subject, spelled
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import spelled
 
 ROWS = 80
 """Evaluate rows that an edit is judged on, and explain rows that suggestions are taken from."""

@@ -31,7 +31,7 @@ from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc_value, bootstrap
-from rewrite_utils.subject.model import spelled
+from rewrite_utils.subject.pieces import spelled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rewrite_utils.params.section import Section
@@ -83,8 +83,10 @@ class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
-    # 03_curated, 03_delphi and 03_refined hash what they read themselves
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
+    # 03_curated, 03_delphi, 03_labels and 03_refined hash what they read themselves
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"curated", "delphi", "labels", "refine", "compared"}
+    )
     LATER: ClassVar[frozenset[str]] = frozenset(
         {"contrast", "counterexamples", "rivals", "logits", "deciles"}
     )
@@ -134,6 +136,18 @@ class Explain(Section):
     delphi: str = ""
     """A delphi run's folder (with explanations/ and scores/): its sentences and scores are read and
     no explainer is asked; empty: none."""
+    labels: str = ""
+    """Labels from elsewhere in the explainer's place: Neuronpedia's export (JSON lines), a delphi
+    run's folder, or a table of latent and label (CSV, TSV); empty: none."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Explain":
+        if self.delphi and self.labels:
+            raise ValueError(
+                f"explain.delphi = {self.delphi!r} and explain.labels = {self.labels!r} both say "
+                "where sentences come from: leave one out"
+            )
+        return self
 
     @field_validator("compared")
     @classmethod
@@ -149,7 +163,7 @@ class Explain(Section):
     def of_kind(self, kind: str) -> "Explain":
         """The same settings for plain explanations, or for another kind of them."""
         changed: dict[str, Any] = {"contrast": "none", "logits": 0, "refine": 0}
-        changed |= {"delphi": "", "curated": ""}
+        changed |= {"delphi": "", "labels": "", "curated": ""}
         for part in kind.split("+") if kind != PLAIN else ():
             name, value = KINDS[part]
             own = getattr(self, name) if name in ("logits", "refine") else None

@@ -6,6 +6,10 @@ from pydantic import Field
 
 from rewrite_utils.params.section import Section
 
+TOPK = "+topk"
+"""A calibration whose name ends so keeps the k largest latents after the overwrite, as the paper
+does."""
+
 
 class Rewrite(Section):
     """The arms of the rewrite and how they are counted."""

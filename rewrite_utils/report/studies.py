@@ -75,12 +75,15 @@ def break_even(losses: pd.DataFrame, *, silent_to_active: float, topk: bool, see
     """False alarms for every true activation at which the rewrite costs what mean ablation does.
 
     The mean difference, made rising in the alarms, crosses zero there; log-linear between levels,
-    percentile interval over windows. 0 or infinity: no crossing between the levels measured.
+    percentile interval over windows. 0 or infinity: no crossing between the levels measured; NaN,
+    "undefined": not measured, because the coder has no k.
     """
     told = {name: read_alarm_name(name) for name in losses["source"].unique()}
     named = {arm["specificity"]: name for name, arm in told.items() if arm and arm["topk"] == topk}
     levels, count = np.array(sorted(named, reverse=True)), int(losses["count"].max())
     mean = losses_of(losses, "mean", count, ALL)
+    if not named:
+        return Estimate(np.nan, np.nan, np.nan, len(mean), "window", "undefined")
     paired = np.stack([losses_of(losses, named[level], count, ALL) - mean for level in levels])
     found = stats.crossing(np.log((1 - levels) * silent_to_active), paired, seed=seed)
     return Estimate(*(float(np.exp(end)) for end in found[:3]), *found[3:])
@@ -94,6 +97,8 @@ def break_even_table(
     rows = []
     for name, found in even.items():
         for topk, at in found.items():
+            if np.isnan(at.value):
+                continue
             row = {"site": name, "top k afterwards": "yes" if topk else "no", "windows": at.n}
             row |= {
                 "alarms a true activation": at.value,

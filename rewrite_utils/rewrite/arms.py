@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.params.measuring import TOPK
 from rewrite_utils.runs.machine import at_once
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
@@ -30,9 +31,6 @@ from rewrite_utils.subject.splice import (
 )
 from rewrite_utils.subject.splice import substituted as substitute
 
-TOPK = "+topk"
-"""A source whose name ends so keeps the k largest latents after the overwrite, as the paper
-does."""
 ALL = "all"
 """The order of an arm that substitutes every described latent."""
 

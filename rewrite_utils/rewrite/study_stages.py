@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import arms, at_once, studies
@@ -126,6 +127,7 @@ def make_specificity(
     cache: Caches,
     windows: Drawn,
     studied: Int[ndarray, " latent"],
+    coder: SparseCoder,
     params: Params,
 ) -> dict[str, Any]:
     """Losses with the true activations of all studied latents and false alarms among them."""
@@ -134,6 +136,7 @@ def make_specificity(
         target_of(cache("calibrate"), studied),
         specificities=params.studies.specificities,
         seed=params.seed,
+        topk=coder.k is not None,
     )
     return study.write(folder, found, "specificity", latents=studied)
 

@@ -14,6 +14,7 @@ from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus, load_corpus
 from rewrite_utils.subject.masking import control_tokens
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject, parse_hookpoint
+from rewrite_utils.subject.splice.checking import checked
 
 CACHED_SPLITS = SPLITS[1:]
 """Every split but train: what latents are cached on."""
@@ -31,10 +32,16 @@ def loaded(model: str, dtype: str, where: str, revision: str) -> Subject:
     return load_subject(model, dtype=dtype, device=where, revision=revision or None)
 
 
+@functools.cache
+def tried(model: str, dtype: str, where: str, revision: str) -> Subject:
+    """The same, its splice checked against brute force: for losses."""
+    return checked(loaded(model, dtype, where, revision))
+
+
 def subject(*, params: Params) -> Subject:
     """The language model under study, in the precision that losses are measured in."""
     asked = params.subject
-    return loaded(asked.model, asked.measured_in, device(asked.device), asked.revision)
+    return tried(asked.model, asked.measured_in, device(asked.device), asked.revision)
 
 
 def collector(*, params: Params) -> Subject:

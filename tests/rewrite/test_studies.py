@@ -6,6 +6,7 @@ import pytest
 from latent_cases import cache_of
 from report_cases import even_of, losses_in_latent_space, measured_of, odds_of
 
+from rewrite_utils.calibrate import Target
 from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.report import calibrations
 from rewrite_utils.report import studies as reported
@@ -191,7 +192,7 @@ def test_without_alarms_the_coder_is_left(studied):
         losses_of(table, f"specificity {level:g}", len(latents), column="squared_error").mean()
         for level in STUDIES["specificities"]
     ]
-    assert errors[0] > errors[1] >= errors[2]
+    assert errors[0] > max(errors[1:])  # rare alarms at nine windows may hit a true activation
 
 
 def test_alarms_are_counted_for_every_true_activation(studied):
@@ -203,6 +204,29 @@ def test_alarms_are_counted_for_every_true_activation(studied):
         if 0 <= level < 1:
             assert row[5] == f"{level:.4f}"
     assert len(even) == 4 and (even["windows"] == 9).all()
+
+
+def test_without_a_k_no_arm_keeps_the_k_largest_and_no_break_even_is_said():
+    target = Target.from_pairs(np.zeros(2, int), np.ones(2), latents=1, total=9)
+    told = {"specificities": (0.0, 0.9), "seed": 0}
+    true = np.ones((4, 1), np.float32)
+    both, plain = (
+        studies.alarm_estimates(true, target, topk=topk, **told) for topk in (True, False)
+    )
+    assert list(plain) == [name for name in both if not name.endswith("+topk")]
+    losses = pd.DataFrame(
+        [
+            {"source": source, "count": 1, "order": "all", "window": window, "loss": window + row}
+            for row, source in enumerate(("mean", *plain))
+            for window in range(4)
+        ]
+    )
+    found = {
+        topk: reported.break_even(losses, silent_to_active=9.0, topk=topk, seed=0)
+        for topk in (False, True)
+    }
+    assert found[True].method == "undefined" and np.isnan(found[True].value)
+    assert len(reported.break_even_table({"s": found}, {"s": 9.0})) == 1
 
 
 @pytest.mark.parametrize("topk", [False, True])
