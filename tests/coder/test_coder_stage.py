@@ -37,7 +37,7 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
     return {
         "name": "tiny",
-        "subject": {"model": str(folder / "model"), "collect_dtype": ""},
+        "subject": {"model": str(folder / "model"), "collect_dtype": "", "device": "cpu"},
         "corpus": corpus | shares,
         "explain": {"window_tokens": 8},
         "score": {"window_tokens": 8},

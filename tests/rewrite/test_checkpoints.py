@@ -46,7 +46,7 @@ def raw(tmp_path_factory) -> dict:
     return {
         "name": "tiny",
         "figures": str(folder / "figures"),
-        "subject": {"model": str(folder / "model"), "checkpoints": NAMES},
+        "subject": {"model": str(folder / "model"), "checkpoints": NAMES, "device": "cpu"},
         "corpus": corpus | shares,
         "sites": {"mlp": SITE | {"hookpoint": "layers.0.mlp", "control_windows": 30}},
         "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
