@@ -31,6 +31,7 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import floors as flooring
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
@@ -146,6 +147,7 @@ class SiteStages(StagedSite):
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
     control_verdict = Derived(rewriting.control_verdict)
+    floors = Made(flooring.FLOORS)
     usefulness_stage = Staged(rewriting.USEFULNESS)
     usefulness = Derived(rewriting.useful_table)
     checkpoints_stage = Staged(rewriting.CHECKPOINTS)
@@ -340,7 +342,7 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     }
 
     def make(folder: Path) -> dict[str, int]:
-        table = _measured_at_once(sites, count)
+        table = _measured_at_once(sites)
         table.to_parquet(folder / rewriting.FILE)
         return {"units": len(table), "windows": count}
 
@@ -350,17 +352,23 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     )
 
 
-def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFrame:
+def windows_at_once(sites: Mapping[str, SiteStages]) -> Windows:
+    """The windows that several sites are spliced at together."""
     first, *_ = sites.values()
-    params, cache = first.params, first.cache("evaluate")
-    start, last = params.rated_positions
-    generator = np.random.default_rng([params.seed, 11])
-    windows = draw_windows(cache.measured, count, first=start, last=last, generator=generator)
+    (start, last), cache = first.params.rated_positions, first.cache("evaluate")
+    count = min(site.settings.control_windows for site in sites.values())
+    generator = np.random.default_rng([first.params.draws, 11])
+    return draw_windows(cache.measured, count, first=start, last=last, generator=generator)
+
+
+def _measured_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    first, *_ = sites.values()
+    tokens, windows = first.cache("evaluate").tokens, windows_at_once(sites)
     places = [
         at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
         for name, site in sites.items()
     ]
-    return at_once.measure(first.subject, places, cache.tokens, windows, name=params.name)
+    return at_once.measure(first.subject, places, tokens, windows, name=first.params.name)
 
 
 def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
@@ -449,6 +457,7 @@ PLANNED: tuple[Declared[Any], ...] = (
     studying.SHRINK,
     studying.SCREENED,
     studying.SPECIFICITY,
+    flooring.FLOORS,
     readings.READERS,
     layering.LAYER,
 )

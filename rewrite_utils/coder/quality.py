@@ -199,7 +199,7 @@ def make_quality(
         latent_means=latent_means,
         output_mean=output_mean,
         variance=output_variance,
-        seed=params.seed,
+        seed=params.draws,
     )
     table.to_parquet(folder / "quality.parquet")
     return {}

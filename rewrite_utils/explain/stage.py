@@ -78,7 +78,7 @@ def evidence_source(
         )
     if asked.logits:
         promoted = partial(logits.promoted, subject, coder, count=asked.logits)
-    return Source(rows, asked, quoted, params.seed, contrast, promoted)
+    return Source(rows, asked, quoted, params.draws, contrast, promoted)
 
 
 def explanation_hashes(*, params: Params, settings: Site) -> dict[str, Any]:

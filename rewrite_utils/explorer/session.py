@@ -78,10 +78,8 @@ class Session:
         return self.desk.finder.find(self.rows, mode, text, sort=sort, peaks=self._peaks)
 
     def work(self) -> pd.DataFrame:
-        """The descriptions that lose most of what is at stake, worst first; without a reader, the
-        sentences that cost most against their latent's mean."""
-        by = "lost" if self.shelf.predictor is not None else "CE sentence − mean"
-        return self.rows.dropna(subset=[by]).sort_values(by, ascending=False).head(WORK)
+        """The descriptions that lose most of what is at stake, worst first."""
+        return self.rows.dropna(subset=["lost"]).sort_values("lost", ascending=False).head(WORK)
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 

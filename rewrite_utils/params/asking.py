@@ -1,6 +1,7 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -87,9 +88,8 @@ class Explain(Section):
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"curated", "delphi", "labels", "refine", "compared"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"contrast", "counterexamples", "rivals", "logits", "deciles"}
-    )
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest", "quotes": "same"}
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -97,15 +97,18 @@ class Explain(Section):
     """Tokens in each window shown."""
     strategy: Literal["quantiles", "top", "random"] = "quantiles"
     """Which windows: evenly from ten rank deciles of the window maximum, the strongest, or any."""
-    deciles: Literal["strongest", "spread"] = "strongest"
-    """Which deciles give one where fewer than ten windows are shown, or are left over: the
-    strongest ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
+    deciles: Literal["strongest", "spread"] = "spread"
+    """Which deciles give one where fewer than ten windows are shown, or are left over: some at
+    equal steps over all ten (paper: 40 windows, 4 from each), or the strongest ones."""
     min_firings: int = Field(20, ge=1)
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
     """Tokens above this share of the window's own maximum are delimited."""
     words: int = Field(5, ge=0)
     """Strongest tokens, by mean activation on the explain rows, that the explainer is told."""
+    quotes: Literal["apart", "same"] = "apart"
+    """What a token without letters or digits stands in: quotes that it does not hold itself, so
+    that a list of quotes can be read; or always "…" (runs before November 2026)."""
     evidence: Literal["none", "pieces", "tokens"] = "tokens"
     """What the simulator sees in brackets behind the sentence: nothing, the tokens the explainer
     named, or the strongest tokens (paper: nothing)."""
@@ -185,10 +188,10 @@ class Score(Section):
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"threshold", "shuffled", "hard", "hard_by", "rivals", "fuzzing"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"deciles"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
-    deciles: Literal["strongest", "spread"] = "strongest"
+    deciles: Literal["strongest", "spread"] = "spread"
     """As explain.deciles: below ten activating windows "strongest" tests a sentence on the latent's
     stronger firings only."""
     random: int = Field(10, ge=1)
@@ -224,6 +227,8 @@ class Simulate(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
         {"mode", "layout", "digits", "show_contrast", "screen", "screen_by"}
     )
+    BEFORE: ClassVar[Mapping[str, Any]] = {"screen_cut": "each"}
+
     mode: Literal["last", "all"] = "last"
     """last: one pass a (latent, window), its last token is rated (paper); all: every token of the
     window is rated in one pass (by the engine transformers, which auto then means)."""
@@ -251,6 +256,15 @@ class Simulate(Section):
     screen_by: Literal["lexical", "embedding", "both"] = "both"
     """What the cheap first pass compares: words of sentence and window's end, their embeddings, or
     both ranks together."""
+    screen_cut: Literal["calibrate", "each"] = "calibrate"
+    """Where ``screen`` and ``studies.shares`` are counted: on the calibrate windows, whose cut then
+    holds at every other window as it would in use; or on the windows of each split, a quota that
+    sees all of them (runs before November 2026)."""
     align: int = Field(32, ge=1)
     """The shared part of a prompt is padded to a multiple of this, the block of vLLM's prefix
     cache."""
+
+    def content(self) -> dict[str, Any]:
+        """As of every section; nothing is cut where everything is sent."""
+        found = super().content()
+        return found if self.screen < 1 else {k: v for k, v in found.items() if k != "screen_cut"}

@@ -1,5 +1,7 @@
 """A whole run, and what its sections must agree on."""
 
+import zlib
+
 from pydantic import Field, field_validator, model_validator
 
 from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
@@ -101,6 +103,13 @@ class Params(Section):
                 f"simulate.mode = 'all' is read inside a prompt, which the engine {reader!r} "
                 "cannot: use transformers or auto"
             )
+
+    @property
+    def draws(self) -> int:
+        """What rows, windows and sentences are drawn by; see ``corpus.draw``."""
+        if self.corpus.draw == "seed":
+            return self.seed
+        return zlib.crc32(f"{self.name} {self.seed}".encode())
 
     @property
     def after_topk(self) -> dict[str, list[str]]:

@@ -72,6 +72,7 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
         row_tokens=asked.row_tokens,
         shares=asked.shares,
         seed=params.seed,
+        draw=params.draws,
         bos=subject.bos,
         max_rows=dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None,
         faithful=asked.faithful,
@@ -83,9 +84,10 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
 
 
 def corpus_hashes(*, params: Params) -> dict[str, Any]:
-    """Text, tokenizer and seed."""
+    """Text, tokenizer and seed; the run's name where rows are drawn by it."""
     asked = params.corpus.content()
-    return {"corpus": asked, "tokenizer": params.subject.model, "seed": params.seed}
+    named = {"name": params.name} if params.corpus.draw == "name" else {}
+    return {"corpus": asked, "tokenizer": params.subject.model, "seed": params.seed} | named
 
 
 def split_rows(params: Params) -> dict[str, int]:

@@ -42,6 +42,7 @@ def raw(tmp_path_factory) -> dict:
         write_model(folder / "model" / name, seed=seed)
     shutil.copytree(folder / "model" / "step16", folder / "model", dirs_exist_ok=True)
     corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    corpus["draw"] = "seed"  # what is asserted of chances below was seen on this draw
     shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
     return {
         "name": "tiny",

@@ -13,8 +13,11 @@ from rewrite_utils.report import studies as reported
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.estimates import KEPT, REFITTED
+from rewrite_utils.rewrite.floors import averaged
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
+from rewrite_utils.simulate import screening
 from rewrite_utils.site import SiteStages, open_sites
 
 STUDIES = {
@@ -153,11 +156,14 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
         every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
     )
     shares, _ = study_stages.screens(here.params, here.settings)
-    windows = here.settings.evaluate_windows
+    texts = {split: here.telling.windows(split) for split in ("calibrate", "evaluate")}
+    told, cut = list(here.sentences.values()), here.params.simulate.screen_cut
+    scores = screening.plausible(texts, told, by="lexical", cut=cut)
     for share in shares[:-1]:
         found = here.screened_estimates[f"{share:g} by lexical"]
-        same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
-        assert min(same) >= windows - max(1, round(share * windows))
+        same = np.array([np.unique(column, return_counts=True)[1].max() for column in found.T])
+        left_out = ~screening.sent(scores, share=share, cut=cut)["evaluate"]
+        assert (same >= left_out.sum(0)).all()
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
     arms = reported.arms({name: here.judged(table)}, reported.read_share)
     arms = arms.dropna(subset=["share"])
@@ -389,3 +395,17 @@ def test_fewer_windows_are_fitted_on_the_first_and_leave_the_target_whole(studie
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):
     table, here = studied["mlp"].specificity, studied["mlp"]
     np.testing.assert_allclose(losses_of(table, "coder"), losses_of(here.losses, "coder"), 1e-4)
+
+
+def test_both_floors_are_measured_over_several_derangements(studied):
+    """The refitted curve of the first is the floor of the rewrite itself; the kept one can move."""
+    here = studied["mlp"]
+    count, table = len(here.simulated), here.floors
+    names = {f"{floor}{n}" for floor in (REFITTED, KEPT) for n in ("", " 2", " 3")}
+    assert set(table["source"]) == names | {"coder", "zero", "mean"}
+    same = losses_of(here.losses, REFITTED, count)
+    np.testing.assert_allclose(losses_of(table, REFITTED, count), same, 1e-3)
+    each = [losses_of(table, KEPT + number, count) for number in ("", " 2", " 3")]
+    mean = losses_of(averaged(table), KEPT, count)
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), 1e-5)
+    assert set(here.judged(averaged(table))["source"]) == {REFITTED, KEPT, "coder", "zero", "mean"}
