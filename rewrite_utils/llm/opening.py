@@ -51,10 +51,9 @@ def open_engine(
 ) -> Engine:
     """Load ``model`` (a folder, a hub name or ``embedded/…``) into an engine.
 
-    ``dtype``: "auto" is what `runs.machine` measures to be faster. ``max_tokens``: the
-    longest prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and
-    values; 0: by the device.
-    ``engine``: see `chosen`; "server": one at ``address``; "ray": ``workers`` actors, each with a
+    ``dtype``: "auto" is what `runs.machine` measures to be faster. ``max_tokens``: the longest
+    prompt with its answer; ``threads``: None or 0, all; ``memory_gb``: for keys and values, 0: by
+    the device. ``engine``: see `chosen`; "server": one at ``address``; "ray": ``workers`` of a
     ``worker_engine``. ValueError on another name or a missing package, EngineDied if it fails.
     """
     from rewrite_utils.assets import model_folder  # noqa: PLC0415 (vLLM's child needs none of it)
