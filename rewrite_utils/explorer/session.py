@@ -142,8 +142,12 @@ class Session:
             return Html("", "")
         old = self._run_s(self.latent)
         both = [new] if old is None or old.description == new.description else [old, new]
-        carried = self.desk.reads().carried(new)
-        return beside.beside(self.shelf.known(self.latent), both, carried, spell=self.shelf.spell)
+        return beside.beside(self.shelf.known(self.latent), both, spell=self.shelf.spell)
+
+    @property
+    def words(self) -> Html:
+        """The words of the description that was judged last, by what each carries."""
+        return beside.words(self.desk.reads().carried(self._edited) if self._edited else [])
 
     @property
     def comparison_there(self) -> bool:
