@@ -21,6 +21,7 @@ from rewrite_utils.latents.words import STRENGTHS, Word
 from rewrite_utils.llm.opening import open_engine
 from rewrite_utils.llm.protocol import BLOCK
 from rewrite_utils.llm.tokens import digit_tokens
+from rewrite_utils.params import LLM
 from rewrite_utils.simulate.prompt import Layout, Window
 from rewrite_utils.simulate.readers.features import Lexical, Likeness, Plain
 from rewrite_utils.simulate.readers.reader import Calibrated, Reader
@@ -69,7 +70,7 @@ def pretended(text: Text, descriptions: list[str], generator: np.random.Generato
 
 def pair_by_pair(model: str, text: Text, descriptions: list[str]) -> float:
     """Predictions a second of the paper's way, measured on a few (description, window) pairs."""
-    with open_engine(model, engine="transformers") as engine:
+    with open_engine(LLM(model=model, engine="transformers")) as engine:
         layout = Layout(engine.tokenizer, align=BLOCK)
         window = Window.of(text.pieces(0)[:32])
         prompts = [layout.prompt(window, one) for one in descriptions[: PAIRS + 1]]

@@ -29,7 +29,7 @@ from rewrite_utils.llm.opening import open_engine
 from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import digit_tokens
 from rewrite_utils.llm.vllm import child_environment
-from rewrite_utils.params import Simulate
+from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate import Layout, Window, expected_rating, open_simulator
 
 TEXT, SUBJECT = "embedded/wikipedia", "embedded/smollm2-135m-instruct"
@@ -132,7 +132,7 @@ def where_time_goes(engine: Engine, pairs: Sequence[Any]) -> list[tuple[str, flo
 def run_engine(kind: str, asked: argparse.Namespace, pairs: Sequence[Any]) -> list[Timed]:
     """Every layout, and on transformers all positions and the original order."""
     done = []
-    with open_engine(asked.model, engine=kind, dtype=asked.dtype) as engine:
+    with open_engine(LLM(model=asked.model, engine=kind, dtype=asked.dtype)) as engine:
         for layout in LAYOUTS:
             done.append(timed(engine, Simulate(layout=layout), pairs, f"{kind}, {layout}"))
             say(done[-1])

@@ -22,12 +22,13 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.llm import spending
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
 from rewrite_utils.runs.kernel import sockets
 from rewrite_utils.runs.machine import device, gpu, this_machine
 from rewrite_utils.runs.run import Run, open_run
-from rewrite_utils.site import plan_of, require_calibrators
+from rewrite_utils.site import costs, plan_of, require_calibrators
 
 NOTEBOOKS = ROOT / "notebooks"
 TOUR = "00_tour"
@@ -171,13 +172,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(plan_of(params, machine, (ALONE,), _numbers(asked.only)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
-        _say(this_machine(device(run.params.subject.device)).said())
-        done = []
+        llms = run.params.explainer, run.params.simulator
+        here = this_machine(device(run.params.subject.device))
+        _say(here.said() + spending.ahead(llms, lambda: costs(run.params)))
+        done, before = [], len(run.journal)
         for number, notebook in enumerate(chosen, 1):
             _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
             done.append(execute(run, notebook, file, overrides, again=asked.again))
             _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
-        return _say(f"\n{table(done)}\n\n{_next_steps(run)}")
+        spent = spending.spent(run.folder, run.journal[before:])
+        return _say(f"\n{table(done)}\n{spent}\n{_next_steps(run)}")
     except (SeriesError, ValueError, OSError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1

@@ -26,6 +26,7 @@ from rewrite_utils.latents import counting
 from rewrite_utils.latents import stage as caching
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.windows import draw_windows
+from rewrite_utils.llm import lengths
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
@@ -499,9 +500,12 @@ def plan_of(
 ) -> str:
     """The plan of a run on a machine; ``extra``: stages declared above this file; ``notebooks``:
     the numbers of those whose stages are planned, all where there are none."""
-    roles = {"subject": params.subject, "explainer": params.explainer}
-    roles["simulator"] = params.simulator
-    models = [shape(one.model).described(role, one.model, one.dtype) for role, one in roles.items()]
+    subject = params.subject
+    models = [
+        shape(subject.model).described("subject", subject.model, subject.dtype),
+        lengths.described("explainer", params.explainer),
+        lengths.described("simulator", params.simulator),
+    ]
     require_calibrators(params)
     planned = [
         cost

@@ -233,6 +233,7 @@ def explanations_cost(*, params: Params, settings: Site, name: str, model: Model
         name,
         f"{count:,} sentences from {explain.windows} windows each",
         tokens=explain_wording(params) + count * one,
+        sent=count * (explain_wording(params) + one),
         answers=count,
         storage=2000 * count,
     )

@@ -4,6 +4,7 @@ In: parameters. Out: tokens of the wording, of the evidence about one latent, of
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from rewrite_utils.assets.shapes import shape
 from rewrite_utils.llm import prompts
@@ -55,14 +56,35 @@ def judged_tokens(params: Params, windows: int) -> int:
     return -(-windows // asked.per_prompt) * detect_prompt(params)
 
 
+def described(role: str, llm: LLM) -> str:
+    """The line of a plan about an LLM; what a server computes is the server's."""
+    if llm.engine == "server":
+        return f"{role:9}  {llm.model}, asked at {llm.address or 'no address yet'}"
+    return shape(llm.model).described(role, llm.model, llm.dtype)
+
+
 def require_fits(section: str, llm: LLM, needed: int) -> None:
-    """Raise PlanError where prompts of so many tokens do not fit the context of an LLM."""
-    longest = min(llm.context, shape(llm.model).context)
-    if needed > longest:
+    """Raise PlanError where prompts of so many tokens do not fit the context of an LLM, or that
+    context does not fit the LLM."""
+    if llm.engine != "server":
+        too_long = beyond(llm.context, shape(llm.model).context, llm.model)
+        if too_long:
+            raise PlanError(f"{section}.{too_long}")
+    if needed > llm.context:
         raise PlanError(
             f"{section}: prompts of about {needed:,} tokens do not fit a context of "
-            f"{longest:,}: raise {section}.context or show fewer or shorter windows"
+            f"{llm.context:,}: raise {section}.context or show fewer or shorter windows"
         )
+
+
+def beyond(context: int, positions: int, model: str) -> str:
+    """What is wrong with a context that a model has no positions for; empty if nothing is."""
+    if context <= positions:
+        return ""
+    return (
+        f"context = {context:,} is more than the {positions:,} positions that {model} has: set "
+        f"{positions} or less"
+    )
 
 
 def asked(
@@ -72,10 +94,18 @@ def asked(
     what: str,
     *,
     tokens: float | int,
+    sent: float | int,
     answers: int,
     storage: float | int,
 ) -> Cost:
-    """What a stage costs that asks an LLM for so many answers; its weights must be in memory."""
+    """What a stage costs that asks an LLM for so many answers; its weights must be in memory.
+
+    ``tokens``: what is computed, shared beginnings once; ``sent``: whole prompts, for a server.
+    """
+    made: dict[str, Any] = {"predictions": answers, "storage": storage}
+    if llm.engine == "server":
+        remark = f"{llm.model}: whole prompts are sent to {llm.address}; its hours are not counted."
+        return Cost(stage, site, what, tokens=sent, **made, remarks=(remark,))
     model = shape(llm.model)
     width = BYTES[this_precision(llm)]
     return Cost(
@@ -83,8 +113,7 @@ def asked(
         site,
         what,
         tokens=tokens,
-        predictions=answers,
-        storage=storage,
+        **made,
         flops=tokens * model.flops(),
         dtype=llm.dtype,
         memory={

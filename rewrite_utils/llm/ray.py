@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import EngineDied, EngineError, Usage
+from rewrite_utils.params import LLM
 
 ATTEMPTS = 3
 """How often a call is asked before its deaths are taken for its own fault."""
@@ -72,24 +73,23 @@ class RayEngine(Engine):
     _choices_inside = _handed_on("_choices_inside")
 
     @classmethod
-    def load(
-        cls, folder: str, worker: functools.partial[Engine], *, workers: int, address: str
-    ) -> "RayEngine":
-        """Join the cluster at ``address``, or start one on this machine, and start the workers.
+    def load(cls, llm: LLM, opened: Callable[[LLM], Engine]) -> "RayEngine":
+        """Join the cluster at ``llm.address``, or start one on this machine, and start the workers.
 
-        ``worker`` opens the engine of one, with its share of the threads.
+        ``opened`` opens the engine of one, with its share of the threads.
         """
         if not ray.is_initialized():
-            ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
+            ray.init(address=llm.address or None, include_dashboard=False, log_to_driver=False)
         machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
-        threads, gpus = placed(machines, workers=workers, threads=worker.keywords["threads"])
+        threads, gpus = placed(machines, workers=llm.workers, threads=llm.threads or None)
         remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0)(Worker)
+        worker = functools.partial(opened, llm.model_copy(update={"threads": threads}))
         return cls(
-            AutoTokenizer.from_pretrained(folder),
-            vocab_size=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
-            max_tokens=worker.keywords["max_tokens"],
-            start=lambda: remote.remote(functools.partial(worker, threads=threads)),
-            workers=workers,
+            AutoTokenizer.from_pretrained(llm.model),
+            vocab_size=AutoConfig.from_pretrained(llm.model).get_text_config().vocab_size,
+            max_tokens=llm.context,
+            start=lambda: remote.remote(worker),
+            workers=llm.workers,
         )
 
     @functools.cached_property

@@ -1,97 +1,98 @@
-"""The server engine: a vLLM server somewhere else, through its OpenAI-compatible address.
+"""The server engine: a language model somewhere else, through its OpenAI-compatible address.
 
-In: slices of prompts as token ids, one request a prompt, a bounded number in flight. Out: what the
-server says of the options. A request that fails is sent again, later each time; a server that stays
-away is an `EngineDied`, and nothing of that call is kept. `make serve` starts one here.
+In: slices of prompts, one request a prompt, a bounded number in flight. Out: what the server says
+of the options. Prompts go as token ids to /completions, or as messages to /chat/completions, where
+the server's tokenizer is its own business. A server that stays away is an `EngineDied`, and nothing
+of that call is kept. `make serve` starts one here.
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from rewrite_utils.llm.address import IN_FLIGHT, WAITS, Address, checked
+from rewrite_utils.llm.answers import among_likeliest, complete, counted, exact, usage_of
+from rewrite_utils.llm.conversation import BYTES_A_TOKEN, bytes_tokenizer, continued, turns_of
 from rewrite_utils.llm.engine import Engine
-from rewrite_utils.llm.protocol import (
-    EngineDied,
-    EngineError,
-    Generation,
-    Logprobs,
-    Prompt,
-    Sampling,
-    Usage,
-)
+from rewrite_utils.llm.protocol import EngineError, Generation, Logprobs, Prompt, Sampling, Usage
+from rewrite_utils.llm.tokens import text_tokens
+from rewrite_utils.params import LLM
 
-IN_FLIGHT = 64
-"""Requests on their way at a time."""
-SECONDS, CONNECTING = 300.0, 10.0
-"""Longest wait for one answer, and for a connection."""
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further attempt."""
-LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that say: try again."""
-FLOOR = -9999.0
-"""What a vLLM server writes for a log-probability of minus infinity."""
+ROOM = 8
+"""Tokens that a chat may spend on the beginning of its answer."""
+CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""Names under which servers tell a model's context."""
+Body = dict[str, Any]
 
 
 class ServerEngine(Engine):
-    """A running vLLM server; this side holds the tokenizer only."""
+    """A model on a server; this side makes and reads requests only."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        llm: LLM,
         *,
-        address: str,
-        name: str,
         vocab_size: int,
-        max_tokens: int,
         waits: tuple[float, ...] = WAITS,
     ) -> None:
-        """``address`` ends before /completions (…/v1); ``name`` is the model's name there."""
-        self._address = checked(address)
-        self._name = name
-        self._waits = waits
-        limits = httpx.Limits(max_connections=IN_FLIGHT)
-        patience = httpx.Timeout(SECONDS, connect=CONNECTING)
-        self._client = httpx.Client(timeout=patience, limits=limits, trust_env=False)
+        """``llm``: the model's name there, the address, and how answers are read."""
+        self._llm, self._chat = llm, llm.endpoint == "chat"
+        self._address = Address(llm.address, key_variable=llm.key_variable, waits=waits)
         self._pool = ThreadPoolExecutor(IN_FLIGHT)
-        longest = self._longest()
+        longest = min(llm.context, self._longest())
         super().__init__(
             tokenizer,
             vocab_size=vocab_size,
-            max_tokens=min(max_tokens, longest),
-            label="vllm server",
+            max_tokens=longest * (BYTES_A_TOKEN if self._chat else 1),
+            label=self._way(),
         )
 
     @classmethod
-    def connect(cls, folder: str, *, address: str, name: str, max_tokens: int) -> "ServerEngine":
-        """Read the tokenizer in ``folder`` and ask the server whether it has the model.
+    def connect(cls, llm: LLM, folder: str) -> "ServerEngine":
+        """Read the tokenizer in ``folder``, or of a chat make one, and ask for the model there.
 
-        Raises ValueError without a whole address or with another model there, EngineError if it
+        Raises ValueError without a whole address, a key or that model, EngineError if the server
         does not answer as such a server does, EngineDied if nobody answers.
         """
-        checked(address)
-        return cls(
-            AutoTokenizer.from_pretrained(folder),
-            address=address,
-            name=name,
-            vocab_size=AutoConfig.from_pretrained(folder).get_text_config().vocab_size,
-            max_tokens=max_tokens,
-        )
+        checked(llm.address)
+        if llm.endpoint == "chat":
+            tokenizer = bytes_tokenizer(llm.model)
+            return cls(tokenizer, llm, vocab_size=len(tokenizer))
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        return cls(AutoTokenizer.from_pretrained(folder), llm, vocab_size=config.vocab_size)
 
     def close(self) -> None:
         """Let go of the connections; the server runs on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._address.close()
+
+    def _way(self) -> str:
+        """How answers are read, for those who read the numbers."""
+        if self._llm.samples:
+            return f"{self._llm.endpoint} server, {self._llm.samples} drawn answers counted"
+        if self._llm.top_logprobs:
+            return f"{self._llm.endpoint} server, among {self._llm.top_logprobs} likeliest tokens"
+        return "chat server" if self._chat else "vllm server"
+
+    # ── answers ──────────────────────────────────────────────────────────────────────────────
 
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
     ) -> tuple[Logprobs, Usage]:
+        if self._llm.samples:
+            return self._counted(prompts, options, answers)
+        if self._llm.top_logprobs:
+            return self._among_likeliest(prompts, options, answers)
+        if self._chat:
+            raise EngineError(
+                "a chat endpoint tells no log-probabilities of chosen tokens: set "
+                "simulator.top_logprobs to as many likeliest tokens as it tells (OpenAI: 20), or "
+                "simulator.samples to count drawn answers"
+            )
         asked = {
             "max_tokens": answers,
             "temperature": 0.0,
@@ -101,135 +102,138 @@ class ServerEngine(Engine):
             "logprob_token_ids": options,
             "return_tokens_as_token_ids": True,
         }
-        replies = self._complete(prompts, [asked] * len(prompts))
-        found = [logprobs_of(reply, options, answers) for reply in replies]
-        return np.stack(found), _usage(replies)
+        replies = self._ask([self._body(prompt, **asked) for prompt in prompts])
+        return _stacked(replies, lambda reply: exact(reply, options, answers))
+
+    def _among_likeliest(
+        self, prompts: list[Prompt], options: list[int], answers: int
+    ) -> tuple[Logprobs, Usage]:
+        top, texts = self._llm.top_logprobs, self._texts(options)
+        asked = {"logprobs": True, "top_logprobs": top} if self._chat else {"logprobs": top}
+        asked |= {"max_tokens": self._length(answers), "temperature": 0.0}
+        replies = self._ask([self._body(prompt, **asked) for prompt in prompts])
+        beginning = self._beginning(prompts[0])
+        return _stacked(
+            replies, lambda reply: among_likeliest(reply, texts, answers, beginning=beginning)
+        )
+
+    def _counted(
+        self, prompts: list[Prompt], options: list[int], answers: int
+    ) -> tuple[Logprobs, Usage]:
+        """Many servers draw one answer a request whatever ``n`` says: the rest is asked for."""
+        texts, beginning = self._texts(options), self._beginning(prompts[0])
+        drawn: list[list[str]] = [[] for _ in prompts]
+        usage = Usage(len(prompts))
+        for attempt in range(self._llm.samples):
+            rows = [row for row, found in enumerate(drawn) if len(found) < self._llm.samples]
+            if not rows:
+                break
+            bodies = [
+                self._body(
+                    prompts[row],
+                    n=self._llm.samples - len(drawn[row]),
+                    max_tokens=self._length(answers),
+                    temperature=1.0,
+                    seed=attempt,
+                )
+                for row in rows
+            ]
+            replies = self._ask(bodies)
+            for row, reply in zip(rows, replies, strict=True):
+                drawn[row] += [continued(text, beginning) for text, _ in self._said(reply)]
+            usage = usage.plus(usage_of(replies))
+        found = [counted(some[: self._llm.samples], texts, answers) for some in drawn]
+        return np.stack(found), usage
 
     def _generate(
         self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
     ) -> tuple[list[Generation], Usage]:
-        common = {
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "return_token_ids": True,
-        }
-        replies = self._complete(prompts, [common | {"seed": seed} for seed in seeds])
-        texts = [reply["choices"][0] for reply in replies]
-        found = [
-            Generation(text["text"], tuple(text["token_ids"]), text["finish_reason"] == "stop")
-            for text in texts
-        ]
-        return found, _usage(replies)
-
-    def _complete(self, prompts: list[Prompt], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One completion a prompt, in order; the first that fails for good cancels the rest."""
+        asked = sampling._asdict() | ({} if self._chat else {"return_token_ids": True})
+        if self._chat:
+            asked["max_tokens"] += ROOM
         bodies = [
-            {"model": self._name, "prompt": list(prompt.shared + prompt.own), **how}
-            for prompt, how in zip(prompts, asked, strict=True)
+            self._body(prompt, **asked, seed=seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        url = f"{self._address}/completions"
-        futures = [self._pool.submit(self._send, "POST", url, body) for body in bodies]
+        replies = self._ask(bodies)
+        found = [self._reply(*pair) for pair in zip(prompts, replies, strict=True)]
+        return found, usage_of(replies)._replace(prompts=len(prompts))
+
+    def _reply(self, prompt: Prompt, reply: Any) -> Generation:
+        """Its tokens, where the server does not tell them, as this side's tokenizer reads it."""
+        [(text, reason)] = self._said(reply)[:1]
+        text = continued(text, self._beginning(prompt))
+        tokens = reply["choices"][0].get("token_ids") or text_tokens(self.tokenizer, text)
+        return Generation(text, tuple(tokens), reason == "stop")
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
+
+    def _body(self, prompt: Prompt, **how: Any) -> Body:
+        tokens = [*prompt.shared, *prompt.own]
+        if not self._chat:
+            return {"model": self._llm.model, "prompt": tokens, **how}
+        turns, _ = turns_of(self.tokenizer, tokens)
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        return {"model": self._llm.model, "messages": messages, **how}
+
+    def _beginning(self, prompt: Prompt) -> str:
+        """What a chat writes before its answer, as the few-shots do; all of one call's the same."""
+        return turns_of(self.tokenizer, prompt.shared + prompt.own)[1] if self._chat else ""
+
+    def _length(self, answers: int) -> int:
+        return 2 * answers + ROOM if self._chat else answers
+
+    def _texts(self, options: Sequence[int]) -> list[str]:
+        return [str(self.tokenizer.decode([option])).strip() for option in options]
+
+    def _ask(self, bodies: Sequence[Body]) -> list[Any]:
+        """One reply a body, in order; the first that fails for good cancels the rest."""
+        path = "chat/completions" if self._chat else "completions"
+        futures = [self._pool.submit(self._address.post, path, body) for body in bodies]
         try:
             return [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
 
-    def _send(self, method: str, url: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        """One request, sent again after each of the waits while the server is away or busy.
-
-        Raises EngineError on an answer that a second attempt would not change, EngineDied when no
-        attempt is left.
-        """
-        for wait in (*self._waits, None):
-            try:
-                answer = self._client.request(method, url, json=body)
-                if answer.status_code not in LATER:
-                    return _content(answer)
-                reason = f"status {answer.status_code}"
-            except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
-            if wait is not None:
-                time.sleep(wait)
-        raise EngineDied(
-            f"the server at {self._address} did not answer {len(self._waits) + 1} times within "
-            f"{sum(self._waits):.0f} s ({reason}): is it running, and is simulator.address right? "
-            "Nothing of this call was kept; start it (make serve) and run again"
-        )
+    @complete()
+    def _said(self, reply: Any) -> list[tuple[str, str]]:
+        """Each choice's text, and why it ended; EngineError where the server says neither."""
+        found = []
+        for choice in reply["choices"]:
+            message = choice["message"] if self._chat else choice
+            text = message["content"] if self._chat else message["text"]
+            found.append((text or message.get("refusal") or "", choice["finish_reason"]))
+        if not found:
+            raise EngineError("the server's reply has no choices")
+        if None in [reason for _, reason in found]:
+            raise EngineError(
+                f"the server at {self._address.url} did not say how its reply ended "
+                "(finish_reason): it was cut off on the way"
+            )
+        return found
 
     def _longest(self) -> int:
         """The context of the model there; ValueError if the server has only other models."""
-        told = self._send("GET", f"{self._address}/models", None)
+        told = self._address.get("models")
         try:
-            served = {model["id"]: model for model in told["data"]}
+            listed = told if isinstance(told, list) else told["data"]
+            served = {model["id"]: model for model in listed}
         except (KeyError, TypeError):
             raise EngineError(
-                f"{self._address}/models did not list models: is this an OpenAI-compatible server, "
-                "and does simulator.address end in /v1?"
+                f"{self._address.url}/models did not list models: is this an OpenAI-compatible "
+                "server, and does simulator.address end in /v1?"
             ) from None
-        if self._name not in served:
+        if self._llm.model not in served:
+            names = ", ".join(list(served)[:20]) or "no model"
             raise ValueError(
-                f"the server at {self._address} has {', '.join(served) or 'no model'}, "
-                f"not {self._name!r}: set simulator.model, or serve this one (make serve)"
+                f"the server at {self._address.url} has {names}, not {self._llm.model!r}: set "
+                "simulator.model, or serve this one (make serve)"
             )
-        return int(served[self._name].get("max_model_len") or 2**31)
+        there = served[self._llm.model]
+        return next((int(there[name]) for name in CONTEXTS if there.get(name)), 2**31)
 
 
-def checked(address: str) -> str:
-    """The address without a slash at its end; ValueError if it cannot be one."""
-    try:
-        parts = httpx.URL(address)
-    except httpx.InvalidURL:
-        parts = httpx.URL()
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise ValueError(
-            f"engine 'server' needs the server's whole address, not {address!r}: for example "
-            "simulator.address: http://127.0.0.1:8000/v1 (make serve starts one there)"
-        )
-    return address.rstrip("/")
-
-
-def logprobs_of(
-    reply: Mapping[str, Any], options: list[int], answers: int
-) -> Float[ndarray, "answer option"]:
-    """The options' log-probabilities, each looked up by its own token id.
-
-    Raises EngineError if the server left one out: the answer's, never the first one's, is read.
-    """
-    rows = reply["choices"][0]["logprobs"]["top_logprobs"]
-    try:
-        found = [[row[f"token_id:{option}"] for option in options] for row in rows]
-    except KeyError as error:
-        raise EngineError(
-            f"the server did not give the log-probability of {error.args[0]}; it needs vLLM 0.32 "
-            "or newer (logprob_token_ids), started as `make serve` does"
-        ) from None
-    if len(found) != answers:
-        raise EngineError(f"asked the server for {answers} answers, got {len(found)}")
-    logprobs = np.array(found, np.float32)
-    return np.where(logprobs <= FLOOR, -np.inf, logprobs).astype(np.float32)
-
-
-def _content(answer: httpx.Response) -> dict[str, Any]:
-    if answer.status_code >= 400:
-        raise EngineError(
-            f"{answer.request.url} refused with status {answer.status_code}: {answer.text[:500]}"
-            + (" (does simulator.address end in /v1?)" if answer.status_code == 404 else "")
-        )
-    try:
-        return answer.json() if answer.content else {}
-    except ValueError:
-        raise EngineError(f"{answer.request.url} did not answer in JSON") from None
-
-
-def _usage(replies: list[dict[str, Any]]) -> Usage:
-    counts = [reply["usage"] for reply in replies]
-    cached = [
-        (count.get("prompt_tokens_details") or {}).get("cached_tokens", 0) for count in counts
-    ]
-    return Usage(
-        len(replies),
-        sum(count["prompt_tokens"] for count in counts),
-        sum(number or 0 for number in cached),
-        sum(count["completion_tokens"] for count in counts),
-    )
+def _stacked(replies: list[Any], read: Callable[[Any], np.ndarray]) -> tuple[Logprobs, Usage]:
+    usage = usage_of(replies)._replace(prompts=len(replies))
+    return np.stack([read(reply) for reply in replies]), usage

@@ -172,6 +172,7 @@ def settings(
         "enable_prefix_caching": True,
         "enable_chunked_prefill": False,  # a prompt in parts breaks seeded sampling on the CPU
         "enforce_eager": not cuda,
+        # without parts, as many as the longest prompt has
         "max_num_batched_tokens": max(max_tokens, 8192 if cuda else 2048),
         "max_num_seqs": 256 if cuda else 128,
         "logprobs_mode": "raw_logprobs",

@@ -1,22 +1,27 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from rewrite_utils.params.section import Section
 
 CPU_CACHE = 2.0
 """GiB of keys and values on a CPU where nothing else is asked for."""
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""What names an environment variable, and no key."""
 
 
 class LLM(Section):
     """A language model that writes, scores or simulates."""
 
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
-        {"engine", "threads", "memory_gb", "address", "workers", "worker_engine"}
+        {"engine", "threads", "memory_gb", "address", "key_variable", "workers", "worker_engine"}
     )
+    LATER: ClassVar[frozenset[str]] = frozenset({"endpoint", "top_logprobs", "samples"})
     model: str = "embedded/qwen2.5-coder-1.5b-instruct"
     """Hub name, folder, or embedded/…"""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -26,11 +31,22 @@ class LLM(Section):
     """Longest prompt with its answer, in tokens."""
     engine: Literal["auto", "vllm", "transformers", "server", "ray"] = "auto"
     """auto: vLLM where it can be imported (not on a CPU without fast bfloat16), transformers
-    elsewhere; server: a vLLM server at
-    ``address``; ray: the chunks of work spread over ``workers``."""
+    elsewhere; server: the one at ``address``, hosted or your own; ray: the chunks of work spread
+    over ``workers``."""
     address: str = ""
     """server: its OpenAI-compatible address (make serve starts one at 127.0.0.1:8000/v1); ray: the
     cluster's, empty for one on this machine."""
+    key_variable: str = ""
+    """server: the environment variable that holds its key, by name; empty: it asks for none."""
+    endpoint: Literal["completions", "chat"] = "completions"
+    """server: completions takes prompts as token ids (vLLM and its like; the tokenizer is read
+    here), chat takes messages (hosted LLMs; a model's name is enough)."""
+    top_logprobs: int = Field(0, ge=0, le=128)
+    """server: likeliest tokens among which an answer is looked for (OpenAI tells 20, others 5); 0:
+    the answers' own probabilities, which vLLM's completions tell."""
+    samples: int = Field(0, ge=0)
+    """server: answers drawn a prompt, whose shares are its probabilities, where a server tells no
+    log-probabilities; 0: none, such a server is refused."""
     workers: int = Field(2, ge=1)
     """ray: actors, each with an engine of its own."""
     worker_engine: Literal["auto", "vllm", "transformers"] = "auto"
@@ -39,6 +55,17 @@ class LLM(Section):
     """CPU threads; 0: all cores."""
     memory_gb: float = Field(0.0, ge=0)
     """GiB for the key-value cache; 0: 2 on a CPU, on a GPU as its free memory allows."""
+
+    @field_validator("key_variable")
+    @classmethod
+    def _named_not_told(cls, name: str) -> str:
+        if name and not VARIABLE.fullmatch(name):
+            raise PydanticCustomError(
+                "secret",
+                "not an environment variable's name: put the key "
+                "into a variable such as LLM_KEY and write LLM_KEY here",
+            )
+        return name
 
 
 PLAIN = "plain"

@@ -124,6 +124,8 @@ def _complaint(item: Any) -> str:
     if item["type"] == "missing":
         return f"parameter {where!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "secret":
+        return f"{where}: {message}"
     return (
         f"{where} = {item['input']!r}: {message}"
         if where and not isinstance(item["input"], dict)

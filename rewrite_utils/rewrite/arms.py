@@ -122,10 +122,7 @@ def measure(
     name: str,
     batch: int | None = None,
 ) -> pd.DataFrame:
-    """Losses of every arm at every window: the coder as is, ``constants``, and all planned arms.
-
-    ``batch``: windows made ready together (None: by the device).
-    """
+    """Losses of the coder as is, ``constants`` and all planned arms; ``batch`` windows at once."""
     planned, n_windows = plan_arms(estimates, fractions, len(described)), len(windows.rows)
     chosen = masks(planned, rankings, len(described), n_windows=n_windows, seed=seed)
     whole = {Arm("coder", 0, ALL): TrueLatents()}

@@ -100,12 +100,14 @@ def refined_cost(*, params: Params, settings: Site, name: str, model: ModelShape
     again = MISTAKES * (asked.window_tokens + 4) + 2 * SENTENCE + asked.max_tokens
     count = latent_count(settings)
     answers = count * (2 * asked.refine + 1)
+    one, last = prompt_tokens("detect_one"), prompt_tokens("refine")
     return asked_of(
         params.explainer,
         "03_refined",
         name,
         f"{count:,} sentences on {2 * asked.refine} held-out windows each, and once more",
-        tokens=prompt_tokens("detect_one") + prompt_tokens("refine") + count * (tried + again),
+        tokens=one + last + count * (tried + again),
+        sent=count * (2 * asked.refine * (one + SENTENCE) + last + tried + again),
         answers=answers,
         storage=80 * answers,
     )
@@ -224,12 +226,14 @@ def judgements_cost(
     require_fits("explainer", params.explainer, prompt_tokens("detect") + detect_prompt(params))
     count = latent_count(settings)
     prompts_asked = count * -(-windows // asked.per_prompt)
+    whole = prompt_tokens(wording("detect", asked.per_prompt)) + detect_prompt(params)
     return asked_of(
         params.explainer,
         stage,
         name,
         f"{count:,} latents × {windows} windows in {prompts_asked:,} prompts{shown}",
         tokens=prompt_tokens("detect") + count * judged_tokens(params, windows),
+        sent=prompts_asked * whole,
         answers=count * windows,
         storage=2 * 40 * count * windows,
     )

@@ -227,10 +227,14 @@ def simulation_cost(*, params: Params, settings: Site, name: str, model: ModelSh
     what = f"{windows:,} windows × {latent_count(settings):,} latents"
     if asked.screen < 1:
         what += f", {asked.screen:.0%} of them sent"
-    own = asked.window_tokens * (SLOTTED if asked.mode == "all" else 1)
-    needed = prompt_tokens(simulating.wording(asked)) + own + asked.align + FRAME + SENTENCE
-    require_fits("simulator", params.simulator, needed)
+    require_fits("simulator", params.simulator, whole_prompt(asked))
     return ratings_cost("05_simulation", name, what, params, settings, {"": asked}, windows)
+
+
+def whole_prompt(asked: Simulate) -> int:
+    """Tokens of one prompt, wording and filling included."""
+    own = asked.window_tokens * (SLOTTED if asked.mode == "all" else 1)
+    return prompt_tokens(simulating.wording(asked)) + own + asked.align + FRAME + SENTENCE
 
 
 def ratings_cost(
@@ -244,16 +248,16 @@ def ratings_cost(
 ) -> Cost:
     """Every way of asking over so many windows × described latents, in one line."""
     latents = latent_count(settings)
-    answers, tokens, stored = 0, 0, 0
+    answers, tokens, sent, stored = 0, 0, 0, 0
     for one in ways.values():
         pairs, more = rated_tokens(one, windows, latents)
         everywhere = one.window_tokens if one.mode == "all" else 0
         answers += pairs * (everywhere or 1)
         tokens += more
+        sent += pairs * whole_prompt(one)
         stored += windows * latents * (24 + 2 * everywhere)  # E, ten digits and mass, in float16
-    return asked_of(
-        params.simulator, stage, name, what, tokens=tokens, answers=answers, storage=2 * stored
-    )
+    counts = {"tokens": tokens, "sent": sent, "answers": answers, "storage": 2 * stored}
+    return asked_of(params.simulator, stage, name, what, **counts)
 
 
 SIMULATION = Declared(

@@ -17,8 +17,8 @@ from rewrite_utils.subject.masking import control_tokens
 
 BLANK = "▁"
 """What SentencePiece writes for a blank."""
-PART = re.compile(r"\\x[89a-f][0-9a-f]")
-"""Stands in the text of a token that holds a part of a character: no word to name."""
+PART = re.compile(r"\\x[89a-f][0-9a-f]|\ufffd")
+"""Stands in the text of a token that holds a part of a character, or none: no word to name."""
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """A byte of a character that is not in its vocabulary."""
 

@@ -102,8 +102,9 @@ def split_rows(params: Params) -> dict[str, int]:
                 f"the size of corpus {', '.join(corpus.sources)} is not known without the hub: set "
                 "corpus.max_rows"
             )
-        wanted = max((s.tokens for s in params.sites.values() if not s.coder), default=0)
-        return {"train": wanted // width} | dict.fromkeys(CACHED_SPLITS, corpus.max_rows)
+        trained = [site.tokens // width for site in params.sites.values() if not site.coder]
+        read = [params.readers.train_rows for site in params.sites.values() if site.reader]
+        return {"train": max([0, *trained, *read])} | dict.fromkeys(CACHED_SPLITS, corpus.max_rows)
     total = sum(CORPUS_TOKENS[source] for source in corpus.sources)
     limit = corpus.max_rows or math.inf
     pool = 1 - corpus.train

@@ -11,6 +11,7 @@ from rewrite_utils.llm.engine import by_shared, prompt_seed
 from rewrite_utils.llm.opening import open_engine
 from rewrite_utils.llm.protocol import EngineError, Prompt, Usage, renormalised
 from rewrite_utils.llm.tokens import digit_tokens, option_tokens, padded
+from rewrite_utils.params import LLM
 
 
 def merging(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
@@ -96,15 +97,10 @@ def test_usage_counts_only_what_went_through_the_model() -> None:
     assert np.isnan(Usage().cached_share)
 
 
-def test_an_unknown_engine_is_an_error() -> None:
-    with pytest.raises(ValueError, match="engine 'vlm' is unknown"):
-        open_engine("/nowhere", engine="vlm")
-
-
 @pytest.mark.parametrize("engine", ["vllm", "ray"])
 def test_an_engine_that_is_not_installed_names_its_extra(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rewrite_utils.llm.opening.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"engine '{engine}' needs the package {engine}.*extra"):
-        open_engine("/nowhere", engine=engine)
+        open_engine(LLM(model="/nowhere", engine=engine))

@@ -18,7 +18,7 @@ from rewrite_utils.llm.opening import open_engine  # noqa: E402
 from rewrite_utils.llm.protocol import EngineDied, EngineError, Prompt  # noqa: E402
 from rewrite_utils.llm.ray import RayEngine, placed  # noqa: E402
 from rewrite_utils.llm.transformers import TransformersEngine  # noqa: E402
-from rewrite_utils.params import Simulate  # noqa: E402
+from rewrite_utils.params import LLM, Simulate  # noqa: E402
 from rewrite_utils.simulate import Window, open_simulator, simulate  # noqa: E402
 
 SETTINGS = {"dtype": "float32", "max_tokens": 4096, "threads": 1, "memory_gb": 0.5}
@@ -55,10 +55,16 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def engine(cluster: None, folder: str) -> Iterator[RayEngine]:
-    found = open_engine(folder, engine="ray", worker_engine="transformers", workers=2, **SETTINGS)
+    found = open_engine(spread(folder, workers=2))
     assert isinstance(found, RayEngine) and found.workers == 2
     yield found
     found.close()
+
+
+def spread(folder: str, *, workers: int) -> LLM:
+    """The settings of one engine, over so many workers."""
+    same = {"dtype": "float32", "context": 4096, "threads": 1, "memory_gb": 0.5}
+    return LLM(model=folder, engine="ray", worker_engine="transformers", workers=workers, **same)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -120,7 +126,7 @@ def test_more_workers_than_the_cluster_holds_is_an_error_and_not_a_wait(
     cluster: None, folder: str
 ) -> None:
     with pytest.raises(ValueError, match="64 workers of 1 threads do not fit"):
-        open_engine(folder, engine="ray", worker_engine="transformers", workers=64, **SETTINGS)
+        open_engine(spread(folder, workers=64))
 
 
 @pytest.mark.parametrize(

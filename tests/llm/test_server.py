@@ -1,23 +1,23 @@
 """The server engine against a small real HTTP server in this process, and `make serve`'s command.
 
-The server's log-probability of an option is minus the option times the prompt's length (modulo
-100), as in test_engines_vllm.py; every hook below sees a request before it is answered.
+What it answers is in openai_server.py; servers that answer otherwise are in test_server_ways.py.
 """
 
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from latent_cases import chatting_tokenizer
+from openai_server import Handler, Server, listening
 
 from rewrite_utils.llm import serving
+from rewrite_utils.llm.address import IN_FLIGHT
 from rewrite_utils.llm.protocol import EngineDied, EngineError, Prompt
-from rewrite_utils.llm.server import IN_FLIGHT, ServerEngine
+from rewrite_utils.llm.server import ServerEngine
 from rewrite_utils.llm.vllm import settings
 from rewrite_utils.params import LLM, Simulate
 from rewrite_utils.simulate import Window, open_simulator, simulate
@@ -27,93 +27,17 @@ OPTIONS = [1, 3]
 PROMPTS = [Prompt((1,) * (row % 4), (2,) * (1 + row % 3)) for row in range(40)]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Speaks as much of the OpenAI protocol as the engine uses."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.reply({"data": [{"id": "some/model", "max_model_len": 64}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.busy:
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
-        try:
-            self.server.asked.append(body)
-            status = self.server.hook(body)
-            if status is None:
-                self.close_connection = True
-                self.connection.close()
-            elif status != 200:
-                self.reply({"error": {"message": f"no: {status}"}}, status)
-            else:
-                self.reply(answer(body))
-        finally:
-            with self.server.busy:
-                self.server.now -= 1
-
-    def reply(self, content: Any, status: int = 200) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-def answer(body: dict) -> dict:
-    """What a vLLM server says to this request."""
-    tokens, length = body["prompt"], len(body["prompt"])
-    usage = {"prompt_tokens": length, "prompt_tokens_details": {"cached_tokens": 1}}
-    if "logprob_token_ids" not in body:
-        choice = {"text": f"seed {body['seed']}", "token_ids": [5, 6], "finish_reason": "stop"}
-        return {"choices": [choice], "usage": usage | {"completion_tokens": 2}}
-    options = body["logprob_token_ids"]
-    rows = [
-        {f"token_id:{o}": max(-9999.0, -float(o * (length % 100 + i))) for o in reversed(options)}
-        | {"token_id:77": -0.001}  # the likeliest token, which is none of the options
-        for i in range(body["max_tokens"])
-    ]
-    if 300 in tokens:
-        rows[0].pop(f"token_id:{options[0]}")
-    if 301 in tokens:
-        rows[0] = {f"token_id:{o}": -9999.0 for o in options}
-    choice = {"text": "", "finish_reason": "length", "logprobs": {"top_logprobs": rows}}
-    return {"choices": [choice], "usage": usage | {"completion_tokens": len(rows)}}
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[dict] = []
-        self.hook: Callable[[dict], int | None] = lambda body: 200
-        self.busy, self.now, self.most = threading.Lock(), 0, 0
-
-    def handle_error(self, *_: object) -> None: ...
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with listening() as made:
+        yield made
 
 
 def opened(server: Server, tokenizer: Any = None, **changed: Any) -> ServerEngine:
-    usual = {"name": "some/model", "vocab_size": 320, "max_tokens": 64, "waits": (0.01, 0.02)}
-    return ServerEngine(tokenizer or TOKENIZER, address=server.address, **{**usual, **changed})
+    waits = changed.pop("waits", (0.01, 0.02))
+    usual = {"model": "some/model", "engine": "server", "address": server.address}
+    llm = LLM(**{**usual, **changed})
+    return ServerEngine(tokenizer or TOKENIZER, llm, vocab_size=320, waits=waits)
 
 
 def check(engine: ServerEngine, answers: int = 1) -> None:
@@ -186,10 +110,10 @@ def test_a_busy_or_broken_server_is_asked_again_and_nothing_is_lost(
 
 def test_waits_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("rewrite_utils.llm.server.time.sleep", waited.append)
+    monkeypatch.setattr("rewrite_utils.llm.address.time.sleep", waited.append)
     with opened(server, waits=(0.5, 1.0, 2.0)) as engine:
         server.hook = lambda body: 503
-        with pytest.raises(EngineDied, match=r"4 times within 4 s \(status 503\).*make serve"):
+        with pytest.raises(EngineDied, match=r"4 times within 4 s \(status 503.*make serve"):
             engine.choices(PROMPTS[:1], options=OPTIONS)
     assert waited == [0.5, 1.0, 2.0]
 
@@ -207,41 +131,39 @@ def test_nobody_there_is_an_error_that_says_so(server: Server) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(EngineDied, match=f"{address} did not answer 3 times.*is it running"):
-        ServerEngine(
-            TOKENIZER, address=address, name="m", vocab_size=9, max_tokens=9, waits=(0.01, 0.01)
-        )
+        opened(server, address=address, waits=(0.01, 0.01))
 
 
 def test_another_model_there_is_an_error(server: Server) -> None:
     with pytest.raises(ValueError, match=r"has some/model, not 'other': set simulator\.model"):
-        opened(server, name="other")
+        opened(server, model="other")
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:8000/v1", "localhost:8000/v1", "http://a:b/v1"])
 def test_half_an_address_is_refused_at_once_and_named(address: str, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=f"whole address, not '{address}'.*make serve"):
-        ServerEngine.connect(str(tmp_path), address=address, name="m", max_tokens=9)
+        ServerEngine.connect(LLM(engine="server", address=address), str(tmp_path))
 
 
 def test_something_else_at_the_address_is_said(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for content, status, says in (
-        ({"hello": "world"}, 200, "did not list models.*end in /v1"),
-        ({"detail": "Not Found"}, 404, "refused with status 404.*end in /v1"),
-    ):
-        monkeypatch.setattr(Handler, "do_GET", lambda self, c=content, s=status: self.reply(c, s))
-        with pytest.raises(EngineError, match=says):
-            opened(server)
+    server.models = {"hello": "world"}
+    with pytest.raises(EngineError, match=r"did not list models.*end in /v1"):
+        opened(server)
+    gone = {"detail": "Not Found"}
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.reply(gone, 404))
+    with pytest.raises(EngineError, match=r"refused with status 404.*end in /v1"):
+        opened(server)
 
 
 def test_an_address_that_swallows_connections_is_left_after_seconds(server: Server) -> None:
     with opened(server) as engine:
-        assert engine._client.timeout.connect <= 10 < engine._client.timeout.read
+        assert engine._address._client.timeout.connect <= 10 < engine._address._client.timeout.read
 
 
 def test_the_servers_context_counts(server: Server) -> None:
-    with opened(server, max_tokens=2048) as engine:
+    with opened(server, context=2048) as engine:
         assert engine.context == 64
         with pytest.raises(ValueError, match="context of 64"):
             engine.choices([Prompt((1,) * 64, (1,))], options=OPTIONS)
@@ -254,24 +176,20 @@ def test_a_server_that_dies_midway_loses_nothing(server: Server, tmp_path: Any) 
 
     def run(folder: Any) -> None:
         folder.mkdir(exist_ok=True)
-        with opened(server, chatting_tokenizer(), max_tokens=4000) as engine:
+        with opened(server, chatting_tokenizer(), context=4000) as engine:
             simulator = open_simulator(Simulate(align=4), engine)
             how = {"folder": folder, "name": "test", "least_mass": 0.0}  # made-up probabilities
             simulate(windows, sentences, simulator, **how)
 
-    models = Handler.do_GET
-    try:
-        Handler.do_GET = lambda self: self.reply({"data": [{"id": "some/model"}]})  # type: ignore
-        run(tmp_path / "whole")
-        before = len(server.asked)
-        server.hook = lambda body: 200 if len(server.asked) < before + 10 else 503
-        with pytest.raises(EngineDied, match="Nothing of this call was kept"):
-            run(tmp_path / "part")
-        assert [file.name for file in (tmp_path / "part").iterdir()] == ["block-000000.npz"]
-        server.hook = lambda body: 200
+    server.models = {"data": [{"id": "some/model"}]}
+    run(tmp_path / "whole")
+    before = len(server.asked)
+    server.hook = lambda body: 200 if len(server.asked) < before + 10 else 503
+    with pytest.raises(EngineDied, match="Nothing of this call was kept"):
         run(tmp_path / "part")
-    finally:
-        Handler.do_GET = models
+    assert [file.name for file in (tmp_path / "part").iterdir()] == ["block-000000.npz"]
+    server.hook = lambda body: 200
+    run(tmp_path / "part")
     whole, part = (
         {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
         for folder in (tmp_path / "whole", tmp_path / "part")

@@ -10,26 +10,26 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
 from rewrite_utils.explorer.alone import ARMS
+from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.engine import Engine
+from rewrite_utils.llm.lengths import FRAME
 from rewrite_utils.llm.protocol import Choices, Usage
 from rewrite_utils.params import ROOT, Params, Simulate, load, parse
 from rewrite_utils.rewrite.arms import Estimate, measure
-from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
-from rewrite_utils.explorer.stage import ALONE
-from rewrite_utils.llm.lengths import FRAME
 from rewrite_utils.rewrite.splicer import n_arms
 from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError
 from rewrite_utils.runs.machine import Machine, gpu
 from rewrite_utils.runs.plan import count, in_hours, size
+from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 from rewrite_utils.simulate.stage import rated_tokens as rated
 from rewrite_utils.site import PLANNED, costs, plan_of
-from rewrite_utils.subject.stage import split_rows
-from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 from rewrite_utils.subject.model import Subject, load_subject
+from rewrite_utils.subject.stage import split_rows
 
 QUIET = Machine(rates={"float32": 1e11, "bfloat16": 1e12}, memory=24e9, disk=50e9, name="2 threads")
 SITE = {"hookpoint": "layers.24.mlp", "latents": 64, "k": 4}
@@ -322,6 +322,20 @@ def test_the_papers_setting_says_why_it_cannot_run_here():
     assert "cannot run here" not in small and "will stop" not in small
 
 
+def test_the_small_run_of_the_papers_subject_takes_an_ordinary_pc_two_hours_at_most():
+    """Two AVX2 cores: float32 95 GFLOP/s, bfloat16 13 (environment.md §8)."""
+    params = load("pythia-160m-small")
+    pc = QUIET._replace(rates={"float32": 95e9, "bfloat16": 13e9})
+    found = costs(params, (*PLANNED, ALONE))
+    assert 0.5 < sum(cost.hours(pc) for cost in found) <= 2
+    assert all(not cost.too_much(pc) for cost in found)
+    assert split_rows(params)["train"] == params.readers.train_rows  # words are counted on these
+    paper = load("pythia-160m").sites["transcoder"]
+    site = params.sites["transcoder"]
+    for name in ("hookpoint", "coder", "bias_convention", "latents", "k", "skip"):
+        assert getattr(site, name) == getattr(paper, name)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -343,6 +357,11 @@ def test_the_papers_setting_says_why_it_cannot_run_here():
             "1,000,000 evaluate windows",
         ),
         ({"explain": {"windows": 60}}, r"explainer: prompts of about .* context of 2,048: raise"),
+        (
+            {"simulator": {"context": 40_000}},
+            "simulator.context = 40,000 is more than the 32,768 positions that embedded/qwen2.5-"
+            "coder-1.5b-instruct has: set 32768 or less",
+        ),
         ({"simulator": {"context": 300}}, r"simulator: prompts of about .* context of 300"),
         (
             {"rewrite": {"calibrators": ["raww"], "headline": "raww"}},

@@ -11,8 +11,8 @@ import pytest
 
 from rewrite_utils import series
 from rewrite_utils.params import ROOT, names
-from rewrite_utils.runs import run as runs
 from rewrite_utils.runs import kernel
+from rewrite_utils.runs import run as runs
 from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.series import TOUR, Executed, SeriesError, choose, execute, main, table
 
