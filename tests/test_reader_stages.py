@@ -130,6 +130,6 @@ def test_all_of_it_is_made_once_and_old_stages_stay(world, read):
 
 
 def test_a_run_that_reads_nothing_says_what_to_set(world):
-    with pytest.raises(ParameterError, match="reads no site: set sites.<site>.reader"):
+    with pytest.raises(ParameterError, match=r"reads no site: set sites\.<site>\.reader"):
         read_sites(world.run)
     assert open_sites(world.run)
