@@ -77,7 +77,9 @@ def test_every_arm_has_a_finite_loss_at_every_position_against_its_own_ablation(
     for site in read.values():
         table = site.layer_losses
         arms = {*READERS["arms"], "c, fitted elsewhere"}
-        assert arms < set(table["source"]) and np.isfinite(table[["loss", "whole", "kl"]]).all(None)
+        assert arms < set(table["source"]) and np.isfinite(table[["loss", "kl"]]).all(None)
+        known = set(table.dropna(subset=["whole"])["source"])
+        assert known == {"coder", "output mean", "mean", site.settings.reader}
         assert (table["n"] == 38).all() and sorted(set(table["row"])) == [0, 1, 2]
         verdict = site.layer_verdict.set_index("source")
         assert verdict.loc["coder", "of_range"] == pytest.approx(1)

@@ -78,7 +78,9 @@ def shown(verdict: pd.DataFrame) -> pd.DataFrame:
             "of the range": intervals(verdict, "of_range", ".2f"),
             "of the layer's worth": intervals(verdict, "of_worth", ".2f"),
             "− token table, back-off": intervals(verdict, "minus_table", "+.2f"),
-            "perplexity, whole text": verdict["perplexity"].round(1),
+            "perplexity, whole text": [
+                "" if np.isnan(one) else f"{one:.1f}" for one in verdict["perplexity"]
+            ],
             "rows": verdict["rows"],
         }
     )

@@ -53,10 +53,12 @@ def measure(
     output_mean: Float[Tensor, " d_out"],
     *,
     name: str,
+    whole: Collection[str],
     masked: Collection[int] = (),
 ) -> pd.DataFrame:
     """One row a (row, source): mean loss and KL over its positions patched alone (``loss``,
-    ``base_loss``, ``kl``, ``n``), and the mean loss with all of them patched at once (``whole``).
+    ``base_loss``, ``kl``, ``n``), and the mean loss with all of them patched at once (``whole``, of
+    the sources so named, NaN of others: a pass through the whole model each).
 
     Sources: the coder as it is, the output at its mean, and all of ``says``. At ``masked`` tokens
     nothing is replaced or measured.
@@ -67,7 +69,7 @@ def measure(
         sources: dict[str, Source] = {CODER: TrueLatents(), OUTPUT_MEAN: GivenOutput(output_mean)}
         sources |= {key: _given(one, part, rows[part], coder) for key, one in says.items()}
         tables.append(
-            _part(subject, hookpoint, coder, rows[part], sources, tuple(masked)).assign(
+            _part(subject, hookpoint, coder, rows[part], sources, whole, tuple(masked)).assign(
                 row=lambda table, first=start: table["row"] + first
             )
         )
@@ -80,6 +82,7 @@ def _part(
     coder: SparseCoder,
     rows: Int[Tensor, "row pos"],
     sources: Mapping[str, Source],
+    whole: Collection[str],
     masked: tuple[int, ...],
 ) -> pd.DataFrame:
     given, positions = list(sources.values()), measured(rows, masked)
@@ -93,13 +96,11 @@ def _part(
         arms = getattr(found.losses, key).numpy().T
         means = [np.bincount(found.rows, values, len(rows)) / count for values in arms]
         table[key] = np.stack(means, axis=1).ravel()
-    whole = [
-        Rewritten(subject, (Place(hookpoint, coder, constant(source)),), masked).losses(
-            rows, batch=len(rows)
-        )
-        for source in given
-    ]
-    table["whole"] = np.nanmean(whole, axis=2).T.ravel()
+    asked = [(key, source) for key, source in sources.items() if key in whole]
+    for key, source in asked:
+        model = Rewritten(subject, (Place(hookpoint, coder, constant(source)),), masked)
+        at_once = np.nanmean(model.losses(rows, batch=len(rows)), axis=1)
+        table.loc[table["source"] == key, "whole"] = at_once
     return table
 
 
@@ -141,10 +142,6 @@ def judged(
             "of_range": stats.ratio(won.to_numpy(), most.to_numpy(), **how),
             "of_worth": stats.ratio(won.to_numpy(), worth.to_numpy(), **how),
             "minus_table": stats.bootstrap((alone[source] - alone[table]).to_numpy(), **how),
-            "whole_loss": stats.bootstrap(whole[source].to_numpy(), **how),
-            "whole_minus_mean": stats.bootstrap(
-                (whole[source] - whole[ablation]).to_numpy(), **how
-            ),
         }
         row = {"source": source, "against": ablation, "rows": len(alone)}
         for name, estimate in estimates.items():

@@ -75,6 +75,7 @@ def make_layer(
             says |= {arm: read_by(one, level_texts, text) for arm, one in kept.items()}
             says |= dict(_ablations(kept, latent_means))
             how = {"name": f"{name}, {title}", "masked": corpus.masked}
+            how["whole"] = {layer.CODER, layer.OUTPUT_MEAN, MEAN, params.sites[name].reader}
             found = layer.measure(subject, hookpoint, coder, tokens, says, output_mean, **how)
             found.assign(text=title).to_parquet(file)
         tables.append(pd.read_parquet(file))

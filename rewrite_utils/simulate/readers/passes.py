@@ -65,15 +65,26 @@ class Passes:
 
         Only the columns asked for are kept, so memory does not grow with the vocabulary.
         """
-        ids = [self._first(word) for word in words]
-        head = self._load().get_output_embeddings()
-        states = torch.from_numpy(self.states(text))
-        found = np.zeros((len(states), len(words)), np.float32)
-        for part in tqdm(range(0, len(states), 512), desc="next words", unit="block"):
-            given = states[part : part + 512].to(head.weight)
-            found[part : part + 512] = head(given).float().softmax(-1)[:, ids].cpu().numpy()
+        ids = torch.tensor([self._first(word) for word in words])
+        head, states = self._load().get_output_embeddings(), self.states(text)
+        asked, given = head.weight[ids].float(), torch.from_numpy(states)
+        logits = given @ asked.T.to(given.device)
+        found = (logits - self._normaliser(text, states)[:, None]).exp().numpy()
         found.reshape(*text.rows.shape, -1)[:, 0] = 0
         return found
+
+    def _normaliser(self, text: Text, states: Float[ndarray, "at d"]) -> Float[torch.Tensor, " at"]:
+        """log Σ exp over the vocabulary at every place: what makes any few logits probabilities."""
+        file = self._folder / _digest(text) / "normaliser.safetensors"
+        kept = read_or_none(file, load_file)
+        if kept is None:
+            head, parts = self._load().get_output_embeddings(), []
+            for part in tqdm(torch.from_numpy(states).split(512), desc="next words", unit="block"):
+                parts.append(head(part.to(head.weight)).float().logsumexp(-1).cpu())
+            kept = {"normaliser": torch.cat(parts)}
+            with whole(file) as beside:
+                save_file(kept, beside)
+        return kept["normaliser"]
 
     def _first(self, word: str) -> int:
         ids = self._tokenizer(word, add_special_tokens=False)["input_ids"]
