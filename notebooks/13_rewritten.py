@@ -57,7 +57,8 @@ for level, texts in site.level_texts.items():
 # %% [markdown]
 # **The simplest reader** asks one thing: is the token one of the listed words? Its answer is a
 # strength in words, so one number a strength makes it an activation: the mean, on calibrate rows,
-# of the tokens that are listed so. *Prediction: most tokens are not listed, and there it is silent.*
+# of the tokens that are listed so. *Prediction: most tokens are not listed, and there it is
+# silent.*
 
 # %%
 from rewrite_utils.explain.described import parse

@@ -83,7 +83,7 @@ def test_more_processes_than_gpus_are_an_error(monkeypatch):
     assert command._device("cpu") == "cpu"
     monkeypatch.setattr(command, "device", lambda asked: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="process 1 has no GPU.*sees 1: lower --nproc-per-node"):
+    with pytest.raises(ValueError, match=r"process 1 has no GPU.*sees 1: lower --nproc-per-node"):
         command._device("auto")
 
 
