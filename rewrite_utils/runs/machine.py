@@ -134,7 +134,7 @@ def free_share(device: str) -> float:
     return free / total
 
 
-def at_once(on_cpu: int, *, each: float, device: str | torch.device) -> int:
+def at_once(on_cpu: int, *, each: float | int, device: str | torch.device) -> int:
     """How many things one pass takes: ``on_cpu`` there, where more were measured to gain nothing;
     on a GPU as many as fit in ``PASS`` of its free memory at ``each`` bytes, 1 … ``MOST`` times
     ``on_cpu``."""

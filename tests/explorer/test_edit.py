@@ -9,6 +9,7 @@ import pytest
 import torch
 from reading_cases import ReadSite
 from shown import Shown
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from rewrite_utils.explain import curated
 from rewrite_utils.explain.described import parse
@@ -18,7 +19,7 @@ from rewrite_utils.explorer.turn import Cancelled
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.simulate.readers.competing import Competing, _together
-from rewrite_utils.simulate.readers.reader import dense
+from rewrite_utils.simulate.readers.reader import CrossFitted, dense
 from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc_value
 
@@ -49,12 +50,13 @@ def test_the_estimated_cost_is_the_part_of_the_stake_that_is_not_won(reading):
 def test_one_latent_among_others_is_what_all_together_say():
     scores = np.random.default_rng(0).random((40, 12)).round(1).astype(np.float32)
 
-    class Linear:
+    class Linear(HistGradientBoostingRegressor):
         def predict(self, x):
             return x @ np.arange(1, 7)
 
     for width in (12, 3, 1):
-        competing, part = Competing(None, Linear()), scores[:, :width]
+        reader, part = CrossFitted((), np.zeros(0, int)), scores[:, :width]
+        competing = Competing(reader, Linear())
         whole = _together(part) @ np.arange(1, 7)
         alone = [competing.alone(part[:, [one]], part, one)[:, 0] for one in range(width)]
         np.testing.assert_allclose(np.stack(alone, axis=1), whole, rtol=1e-5)
