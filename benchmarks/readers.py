@@ -27,7 +27,7 @@ from rewrite_utils.simulate.readers.features import Lexical, Likeness, Plain
 from rewrite_utils.simulate.readers.reader import Calibrated, Reader
 from rewrite_utils.simulate.readers.spaces import sentence_space
 from rewrite_utils.simulate.readers.text import Text
-from rewrite_utils.subject.model import spelled
+from rewrite_utils.subject.pieces import spelled
 
 TEXT, TOKENIZER = "embedded/wikipedia", "embedded/smollm2-135m-instruct"
 WORDS, FITTED, WIDTH = 16, 256, 128

@@ -236,6 +236,10 @@ display.said(said, head=True)
 
 # %% [markdown]
 # *What could be wrong.* AUROC is a poor target: a source with a few pure positives can have a low
-# AUROC and be worth much in the rewrite. The simulator was not tuned on this task.
+# AUROC and be worth much in the rewrite; the result above is of raw ratings, while the declared
+# calibration levels them first. The simulator was not tuned on this task. Other ways to ask hold as
+# they were asked: no few-shot shows a rate, a score or contrast tokens (the mean rating follows the
+# printed score), and the original's layout also has other words. One few-shot names the list of a
+# described latent (and, or, but).
 #
 # Next: [06 · Calibration](06_calibration.ipynb).

@@ -166,6 +166,7 @@ assert abs(spliced(y) - loss(logits)) < 1e-4
 import pandas as pd
 
 from rewrite_utils.report import curves, display, figures, forests, levers, tables, verdicts
+from rewrite_utils.rewrite.floors import averaged
 
 made = figures.Provenance.of(run.params, run.opened)
 
@@ -303,9 +304,25 @@ figures.keep(made, "07_verdict", figure, final, unit="window", n=n)
 #
 # *Visible*: the smallest difference to mean ablation that this many windows can see (80 % power).
 # *CE recovered*: of what lies between mean ablation and the coder, the share an arm wins back.
+# *FVU of the output* is at these windows' last tokens, with only described latents replaced; the
+# coder's own in 01 and 09 is at eight positions of 32 rows, so the two differ for one coder.
 
 # %%
 display.frame(verdicts.shown(final))
+
+# %% [markdown]
+# ### Two floors: other latents' sentences
+#
+# The floor above is built in: its curve is refitted to other latents' sentences, learns that they
+# say nothing, and becomes mean ablation. Read through the curve of the *real* sentences they show
+# what sentences cost that are believed and are about something else. Both are averaged over
+# `studies.floors` derangements.
+
+# %%
+asked = run.params.studies.floors
+judged = {name: site.judged(averaged(site.floors)) for name, site in sites.items() if asked}
+NONE = "Not measured in this run: studies.floors is 0 (-p studies.floors 3 measures them, no LLM)."
+display.frame(verdicts.shown(verdicts.final(judged))) if judged else display.said(NONE)
 
 # %% [markdown]
 # The paper's statistics of the same losses, under their names. v1 reports the median of |ΔCE|,
@@ -341,6 +358,7 @@ steps = run.params.subject.steps
 draws = {"seed": run.params.seed, "resamples": run.params.rewrite.bootstrap}
 curve, arms = {}, {}
 for name, site in sites.items() if run.params.subject.checkpoints else ():
+    draws["rows"] = site.windows("evaluate").rows  # rows are resampled where some have several
     curve[name] = verdicts.curve(site.training_curve, steps, **draws)
     arms[name] = verdicts.equivalences(site.losses, site.training_curve, steps, **draws)
 NONE = "No checkpoints: subject.checkpoints names none, so nothing is compared with training "

@@ -100,6 +100,7 @@ for name, site in sites.items():
     rate = site.cache("calibrate").rate[site.studied].mean()
     odds[name] = float((1 - rate) / rate)
     told = {"silent_to_active": odds[name], "seed": run.params.seed}
+    told |= {"rows": site.windows("evaluate").rows}
     even[name] = {
         topk: studies.break_even(losses[name], topk=topk, **told) for topk in (False, True)
     }
@@ -130,9 +131,10 @@ run.headline("08_sensitivity_specificity", {"text": said})
 display.said(said, head=True)
 
 # %% [markdown]
-# *What could be wrong.* A latent that never fires in the evaluate windows has no sensitivity and
-# is left out of that curve. The threshold matters: another one moves both rates. Synthetic false
-# alarms are independent of the text; a simulator's come where the sentence half fits, which may
-# cost more or less.
+# *What could be wrong.* The specificity at 32 of 32,768 latents is an extrapolation from one narrow
+# coder: it assumes that an alarm costs the same there. A latent that never fires in the evaluate
+# windows has no sensitivity and is left out of that curve. The threshold matters: another one moves
+# both rates. Synthetic false alarms are independent of the text; a simulator's come where the
+# sentence half fits, which may cost more or less.
 #
 # Next: [09 · Report](09_report.ipynb).

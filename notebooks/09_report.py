@@ -61,11 +61,12 @@ seed, draws = run.params.seed, run.params.rewrite.bootstrap
 even, checkpoint = {}, dict.fromkeys(sites)
 for name, site in sites.items():
     rate = site.cache("calibrate").rate[site.studied].mean()
-    told = {"silent_to_active": float((1 - rate) / rate), "topk": True, "seed": seed}
+    rows = site.windows("evaluate").rows
+    told = {"silent_to_active": float((1 - rate) / rate), "topk": True, "seed": seed, "rows": rows}
     even[name] = studies.break_even(site.specificity, **told)
     if run.params.subject.checkpoints:
         coder, steps = losses_of(site.losses, "coder"), run.params.subject.steps
-        told = {"seed": seed, "resamples": draws}
+        told = {"seed": seed, "resamples": draws, "rows": rows}
         checkpoint[name] = verdicts.equivalence(coder, site.training_curve, steps, **told)
 
 
@@ -78,7 +79,7 @@ def found(name: str) -> claims.Found:
         calibrators=asked.calibrators, headline=asked.headline,
         losses=site.losses, true=site.true("evaluate"), estimates=estimates,
         target=site.evidence.target, rates=rates[name], fewer=site.fewer,
-        even=even[name], checkpoint=checkpoint[name],
+        even=even[name], checkpoint=checkpoint[name], rows=site.windows("evaluate").rows,
     )  # fmt: skip
 
 

@@ -60,8 +60,9 @@ others[0] if others else first
 # %% [markdown]
 # ### The whole layer at a glance
 #
-# What is at stake in a latent (CE with its mean in its place, alone) against what its description
-# wins back of it, by R² on evaluate rows; on the diagonal a description says all there is.
+# What is at stake in a latent (CE with its mean in its place, alone) against what is won back by
+# what is said of it: by R² on evaluate rows, or measured where nothing is read. On the diagonal a
+# description says all there is.
 
 # %%
 first.pictures
@@ -86,8 +87,7 @@ first.read("The river flows through the old town, past three mills and a church 
 # %% [markdown]
 # ### The work list
 #
-# The descriptions that lose most of what is at stake; without a reader, the sentences that cost
-# most against their latent's mean.
+# The descriptions that lose most of what is at stake.
 
 # %%
 table.html(first.work())

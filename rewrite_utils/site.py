@@ -17,7 +17,9 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape, shape
 from rewrite_utils.calibrate import calibrator
+from rewrite_utils.coder import quality as measuring
 from rewrite_utils.coder import stage as coding
+from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
 from rewrite_utils.latents import counting
@@ -29,6 +31,8 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import floors as flooring
+from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
@@ -77,8 +81,8 @@ class SiteStages(StagedSite):
     coder_stage = Staged(coding.CODER)
     coder = Made(coding.CODER)
     training = Derived(coding.training)
-    quality_stage = Staged(coding.QUALITY)
-    quality = Made(coding.QUALITY)
+    quality_stage = Staged(measuring.QUALITY)
+    quality = Made(measuring.QUALITY)
 
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
     latents_stage = Staged(caching.LATENTS)
@@ -97,6 +101,7 @@ class SiteStages(StagedSite):
     explanations_stage = Staged(explaining.EXPLANATIONS)
     refined_stage = Staged(scoring.REFINED)
     delphi_stage = Staged(explaining.DELPHI)
+    labels_stage = Staged(explaining.LABELS)
     written_stage = Chosen(explaining.written_by)
     curated = Derived(explaining.kept_by_hand)
     curated_stage = Staged(explaining.CURATED)
@@ -142,6 +147,7 @@ class SiteStages(StagedSite):
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
     control_verdict = Derived(rewriting.control_verdict)
+    floors = Made(flooring.FLOORS)
     usefulness_stage = Staged(rewriting.USEFULNESS)
     usefulness = Derived(rewriting.useful_table)
     checkpoints_stage = Staged(rewriting.CHECKPOINTS)
@@ -167,6 +173,7 @@ class SiteStages(StagedSite):
     replacements = Derived(layering.replacements)
     layer_losses = Made(layering.LAYER)
     layer_verdict = Derived(layering.layer_verdict)
+    label_benchmark = Made(labelling.BENCHMARK)
 
     @property
     def states_folder(self) -> Path:
@@ -335,7 +342,7 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     }
 
     def make(folder: Path) -> dict[str, int]:
-        table = _measured_at_once(sites, count)
+        table = _measured_at_once(sites)
         table.to_parquet(folder / rewriting.FILE)
         return {"units": len(table), "windows": count}
 
@@ -345,17 +352,23 @@ def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
     )
 
 
-def _measured_at_once(sites: Mapping[str, SiteStages], count: int) -> pd.DataFrame:
+def windows_at_once(sites: Mapping[str, SiteStages]) -> Windows:
+    """The windows that several sites are spliced at together."""
     first, *_ = sites.values()
-    params, cache = first.params, first.cache("evaluate")
-    start, last = params.rated_positions
-    generator = np.random.default_rng([params.seed, 11])
-    windows = draw_windows(cache.measured, count, first=start, last=last, generator=generator)
+    (start, last), cache = first.params.rated_positions, first.cache("evaluate")
+    count = min(site.settings.control_windows for site in sites.values())
+    generator = np.random.default_rng([first.params.draws, 11])
+    return draw_windows(cache.measured, count, first=start, last=last, generator=generator)
+
+
+def _measured_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
+    first, *_ = sites.values()
+    tokens, windows = first.cache("evaluate").tokens, windows_at_once(sites)
     places = [
         at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
         for name, site in sites.items()
     ]
-    return at_once.measure(first.subject, places, cache.tokens, windows, name=params.name)
+    return at_once.measure(first.subject, places, tokens, windows, name=first.params.name)
 
 
 def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
@@ -444,6 +457,7 @@ PLANNED: tuple[Declared[Any], ...] = (
     studying.SHRINK,
     studying.SCREENED,
     studying.SPECIFICITY,
+    flooring.FLOORS,
     readings.READERS,
     layering.LAYER,
 )
@@ -502,7 +516,12 @@ def plan_of(
 
 
 def require_calibrators(params: Params) -> None:
-    """Raise PlanError at a calibration whose name says nothing, before hours of ratings."""
+    """Raise PlanError at a calibration whose name says nothing, or that a coder on this disk cannot
+    serve, before hours of ratings."""
+    for name, site in params.sites.items():
+        told = site.coder not in ("", coding.RANDOM) and coding.without_k(name, params)
+        if told and keeps_k(site.coder, site.hookpoint) is False:
+            raise PlanError(told)
     asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
     for name, section in [(name, key) for key, names in asked.items() for name in names]:
         try:

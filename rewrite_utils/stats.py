@@ -283,6 +283,13 @@ def _members(sample: Numbers, unit: str, units: Units) -> Int[ndarray, " number"
     return member
 
 
+def summed(
+    values: Float[ndarray, "number column"], units: Int[ndarray, " number"]
+) -> Float[ndarray, "unit column"]:
+    """Sums over the numbers of each unit, to be resampled with a column that counts them."""
+    return _summed(values, _members(values.sum(1), "row", units))
+
+
 def _summed(
     values: Float[ndarray, "number column"], member: Int[ndarray, " number"]
 ) -> Float[ndarray, "unit column"]:

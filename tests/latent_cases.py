@@ -11,7 +11,7 @@ from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Choices, Generation, Prompt, Usage
 from rewrite_utils.llm.tokens import digit_tokens
-from rewrite_utils.subject.model import token_texts
+from rewrite_utils.subject.pieces import token_texts
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"

@@ -1,4 +1,7 @@
-"""A claim cannot outrun its data: numbers of the README are found in the figures' tables."""
+"""A claim cannot outrun its data: numbers of the README stand in committed tables, pages are made.
+
+figures/said.csv lists what the README says outside its table: the text, and where the number is.
+"""
 
 import re
 
@@ -6,57 +9,63 @@ import pandas as pd
 import pytest
 
 from rewrite_utils.params import ROOT
+from rewrite_utils.report import __main__ as pages
+from rewrite_utils.report import protocol
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SOURCES = {
-    "sentences, raw ratings, then top k": "raw+topk",
-    "sentences, quantile normalisation, top k (the paper's, v1)": "quantile:type7+topk",
-    "the same, matched on the rated windows (v2)": "same_windows+quantile:type7+topk",
-    "**sentences, levelled ratings, one logistic curve (declared)**": (
-        "centred+standardised+logistic_pooled"
-    ),
-    "word list: is the token among the latent's top eight? (no LLM)": "word list",
-    "token table: mean activation given the token (no LLM)": "token table",
-}
-"""What the table calls each arm, and its name in figures/07_verdict.csv."""
-NUMBERS = re.compile(r"([+−]?\d+\.\d+) \[([+−]?\d+\.\d+), ([+−]?\d+\.\d+)\]")
+SAID = pd.read_csv(ROOT / "figures" / "said.csv", keep_default_na=False)
+FOUND = README.partition("## What was found")[2].partition("\n## ")[0]
+PROSE = FOUND.partition(protocol.BEGIN)[0] + FOUND.partition(protocol.END)[2]
+"""What was found, without the table that a command makes."""
+CLAIM = re.compile(r"[+−]?\d*\.?\d+(?: %)? \[[^]()]+\]|[+−]\d*\.\d+ nat")
+"""A value with its interval, or a signed one in nats."""
 
 
 def numbers(text: str) -> list[float]:
-    """A value and the ends of its interval, as the README prints them."""
-    found = NUMBERS.search(text)
-    assert found, text
-    return [float(part.replace("−", "-")) for part in found.groups()]
+    """All numbers of a text, per cent as shares."""
+    found = [float(one.replace("−", "-")) for one in re.findall(r"[+−]?\d*\.?\d+", text)]
+    return [one / 100 for one in found] if "%" in text else found
 
 
-@pytest.fixture(scope="module")
-def verdict() -> pd.DataFrame:
-    return pd.read_csv(ROOT / "figures" / "07_verdict.csv").set_index("source")
+def flat(text: str) -> str:
+    """Text without line breaks, zeros before the point or marks of bold."""
+    return re.sub(r"(?<!\d)0\.", ".", re.sub(r"\s+", " ", text.replace("**", "")))
 
 
-def test_every_row_of_the_readmes_table_is_what_figure_7_shows(verdict):
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", README, flags=re.MULTILINE))
-    for said, source in SOURCES.items():
-        row = verdict.loc[source]
-        shown = [row[f"minus_mean{end}"] for end in ("", "_low", "_high")]
-        assert numbers(rows[said]) == pytest.approx(shown, abs=0.0051), said
+def test_every_number_with_an_interval_is_listed_with_its_source():
+    said = flat(PROSE)
+    told = [found[0] for found in CLAIM.finditer(said)]
+    assert len(told) >= len(SAID)
+    assert [one for one in told if one not in set(SAID["said"])] == []
+    assert [one for one in SAID["said"] if one not in said] == []
 
 
-def test_the_shares_and_costs_in_the_readme_are_the_runs(verdict):
-    headline = verdict.loc["centred+standardised+logistic_pooled"]
-    low, high = headline["recovered_low"], headline["recovered_high"]
-    said = f"{headline['recovered']:.0%} [{low * 100:.0f}, {high * 100:.0f}]".replace("%", " %")
-    assert f"{said} of the coder's range" in README
-    bars = pd.read_csv(ROOT / "figures" / "07_bars.csv").set_index("source")
-    coder = bars.loc["coder", "delta"]
-    assert f"the coder itself costs {coder:+.2f} nat" in README
-    assert f"n = {int(headline['windows'])} windows" in README
+@pytest.mark.parametrize("row", SAID.itertuples(), ids=lambda row: row.said)
+def test_a_listed_number_stands_where_the_list_says(row):
+    if not row.column:
+        page = flat((ROOT / row.file).read_text(encoding="utf-8"))
+        assert row.said in page
+        return
+    table = pd.read_csv(ROOT / row.file).query(row.row)
+    assert len(table) == 1
+    shown = table[[row.column, f"{row.column}_low", f"{row.column}_high"]].to_numpy()[0]
+    told = numbers(row.said)
+    assert told == pytest.approx(shown[: len(told)], abs=0.0051)
 
 
-def test_the_detection_score_in_the_readme_is_the_reports():
-    report = (ROOT / "figures" / "report.md").read_text(encoding="utf-8")
-    found = re.search(r"detection AUROC 0(\.\d+) \[0(\.\d+), 0(\.\d+)\]", report)
-    assert (
-        found
-        and "Detection AUROC of the sentences is {} [{}, {}]".format(*found.groups()) in README
-    )
+def test_every_page_is_what_the_command_makes_of_the_data():
+    stale = [file.name for file, text in pages.made().items() if file.read_text("utf-8") != text]
+    assert stale == [], "run python -m rewrite_utils.report"
+
+
+def test_a_column_of_the_table_names_its_parameter_file_and_an_absent_arm_is_a_dash(monkeypatch):
+    for column in protocol.COLUMNS:
+        assert f"({column.params}): seed " in protocol.table() and (ROOT / column.params).is_file()
+    other = protocol.Column("params/x.yaml", "figures/embedded/07_verdict.csv", "late")
+    monkeypatch.setattr(protocol, "COLUMNS", (*protocol.COLUMNS, other))
+    assert "windows (v2) | +0.43 [+0.08, +0.78] | – |" in protocol.table()
+
+
+def test_a_page_without_marks_is_an_error_that_says_them():
+    with pytest.raises(ValueError, match="put <!-- made by"):
+        protocol.renewed("no table here")

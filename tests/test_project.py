@@ -1,5 +1,6 @@
 """What holds the repository together: pins that agree, a clean lock, notebooks in pairs."""
 
+import importlib.metadata
 import itertools
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+import torch
 import yaml
 from jupytext.compare import compare_notebooks
 from packaging.requirements import Requirement
@@ -149,8 +151,18 @@ def test_the_check_of_the_environment_names_what_is_wrong(tmp_path):
     assert "scipy" not in done.stderr
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a CUDA build")
+def test_the_cuda_lock_wants_a_cuda_build_of_torch(tmp_path):
+    lock = tmp_path / "lock-cuda.txt"
+    lock.write_text("scipy==" + pins()["scipy"] + "\n")
+    command = [sys.executable, str(ROOT / "requirements" / "check.py"), str(lock)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "has no CUDA" in done.stderr and "make env" in done.stderr
+
+
 def test_the_installed_packages_are_those_of_the_lock():
-    command = [sys.executable, str(ROOT / "requirements" / "check.py"), str(LOCK)]
+    lock = CUDA if any(one.name == "vllm" for one in importlib.metadata.distributions()) else LOCK
+    command = [sys.executable, str(ROOT / "requirements" / "check.py"), str(lock)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

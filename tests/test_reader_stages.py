@@ -7,12 +7,16 @@ from stage_cases import made
 
 from rewrite_utils.explain.described import LEVELS, parse
 from rewrite_utils.params import ParameterError
+from rewrite_utils.report.benchmark_labels import shown
+from rewrite_utils.rewrite.label_stage import COUNTED, LABELS, SHUFFLED, r_squared, require_enough
 from rewrite_utils.rewrite.layer_stage import ablation
+from rewrite_utils.runs.run import Run
 from rewrite_utils.simulate.readers import passes
 from rewrite_utils.simulate.readers import stage as readings
 from rewrite_utils.simulate.readers.passes import Passes
 from rewrite_utils.simulate.readers.reader import dense
 from rewrite_utils.simulate.readers.spaces import Remembering
+from rewrite_utils.simulate.readers.text import truth
 from rewrite_utils.site import SiteStages, continuations, losses_together, open_sites, read_sites
 
 READERS = {
@@ -130,6 +134,43 @@ def test_all_of_it_is_made_once_and_old_stages_stay(world, read):
 
 
 def test_a_run_that_reads_nothing_says_what_to_set(world):
-    with pytest.raises(ParameterError, match="reads no site: set sites.<site>.reader"):
+    with pytest.raises(ParameterError, match=r"reads no site: set sites\.<site>\.reader"):
         read_sites(world.run)
     assert open_sites(world.run)
+
+
+def test_labels_are_benchmarked_against_counted_words_and_other_latents_labels(read, tmp_path):
+    site = read["mlp"]
+    file = tmp_path / "labels.csv"
+    told = {one: f"fires on the {one}" for one in site.read_latents[:6].tolist()}
+    file.write_text("".join(f"{latent},{text}\n" for latent, text in told.items()))
+    run = Run(
+        site.params.model_copy(
+            update={"explain": site.params.explain.model_copy(update={"labels": str(file)})}
+        ),
+        site.run.folder,
+    )
+    again = open_sites(run)["mlp"]
+    table = again.label_benchmark.set_index("source")
+    assert set(table.index) == {LABELS, COUNTED, SHUFFLED, "coder", "mean"}
+    assert table.loc["coder", "of_range"] == pytest.approx(1)
+    assert table.loc["mean", "minus_mean"] == 0 and (table["latents"] == 6).all()
+    for source in (LABELS, COUNTED, SHUFFLED):
+        assert np.isfinite(table.loc[source, ["of_range", "perplexity", "r2_mean"]].tolist()).all()
+    assert again.told_more.empty and "03_labels.mlp" in run.opened  # nobody writes beside them
+    lines = shown(again.label_benchmark)
+    assert list(lines["source"][:3]) == [LABELS, COUNTED, SHUFFLED]
+
+
+def test_r_squared_is_one_for_the_truth_and_zero_for_the_mean(read):
+    cache = read["mlp"].cache("evaluate")
+    latents, means = np.array([0, 3]), np.full(12, 0.25)
+    true = truth(cache)[:, latents].toarray().reshape(*cache.tokens.shape, 2)
+    assert r_squared(cache, latents, true, means) == pytest.approx(1)
+    flat = np.broadcast_to(means[latents], true.shape)
+    assert r_squared(cache, latents, flat, means) == pytest.approx(0)
+
+
+def test_too_few_labels_name_the_parameter():
+    with pytest.raises(ParameterError, match=r"sites\.s: 3 labels .* readers.folds = 2 needs 4"):
+        require_enough(np.arange(3), 2, "s")

@@ -251,6 +251,18 @@ def test_only_what_depends_on_a_parameter_is_remade(world, change, remade):
     assert made(world.run, since) == {f"{stage}.{name}" for stage in remade for name in SITES}
 
 
+def test_drawn_by_name_another_name_is_another_draw_with_the_same_coder(world, tmp_path):
+    """Rows and windows of a larger run of the same seed do not begin with those of a smaller."""
+    runs = [world.again(tmp_path / name, name=name, corpus__draw="name") for name in ("a", "b")]
+    sites = [SiteStages(run, "mlp") for run in runs]
+    for same in (lambda site: site.corpus.rows("train"), lambda site: site.coder.W_dec):
+        assert torch.equal(*map(same, sites))
+    assert not torch.equal(*(site.corpus.rows("evaluate") for site in sites))
+    ends = [site.windows("evaluate").ends.tolist() for site in sites]
+    assert ends[0] != ends[1]
+    assert sites[0].latents_stage.hash != sites[1].latents_stage.hash
+
+
 def test_a_change_of_one_site_leaves_the_other_alone(world):
     since = len(world.run.journal)
     finish(open_sites(world.again(sites__sae__evaluate_windows=4)))

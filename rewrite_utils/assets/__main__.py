@@ -17,7 +17,8 @@ def describe(entry: Asset) -> str:
     folder = cache_folder() / entry.name
     state = f"cached in {folder}" if flaw(entry, folder) is None else "not fetched"
     mark = ", default" if entry.default else ""
-    lines = [f"{entry.name} ({state}{mark})", entry.role, f"licence: {entry.licence}", entry.note]
+    lines = [f"{entry.name} ({state}{mark})", entry.role, f"licence: {entry.licence}"]
+    lines += [entry.terms, entry.note]
     return "\n  ".join(line for line in lines if line) + "\n"
 
 

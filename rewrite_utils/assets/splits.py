@@ -1,8 +1,8 @@
 """From documents to token rows: every document in one split, then tokenised, joined and cut.
 
 In: texts by source, shares, a seed; a tokenizer. Out: int64 rows [row, pos], BOS first. A
-document's split and its place there depend on its text and the seed alone, so neither the order of
-a source nor an added document moves any other document to another split (method, section 2).
+document's split depends on its text and the seed alone, so neither the order of a source nor an
+added document moves any other document to another split (method, section 2).
 """
 
 import hashlib
@@ -18,6 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+TRAIN = "train"
+"""The split that coders are trained on: the same for every run of a seed, so that they are too."""
 Texts = Sequence[Sequence[str | None]]
 """The documents of every source; None, a data set's null, is a blank document."""
 
@@ -26,7 +28,7 @@ class Place(NamedTuple):
     """Where one document stands."""
 
     order: bytes
-    """Sort key within the split: half of the hash of the seed and the text."""
+    """Sort key within the split: half of the hash of the text and what the split is drawn by."""
     source: int
     """Index of its source."""
     index: int
@@ -42,11 +44,14 @@ class Split(NamedTuple):
     """How many documents the rows hold, the last of them perhaps not to its end."""
 
 
-def assign(texts: Texts, shares: Mapping[str, float], *, seed: int) -> dict[str, list[Place]]:
+def assign(
+    texts: Texts, shares: Mapping[str, float], *, seed: int, draw: int | None = None
+) -> dict[str, list[Place]]:
     """Each distinct document's place, by split, in the split's own order.
 
     A hash of the seed and the text gives a number in [0, 1), which picks the split, and a sort
-    key. Exact repetitions and blank documents are dropped.
+    key; with ``draw`` all splits but train are sorted by a hash of that and the text. Exact
+    repetitions and blank documents are dropped.
     """
     bounds = list(accumulate(shares.values()))
     bounds[-1] = 1.0  # against rounding: every number in [0, 1) has a split
@@ -56,14 +61,19 @@ def assign(texts: Texts, shares: Mapping[str, float], *, seed: int) -> dict[str,
         (s, i, text or "") for s, column in enumerate(texts) for i, text in enumerate(column)
     )
     for source, index, text in numbered:
-        digest = hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=16).digest()
+        digest = _digest(seed, text)
         if digest in seen or not text.strip():
             continue
         seen.add(digest)
         fraction = (int.from_bytes(digest[:8]) >> 11) / 2**53
         split = next(name for name, bound in zip(shares, bounds, strict=True) if fraction < bound)
-        places[split].append(Place(digest[8:], source, index))
+        order = digest if draw is None or split == TRAIN else _digest(draw, text)
+        places[split].append(Place(order[8:], source, index))
     return {name: sorted(found) for name, found in places.items()}
+
+
+def _digest(key: int, text: str) -> bytes:
+    return hashlib.blake2b(f"{key}\n{text}".encode(), digest_size=16).digest()
 
 
 def rows_of(

@@ -66,6 +66,8 @@ def ready(asset: Asset) -> Path:
         reason = flaw(asset, folder)  # another process may have made it while we waited
         if reason and folder.exists():
             log.warning("%s is not used and is made again: %s", folder, reason)
+        if reason and asset.terms:
+            log.warning("%s: %s", asset.name, asset.terms)
         if reason:
             make(asset, folder)
     return folder

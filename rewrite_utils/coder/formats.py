@@ -54,8 +54,7 @@ def load_coder(
     root = placed(name)
     if not root.is_dir():
         root = _from_hub(str(name), hookpoint, revision)
-    own = any((root / file).is_file() for file in ("cfg.json", GEMMASCOPE))
-    folder = root if own else root / hookpoint
+    folder = _of_hookpoint(root, hookpoint)
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/cfg.json"))
         raise FileNotFoundError(f"no coder of {hookpoint!r} in {name}; it holds {found}")
@@ -65,6 +64,28 @@ def load_coder(
                 config, weights = read(folder, hookpoint)
                 return SparseCoder.of(config, weights, where=folder, hookpoint=hookpoint)
     return SparseCoder.load(folder, hookpoint=hookpoint, bias_convention=bias_convention)
+
+
+def keeps_k(name: str | Path, hookpoint: str) -> bool | None:
+    """Whether a coder keeps a number of latents, as TopK does; None where it is not on this disk.
+
+    ValueError for a kind that cannot be read, or a damaged file.
+    """
+    folder = _of_hookpoint(placed(name), hookpoint)
+    if (folder / GEMMASCOPE).is_file():
+        return False
+    if not (folder / "cfg.json").is_file():
+        return None
+    with readable(folder):
+        cfg = read_cfg(folder)
+        saelens = (folder / SAELENS).is_file()
+        return (_saelens_kind(cfg)[1] if saelens else cfg.get("k")) is not None
+
+
+def _of_hookpoint(root: Path, hookpoint: str) -> Path:
+    """A coder's own folder, or the one of its hookpoint in a folder of such."""
+    own = any((root / file).is_file() for file in ("cfg.json", GEMMASCOPE))
+    return root if own else root / hookpoint
 
 
 def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:

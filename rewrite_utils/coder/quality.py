@@ -7,7 +7,8 @@ the output at its mean − CE of the arm) / (CE of the output at its mean − CE
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.coder.fvu import FVU
 from rewrite_utils.coder.harvest import pairs
 from rewrite_utils.coder.sparse import Latents, SparseCoder
+from rewrite_utils.params import Params
+from rewrite_utils.runs.stage import Declared
+from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
     ArmLosses,
@@ -171,3 +175,41 @@ def _of_rows(found: ArmLosses, place: int) -> Float[ndarray, " row"]:
 
 def _named(name: str, found: stats.Estimate) -> dict[str, float]:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def make_quality(
+    folder: Path,
+    *,
+    subject: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    corpus: Corpus,
+    latent_means: Float[ndarray, " latent"],
+    output_mean: Float[Tensor, " d_out"],
+    output_variance: float,
+    params: Params,
+) -> dict[str, Any]:
+    """Loss and FVU of the coder and of the ablations, on the evaluate rows."""
+    table = measure(
+        subject,
+        hookpoint,
+        coder,
+        corpus.rows("evaluate"),
+        corpus.measured("evaluate"),
+        latent_means=latent_means,
+        output_mean=output_mean,
+        variance=output_variance,
+        seed=params.draws,
+    )
+    table.to_parquet(folder / "quality.parquet")
+    return {}
+
+
+def read_quality(folder: Path) -> pd.DataFrame:
+    """One row an arm: ΔCE with its interval over rows, FVU."""
+    return pd.read_parquet(folder / "quality.parquet")
+
+
+QUALITY = Declared(
+    name="01_quality", make=make_quality, read=read_quality, on=("latents_stage",), version=2
+)

@@ -1,24 +1,21 @@
-"""Stages of notebook 01: the coder, trained, loaded or drawn at random; and what it is worth.
+"""A stage of notebook 01: the coder, trained, loaded or drawn at random.
 
 A loaded coder must be the one the run describes, and must explain the module it is put on.
 """
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 from pydantic import ValidationError
-from torch import Tensor
 
 from rewrite_utils.assets.shapes import ModelShape
-from rewrite_utils.coder import quality
-from rewrite_utils.coder.formats import load_coder
+from rewrite_utils.coder.formats import keeps_k, load_coder
 from rewrite_utils.coder.harvest import Harvest, Streamed, pairs
 from rewrite_utils.coder.quality import check_coder
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder, random_coder
@@ -68,7 +65,7 @@ def make_coder(
         coder = _random(configuration(settings, collector.d_model), some, params.seed)
         facts: dict[str, Any] = {"random": True}
     else:
-        coder, facts = _load(settings, some, collector.device, name)
+        coder, facts = _load(params, some, collector.device, name)
     coder.save(folder)
     pd.DataFrame().to_parquet(folder / "training.parquet")
     return facts
@@ -147,13 +144,27 @@ def _train(
     return {"tokens": result.records[-1].tokens // asked.epochs, "steps": len(batches)}
 
 
+def without_k(name: str, params: Params) -> str:
+    """What cannot be done with a site's coder that has thresholds instead of a k; empty: nothing
+    that was asked for."""
+    named = [f"{key} ({', '.join(names)})" for key, names in params.after_topk.items()]
+    if not named:
+        return ""
+    return (
+        f"sites.{name}: the coder {params.sites[name].coder} has thresholds and no k, so the "
+        "paper's top k after the overwrite cannot be done: take what ends in +topk out of "
+        + "; ".join(named)
+    )
+
+
 def _load(
-    asked: Site, some: Iterator[Pair], device: torch.device, name: str
+    params: Params, some: Iterator[Pair], device: torch.device, name: str
 ) -> tuple[SparseCoder, dict[str, Any]]:
     """The coder that the site names.
 
     Raises ValueError if it is another one than the run says, or explains nothing of the module.
     """
+    asked = params.sites[name]
     coder = load_coder(
         asked.coder, hookpoint=asked.hookpoint, bias_convention=asked.bias_convention
     )
@@ -168,6 +179,8 @@ def _load(
                 f"sites.{name}: the coder {asked.coder} has {what} = {has}, the run says "
                 f"{wanted}; set sites.{name}.{what} to {has}"
             )
+    if found.k is None and (told := without_k(name, params)):
+        warnings.warn(told, stacklevel=2)
     check = check_coder(coder.to(device), some, hookpoint=asked.hookpoint)
     measured = {key: getattr(check, key) for key in ("hookpoint", "fvu", "l0", "tokens")}
     return coder, {"loaded": asked.coder, **measured}
@@ -188,39 +201,6 @@ def read_coder(folder: Path, *, subject: Subject) -> SparseCoder:
 def training(*, coder_stage: Stage) -> pd.DataFrame:
     """The training curve: step, FVU, dead latents; empty for a loaded coder."""
     return pd.read_parquet(coder_stage / "training.parquet")
-
-
-def make_quality(
-    folder: Path,
-    *,
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    corpus: Corpus,
-    latent_means: Float[ndarray, " latent"],
-    output_mean: Float[Tensor, " d_out"],
-    output_variance: float,
-    params: Params,
-) -> dict[str, Any]:
-    """Loss and FVU of the coder and of the ablations, on the evaluate rows."""
-    table = quality.measure(
-        subject,
-        hookpoint,
-        coder,
-        corpus.rows("evaluate"),
-        corpus.measured("evaluate"),
-        latent_means=latent_means,
-        output_mean=output_mean,
-        variance=output_variance,
-        seed=params.seed,
-    )
-    table.to_parquet(folder / "quality.parquet")
-    return {}
-
-
-def read_quality(folder: Path) -> pd.DataFrame:
-    """One row an arm: ΔCE with its interval over rows, FVU."""
-    return pd.read_parquet(folder / "quality.parquet")
 
 
 def coder_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
@@ -256,6 +236,11 @@ def coder_cost(*, params: Params, settings: Site, name: str, model: ModelShape) 
 def _remarks(name: str, asked: Site) -> Iterator[str]:
     if not asked.described:
         yield f"sites.{name}: every live latent is described; counted are all {asked.latents:,}."
+    if asked.coder not in ("", RANDOM) and keeps_k(asked.coder, asked.hookpoint) is False:
+        yield (
+            f"sites.{name}: {asked.coder} has thresholds: how many latents fire is not known "
+            f"before it runs, and k = {asked.k} of the run stands for it here."
+        )
     if asked.coder not in ("", RANDOM) and not placed(asked.coder).is_dir():
         yield (
             f"sites.{name}: {asked.coder} is not on this disk; its width and k are taken from "
@@ -294,7 +279,4 @@ CODER = Declared(
     on=("corpus_stage",),
     hashes=coder_hashes,
     cost=coder_cost,
-)
-QUALITY = Declared(
-    name="01_quality", make=make_quality, read=read_quality, on=("latents_stage",), version=2
 )

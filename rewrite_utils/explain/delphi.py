@@ -8,7 +8,7 @@ so that someone with a delphi run can start at notebook 05. Format: EleutherAI/d
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ SCORES = {"detection": "detection", "fuzzing": "fuzz"}
 """Our kind of test → delphi's folder below scores/."""
 UNPARSED = frozenset({"explanation could not be parsed.", "no explanation found", ""})
 """What delphi stores where its explainer gave no sentence: failures, not sentences."""
+FAILED = (None, -1, "-1")
+"""What stands for an answer that could not be parsed: neither a sentence nor a "no"."""
 
 
 class Judged(NamedTuple):
@@ -41,13 +43,22 @@ def read_explanations(folder: str | Path, hookpoint: str) -> pd.DataFrame:
 
     Raises ParameterError: no such files, or one that is not a JSON string.
     """
-    rows = []
+    found: dict[int, object] = {}
     for latent, file in files(folder, "explanations", hookpoint).items():
-        text = _loaded(file)
-        if not isinstance(text, str):
+        found[latent] = text = _loaded(file)
+        if not isinstance(text, str) and text not in FAILED:
             raise ParameterError(f"{file} holds {type(text).__name__}, not one JSON string")
-        said = None if text.strip().lower() in UNPARSED else " ".join(text.split())
-        rows.append(Explanation(latent, said, "", "", text, 0, 0))
+    return explained(found)
+
+
+def explained(found: Mapping[int, object]) -> pd.DataFrame:
+    """What was said elsewhere about each latent as our explanations table; ``sentence`` is missing
+    where that is a failure."""
+    rows = []
+    for latent, text in found.items():
+        words = "" if text in FAILED else str(text)
+        said = None if words.strip().lower() in UNPARSED else " ".join(words.split())
+        rows.append(Explanation(latent, said, "", "", words, 0, 0))
     table = pd.DataFrame(rows, columns=list(Explanation._fields))
     return table.assign(sentence=table["explanation"])
 
@@ -61,7 +72,7 @@ def read_scores(folder: str | Path, hookpoint: str, *, kind: str = "detection") 
     for latent, file in files(folder, f"scores/{SCORES[kind]}", hookpoint).items():
         for one in _judgements(file):
             said = one["probability"] if one.get("probability") is not None else one["prediction"]
-            if said is None:
+            if one["prediction"] in FAILED or said in FAILED:
                 failures += 1
             else:
                 rows.append((latent, -1, -1, bool(one["activating"]), float(said)))
@@ -96,13 +107,15 @@ def digest(folder: str | Path, hookpoint: str, *, scores: str = "") -> str:
     return whole.hexdigest()[:12]
 
 
-def require_width(latents: Iterable[int], width: int, hookpoint: str) -> None:
+def require_width(
+    latents: Iterable[int], width: int, hookpoint: str, origin: str = "explain.delphi"
+) -> None:
     """Raise ParameterError when the sentences are of a wider coder."""
     highest = max(latents)
     if highest >= width:
         raise ParameterError(
-            f"explain.delphi: {hookpoint} has a sentence for latent {highest}, but the site's "
-            f"coder has {width} latents: name the coder of the delphi run in sites.<site>.coder"
+            f"{origin}: {hookpoint} has a sentence for latent {highest}, but the site's "
+            f"coder has {width} latents: name the coder they belong to in sites.<site>.coder"
         )
 
 

@@ -78,7 +78,8 @@ class Source:
 
     def questions(self, latents: Sequence[int]) -> dict[int, Question]:
         """What the explainer is shown about each latent."""
-        names = listed(self.cache, self.settings.words, self.texts)
+        apart = self.settings.quotes == "apart"
+        names = listed(self.cache, self.settings.words, self.texts, apart=apart)
         return {n: Question(names[n], self.shown(n, strongest=names[n])) for n in latents}
 
     def shown(self, latent: int, *, strongest: str) -> str:
@@ -91,8 +92,9 @@ class Source:
             lines += ["No response:", *self._counter_lines(counter)]
         if self.promoted is not None:
             raised, lowered = self.promoted(latent)
-            lines += [f"Makes likelier: {_named_all(raised)}"]
-            lines += [f"Makes less likely: {_named_all(lowered)}"]
+            apart = self.settings.quotes == "apart"
+            lines += [f"Makes likelier: {_named_all(raised, apart=apart)}"]
+            lines += [f"Makes less likely: {_named_all(lowered, apart=apart)}"]
         return "\n".join(lines)
 
     def window_lines(self, latent: int, windows: Windows, *, strengths_too: bool) -> list[str]:
@@ -161,25 +163,30 @@ def strengths(
     return "; ".join(f"{_name(t)}: {round(10 * v / maximum)}" for t, v in pairs if v > limit)
 
 
-def listed(cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]]) -> list[str]:
+def listed(
+    cache: LatentCache, words: int, texts: Callable[[ndarray], list[str]], *, apart: bool = True
+) -> list[str]:
     """Each latent's strongest tokens as text, spaces around them dropped, each named once."""
     # One at a time: in a sequence a multi-byte character belongs to the token that completes it.
     names = [
-        [named(texts(token[None])[0]) for token in column if token >= 0]
+        [named(texts(token[None])[0], apart=apart) for token in column if token >= 0]
         for column in strongest_tokens(cache, words=words).T
     ]
     return [", ".join(dict.fromkeys(column)) for column in names]
 
 
-def named(text: str) -> str:
-    """A token in a list of tokens: without letters or digits it stands in quotes."""
+def named(text: str, *, apart: bool = True) -> str:
+    """A token in a list of tokens: without letters or digits it stands in quotes; ``apart``: in
+    such as it does not have itself."""
     text = prompts.sentence(text) or repr(text)[1:-1]
-    return text if any(map(str.isalnum, text)) else f'"{text}"'
+    if any(map(str.isalnum, text)):
+        return text
+    return repr(text) if apart and '"' in text else f'"{text}"'
 
 
 def _name(text: str) -> str:
     return prompts.on_one_line(prompts.quotable(text.strip())) or repr(text)
 
 
-def _named_all(tokens: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(dict.fromkeys(named(text) for text, _ in tokens))
+def _named_all(tokens: Sequence[tuple[str, float]], *, apart: bool) -> str:
+    return ", ".join(dict.fromkeys(named(text, apart=apart) for text, _ in tokens))

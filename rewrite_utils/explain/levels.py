@@ -31,7 +31,8 @@ from rewrite_utils.llm.lengths import explain_prompt, explain_wording
 from rewrite_utils.params import Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
-from rewrite_utils.subject.model import Subject, spelled
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import spelled
 
 PIECE = re.compile(r'"([^"]*)"|([^",;\s](?:[^",;]*[^",;\s])?)')
 """A word of the explainer's list, in quotation marks or bare between commas."""
@@ -67,7 +68,7 @@ def make_told(
     params: Params,
 ) -> dict[str, Any]:
     """One sentence for each latent that the paper's way has left without."""
-    missing = np.setdiff1d(told, described).tolist()
+    missing = [] if _elsewhere(params) else np.setdiff1d(told, described).tolist()
     if not missing:
         pd.DataFrame(columns=[*asking.Explanation._fields, "sentence"]).to_parquet(
             folder / explaining.FILE
@@ -84,13 +85,19 @@ def told_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     return explaining.explanation_hashes(params=params, settings=settings) | {
         "told": params.readers.told,
         "least": params.explain.min_firings,
+        **({"beside": "nobody"} if _elsewhere(params) else {}),
     }
+
+
+def _elsewhere(params: Params) -> bool:
+    """Whether the sentences come from elsewhere: then nobody writes others beside them."""
+    return bool(params.explain.labels or params.explain.delphi)
 
 
 def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
     """Sentences beside those of the paper's way."""
     count = (params.readers.told or settings.latents) - latent_count(settings)
-    if not settings.reader or count <= 0:
+    if not settings.reader or count <= 0 or _elsewhere(params):
         return None
     one = explain_prompt(params) + params.explain.max_tokens
     return asked_of(

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewrite_utils.coder.sparse import SparseCoder
-from rewrite_utils.subject.model import Subject, token_texts
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import PART, token_texts
 
 PATH = "direct path: decoder direction × final norm's gain × unembedding"
 
@@ -64,7 +65,7 @@ def output_words(
     Tokens that hold a part of a character have no text and are left out.
     """
     found = promoted(subject, coder, latent, count=2 * max(raises, lowers))
-    named = ([text for text, _ in end if "\ufffd" not in text and text] for end in found)
+    named = ([text for text, _ in end if text and not PART.search(text)] for end in found)
     raised, lowered = (tuple(dict.fromkeys(texts)) for texts in named)
     return raised[:raises], lowered[:lowers]
 

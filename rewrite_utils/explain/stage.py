@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
-from rewrite_utils.explain import asking, curated, delphi, logits
+from rewrite_utils.explain import asking, curated, delphi, labels, logits
 from rewrite_utils.explain.contrast import Contrast
 from rewrite_utils.explain.evidence import Source
 from rewrite_utils.latents.cache import LatentCache
@@ -25,7 +25,8 @@ from rewrite_utils.params import ParameterError, Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.run import Stage
 from rewrite_utils.runs.stage import Declared
-from rewrite_utils.subject.model import Hookpoint, Subject, quotable_texts, token_texts
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.pieces import quotable_texts, token_texts
 
 FILE = "explanations.parquet"
 
@@ -77,7 +78,7 @@ def evidence_source(
         )
     if asked.logits:
         promoted = partial(logits.promoted, subject, coder, count=asked.logits)
-    return Source(rows, asked, quoted, params.seed, contrast, promoted)
+    return Source(rows, asked, quoted, params.draws, contrast, promoted)
 
 
 def explanation_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
@@ -138,6 +139,17 @@ def make_delphi(
     return facts(table, Usage())
 
 
+def make_labels(
+    folder: Path, *, params: Params, hookpoint: Hookpoint, coder: SparseCoder
+) -> dict[str, Any]:
+    """Labels from elsewhere; no LLM is asked."""
+    table = labels.read_labels(params.explain.labels, hookpoint)
+    width = coder.config.num_latents
+    delphi.require_width(table["latent"], width, hookpoint.name, "explain.labels")
+    table.to_parquet(folder / FILE)
+    return facts(table, Usage())
+
+
 def facts(table: pd.DataFrame, usage: Usage) -> dict[str, Any]:
     """What the manifest says of a table of explanations."""
     failures = int(table["sentence"].isna().sum())
@@ -154,8 +166,15 @@ def delphi_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     return {"files": delphi.digest(params.explain.delphi, settings.hookpoint)}
 
 
+def label_hashes(*, params: Params, hookpoint: Hookpoint) -> dict[str, Any]:
+    """The files that are read."""
+    return {"files": labels.digest(params.explain.labels, hookpoint)}
+
+
 def written_by(*, params: Params) -> str:
-    """The sentences as an LLM left them: delphi's, the explainer's, or those refined."""
+    """The sentences as they came: from elsewhere, the explainer's, or those refined."""
+    if params.explain.labels:
+        return "labels_stage"
     if params.explain.delphi:
         return "delphi_stage"
     return "refined_stage" if params.explain.refine else "explanations_stage"
@@ -204,8 +223,8 @@ def latent_count(settings: Site) -> int:
 def explanations_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
     """Described × windows × their tokens, and the answers."""
     count, explain = latent_count(settings), params.explain
-    if explain.delphi:
-        return Cost("03_explanations", name, f"read from {explain.delphi}")
+    if origin := explain.delphi or explain.labels:
+        return Cost("03_explanations", name, f"read from {origin}")
     one = explain_prompt(params) + explain.max_tokens
     require_fits("explainer", params.explainer, explain_wording(params) + one)
     return asked_of(
@@ -235,6 +254,15 @@ DELPHI = Declared(
     read=read_explanations,
     on=("latents_stage",),
     hashes=delphi_hashes,
+)
+
+
+LABELS = Declared(
+    name="03_labels",
+    make=make_labels,
+    read=read_explanations,
+    on=("latents_stage",),
+    hashes=label_hashes,
 )
 
 

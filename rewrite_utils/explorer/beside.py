@@ -16,14 +16,8 @@ CARRIED = 12
 """Words that are shown with what they carry."""
 
 
-def beside(
-    known: Known,
-    judged: Sequence[Judged],
-    carried: Sequence[tuple[str, float]],
-    *,
-    spell: Spell,
-) -> Html:
-    """The run's description, and the edited one if there is one; ``carried`` is of the last."""
+def beside(known: Known, judged: Sequence[Judged], *, spell: Spell) -> Html:
+    """The run's description, and the edited one if there is one."""
     names = ["the run's", "yours"][: len(judged)]
     end = max([1e-6, *(curve.end(one.tokens) for one in judged if len(one.tokens))])
     pairs = list(zip(names, judged, strict=True))
@@ -34,7 +28,7 @@ def beside(
         )
         for name, one in pairs
     ]
-    parts = [_numbers(pairs), _words(carried), marks.columns(cells, even=True)]
+    parts = [_numbers(pairs), marks.columns(cells, even=True)]
     text = "; ".join(f"{name}: R² {one.r2}, AUROC {one.auroc}" for name, one in pairs)
     return Html(f'<div style="line-height: 1.4">{"".join(parts)}</div>', text)
 
@@ -62,9 +56,10 @@ def _mark(found: Estimate, ends: tuple[float, float]) -> str:
     return marks.interval(found, ends=ends, floor=ends[0])
 
 
-def _words(carried: Sequence[tuple[str, float]]) -> str:
+def words(carried: Sequence[tuple[str, float]]) -> Html:
+    """The words of a description, by what each carries."""
     if not carried:
-        return ""
+        return Html("", "")
     said = ", ".join(
         f'<code>{token(word[:40])}</code> <span style="{SMALL}">{lost:+.3f}</span>'
         for word, lost in carried[:CARRIED]
@@ -73,7 +68,8 @@ def _words(carried: Sequence[tuple[str, float]]) -> str:
     idle = sum(abs(lost) < 0.0005 for _, lost in carried)
     remark = f"R² lost without the word; {idle} of {len(carried)} words carry less than 0.0005"
     body = f"<div>{said}{f' … {more} more' * (more > 0)}</div>"
-    return marks.section("Words that carry it", body, remark=remark)
+    text = ", ".join(f"{word!r} {lost:+.3f}" for word, lost in carried[:CARRIED])
+    return Html(marks.section("Words that carry it", body, remark=remark), text)
 
 
 def _curve(judged: Judged, end: float) -> str:

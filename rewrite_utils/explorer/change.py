@@ -14,7 +14,8 @@ from numpy import ndarray
 
 from rewrite_utils.explain.described import Description, parse
 from rewrite_utils.explorer import marks
-from rewrite_utils.latents.words import LEAST, NO_CHARACTER, STRENGTHS, Strength, Word
+from rewrite_utils.latents.words import LEAST, STRENGTHS, Strength, Word
+from rewrite_utils.subject.pieces import PART
 
 WORD = 24
 """Characters of a word on a button."""
@@ -75,7 +76,7 @@ def suggested(
     """
     named = {word.text for word in parse(description).words}
     mean = sums / (counts + 1)  # as count_words: a word seen once counts for less
-    sayable = np.array([bool(kind) and NO_CHARACTER not in kind for kind in kinds], bool)
+    sayable = np.array([bool(kind) and not PART.search(kind) for kind in kinds], bool)
     listed = np.array([kind in named for kind in kinds], bool)
     missed = (sums > 0) & sayable & ~listed & ~(said >= COVERED * mean)
     false = listed & (counts >= SEEN) & (said > 0) & (mean < SILENT * said)

@@ -6,6 +6,7 @@ cancel button, and until it is done all other controls are disabled.
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import ipywidgets as widgets
 
@@ -65,7 +66,7 @@ class Controls:
             placeholder="words, a latent's number, R2>.7, fires<5%, lost>0",
             description="find", layout=widgets.Layout(width="460px"),
         )  # fmt: skip
-        self.list, self.message = widgets.Select(rows=7, layout=WIDE), widgets.HTML()
+        self.list = widgets.Select(rows=7, layout=WIDE)
         self.previous = self._button("◀ previous", lambda: self.select(self._beside(-1)))
         self.next = self._button("next ▶", lambda: self.select(self._beside(1)))
         self.random = self._button("random", lambda: self.select(session.random()))
@@ -75,27 +76,27 @@ class Controls:
         jump = [self.number, self.previous, self.next, self.random, self.cancel, self.progress]
         header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
         order = widgets.HBox([self.mode, self.query, self.sort])
-        rows = [widgets.HBox([*jump, self.said]), order, header, self.list, self.message]
-        return widgets.VBox(rows)
+        return widgets.VBox([widgets.HBox([*jump, self.said]), order, header, self.list])
 
     def _editor(self) -> widgets.Widget:
         session = self.session
         remark = "every keystroke is read and judged, without an LLM"
         head = widgets.HTML(marks.section("A better description?", "", remark=remark))
         self.description = widgets.Textarea(layout=WIDE, rows=4)
-        self.beside, self.measured = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
-        self.changes = [self._change(place) for place in range(2 * SHOWN)]
+        self.beside, self.measured, self.words = (widgets.HTML(layout=WIDE) for _ in range(3))
+        self.changes = [
+            self._button("", lambda at=at: self._write(session.change(self._changes[at])))
+            for at in range(2 * SHOWN)
+        ]
         self.suggested = widgets.HTML()
         self.undo = self._button("undo", lambda: self._write(session.undo()))
-        self.exact = self._button("", lambda: self.ask(self._into(self.measured), session.exact))
+        self.exact = self._button("", lambda: self.ask(partial(_put, self.measured), session.exact))
         self.discard = self._button("discard", lambda: self._write(session.discard()))
-        self.save = self._button("save", lambda: self._say(session.save()))
+        self.save = self._button("save", lambda: _say(self.said, session.save()))
         then = widgets.HBox([self.undo, self.discard, self.save, self.exact])
         offers = widgets.HBox([self.suggested, *self.changes])
-        return widgets.VBox([head, self.description, offers, then, self.measured, self.beside])
-
-    def _change(self, place: int) -> widgets.Button:
-        return self._button("", lambda: self._write(self.session.change(self._changes[place])))
+        below = [offers, then, self.measured, self.words, self.beside]
+        return widgets.VBox([head, self.description, *below])
 
     def _reader(self) -> widgets.Widget:
         head = widgets.HTML(marks.section("Your own text", ""))
@@ -114,11 +115,11 @@ class Controls:
         self.go = self._button(
             "continue it", lambda: self.ask(self._heard, self.session.speak, self.prompt.value)
         )
-        into = self._into(self.because)
+        put = partial(_put, self.because)
         self.token = widgets.Dropdown(options=[], description="token")
         self.why = self._button(
             "why there?",
-            lambda: self.ask(into, self.session.why, self._spoken, self.token.value),
+            lambda: self.ask(put, self.session.why, self._spoken, self.token.value),
         )
         line = widgets.HBox([self.go, self.token, self.why])
         return widgets.VBox([head, self.prompt, line, self.spoken, self.because])
@@ -141,18 +142,16 @@ class Controls:
         """Show another latent; one that the coder does not have is said, and the old one stays."""
         if latent is None or latent == self.session.latent:
             return
-        try:
-            self.session.select(int(latent))
-        except KeyError as error:
-            self.message.value = marks.note(str(error.args[0]))
-        else:
+        self._guarded(lambda: self.session.select(int(latent)))
+        if self.session.latent == latent:
             self._show()
 
     def _show(self) -> None:
         """Everything that depends on the selected latent."""
         session = self.session
         self.card.value, self.number.value = session.card.markup, session.latent
-        self.said.value = self.message.value = self.measured.value = self.beside.value = ""
+        for one in (self.said, self.measured, self.beside, self.words):
+            one.value = ""
         self._changes = []
         self._write(session.description)
         self._fill()
@@ -204,17 +203,17 @@ class Controls:
     def _judge(self) -> None:
         text = self.description.value
         if not text and not self.session.description:
-            self._say("nothing is said of this latent yet: write a description")
+            _say(self.said, "nothing is said of this latent yet: write a description")
             return
         self.beside.value = self.session.edit(text).markup
         self.said.value, self._changes = "", self.session.changes
+        self._offer()
+        self.words.value = self.session.words.markup  # last: it takes as long as all the rest
 
     def _worst(self) -> None:
-        if (found := self.session.work()).empty:
-            self._say(self.session.shelf.missing)
-            return
         self.mode.value, self.query.value, self.sort.value = MODES[0], "", "lost"
-        self.select(int(found["latent"].iloc[0]))
+        for latent in self.session.work()["latent"].head(1):
+            self.select(int(latent))
 
     def _buttons(self) -> None:
         """Which controls can be used, what pressing them costs, and what could be changed."""
@@ -240,12 +239,7 @@ class Controls:
             if change is not None:
                 button.description = change.offer
                 button.tooltip = f"{change.share:.1%} of its firing, seen {change.seen} times"
-        offers = "What should I change?" if self._changes else ""
-        self.suggested.value = f"<b>{offers}</b>"
-
-    def _say(self, text: str) -> None:
-        self.said.value = marks.note(text)
-        self._buttons()
+        self.suggested.value = "<b>What should I change?</b>" if self._changes else ""
 
     # ── what takes its time ──────────────────────────────────────────────────────────────────
 
@@ -263,14 +257,12 @@ class Controls:
                 self._guarded(lambda: show(found[0]))
             self._buttons()
 
-        self._busy, self.said.value = True, marks.note("computing …")
+        _say(self.said, "computing …")
+        self._busy = True
         self._cancel.clear()
         self._buttons()
         self.thread = threading.Thread(target=work, daemon=True)
         self.thread.start()
-
-    def _into(self, target: widgets.HTML) -> Callable[[Html], None]:
-        return lambda found: setattr(target, "value", found.markup)
 
     def _found(self, found: Html) -> None:
         self.read.value, self.mode.value = found.markup, TEXT
@@ -295,6 +287,14 @@ class Controls:
         try:
             act()
         except Cancelled:
-            self.said.value = marks.note("cancelled; nothing has changed")
+            _say(self.said, "cancelled; nothing has changed")
         except Exception as error:
-            self.said.value = marks.note(str(error))
+            _say(self.said, str(error.args[0] if error.args else error))
+
+
+def _put(target: widgets.HTML, found: Html) -> None:
+    target.value = found.markup
+
+
+def _say(target: widgets.HTML, text: str) -> None:
+    target.value = marks.note(text)

@@ -5,6 +5,7 @@ activation that a description means on every kind of token, and how good that is
 Only the reader of the latent's own fold is bound, to its description alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.sparse import csr_array
 
-from rewrite_utils.explain.described import Level, parse
+from rewrite_utils.explain.described import Description, Level, parse
 from rewrite_utils.explorer import change
 from rewrite_utils.latents.cache import LatentCache
 from rewrite_utils.latents.stage import Caches
@@ -26,13 +27,14 @@ from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import Calibrated, CrossFitted, read_descriptions
 from rewrite_utils.simulate.readers.text import Text, by_kind, every_kind, truth
 from rewrite_utils.stats import Estimate, auroc_value, ratio, resampled
-from rewrite_utils.subject.model import Subject, spelled
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import spelled
 
 ROWS = 80
 """Evaluate rows that an edit is judged on, and explain rows that suggestions are taken from."""
 STEPS, RESAMPLES = 64, 300
 """Levels of the prediction that an AUROC's interval tells apart, and its resamples."""
-PAIRS = 20_000
+PAIRS = 8_000
 """(token, word left out) pairs that are read to say what each word carries."""
 DRAWN = 400
 """Tokens in the picture of the calibration curve."""
@@ -107,16 +109,21 @@ class Predictor:
 
         ExplanationError for a description that says nothing.
         """
+        return self._bound(latent, read_descriptions(descriptions), kinds)
+
+    def _bound(
+        self, latent: int, told: Sequence[Description], kinds: Sequence[str]
+    ) -> Float[ndarray, "kind description"]:
         place, reader = self.place(latent), self.reader.reader
         crossed = reader.reader if isinstance(reader, Competing) else reader
         if not isinstance(crossed, CrossFitted):
             raise TypeError(f"a {type(crossed).__name__} cannot read one latent alone")
         text = as_text(kinds)
-        bound = crossed.readers[crossed.fold[place]].bind(read_descriptions(descriptions), text)
+        bound = crossed.readers[crossed.fold[place]].bind(told, text)
         scores = bound(every_kind(text))
         if isinstance(reader, Competing):
             scores = reader.alone(scores, self._crowd(kinds, crossed), place)
-        own = np.repeat(self.reader.curves.y[[place]], len(descriptions), axis=0)
+        own = np.repeat(self.reader.curves.y[[place]], len(told), axis=0)
         return self._unmasked(Curves(self.reader.curves.x, own)(scores), kinds)
 
     def _unmasked(
@@ -176,8 +183,9 @@ class Predictor:
         sums, count = (np.bincount(rows.ravel(), w, size) for w in (true.ravel(), None))
         ranked = np.argsort(-(sums + count * before), kind="stable")
         some = ranked[: PAIRS // len(told.words)]
-        without = [change.without(judged.description, word.text) for word in told.words]
-        after = self.said(judged.latent, without, [text.kinds[kind] for kind in some])
+        rest = [tuple(one for one in told.words if one != word) for word in told.words]
+        without = [dataclasses.replace(told, words=words) for words in rest]
+        after = self._bound(judged.latent, without, [text.kinds[kind] for kind in some])
         error = count[some, None] * after**2 - 2 * sums[some, None] * after
         error -= (count[some] * before[some] ** 2 - 2 * sums[some] * before[some])[:, None]
         lost = error.sum(0) / max(float(np.square(true - true.mean()).sum()), 1e-12)

@@ -78,10 +78,8 @@ class Session:
         return self.desk.finder.find(self.rows, mode, text, sort=sort, peaks=self._peaks)
 
     def work(self) -> pd.DataFrame:
-        """The descriptions that lose most of what is at stake, worst first; without a reader, the
-        sentences that cost most against their latent's mean."""
-        by = "lost" if self.shelf.predictor is not None else "CE sentence − mean"
-        return self.rows.dropna(subset=[by]).sort_values(by, ascending=False).head(WORK)
+        """The descriptions that lose most of what is at stake, worst first."""
+        return self.rows.dropna(subset=["lost"]).sort_values("lost", ascending=False).head(WORK)
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 
@@ -144,8 +142,12 @@ class Session:
             return Html("", "")
         old = self._run_s(self.latent)
         both = [new] if old is None or old.description == new.description else [old, new]
-        carried = self.desk.reads().carried(new)
-        return beside.beside(self.shelf.known(self.latent), both, carried, spell=self.shelf.spell)
+        return beside.beside(self.shelf.known(self.latent), both, spell=self.shelf.spell)
+
+    @property
+    def words(self) -> Html:
+        """The words of the description that was judged last, by what each carries."""
+        return beside.words(self.desk.reads().carried(self._edited) if self._edited else [])
 
     @property
     def comparison_there(self) -> bool:

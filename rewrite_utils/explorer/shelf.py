@@ -31,7 +31,7 @@ from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc_value, bootstrap
-from rewrite_utils.subject.model import spelled
+from rewrite_utils.subject.pieces import spelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +163,12 @@ class Shelf:
 
     @functools.cached_property
     def rows(self) -> pd.DataFrame:
-        """One row a latent of the coder: scores, firing rate, what its description is worth."""
+        """One row a latent of the coder: scores, firing rate, what its description is worth; won
+        back by what a reader makes of it, or where nothing is read as measured."""
         whole = self.worth.assign(**{"firing rate": self.cache.rate})
         whole["R²"] = self.fitted.reindex(whole.index)
-        whole["won back"] = whole["R²"] * whole["at stake"]
+        read = whole["R²"] * whole["at stake"]
+        whole["won back"] = read.fillna(-whole["CE sentence − mean"])
         whole["lost"] = whole["at stake"] - whole["won back"]
         whole["sentence"] = pd.Series(self.descriptions).reindex(whole.index).fillna("")
         return whole.reset_index()

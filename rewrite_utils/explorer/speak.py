@@ -20,7 +20,8 @@ from rewrite_utils.explorer import marks
 from rewrite_utils.report.display import BLUE, DEEPEST, ORANGE, SMALL, Html, in_a_line, visible
 from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, Says, coded, constant
-from rewrite_utils.subject.model import Hookpoint, Subject, token_texts
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.pieces import token_texts
 from rewrite_utils.subject.splice import GivenLatents, hooked, mean_latents
 
 TOKENS = 24

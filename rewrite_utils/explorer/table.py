@@ -90,7 +90,8 @@ def html(table: pd.DataFrame, *, most: int = 200) -> Html:
         for row in shown.to_dict("records")
     ]  # fmt: skip
     units = marks.note(
-        "at stake: CE that this latent’s mean costs alone, nats; won back: R² × that; CE sentence "
+        "at stake: CE that this latent’s mean costs alone, nats; won back: R² × that, or as "
+        "measured where nothing is read; CE sentence "
         f"− mean: measured, less is better; {len(shown)} of {len(table)} latents"
     )
     drawn = marks.rows([*columns, "description"], body) + units

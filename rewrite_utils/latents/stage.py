@@ -59,7 +59,7 @@ class Drawn:
         if split == "evaluate":
             count = max(count, self._settings.control_windows)
         first, last = self._params.rated_positions
-        generator = np.random.default_rng([self._params.seed, SIMULATED.index(split)])
+        generator = np.random.default_rng([self._params.draws, SIMULATED.index(split)])
         where = self._cache(split).measured
         return draw_windows(where, count, first=first, last=last, generator=generator)
 

@@ -142,6 +142,12 @@ def draw_windows(
     return Windows(rows[:count], ends[rows, turns][:count])
 
 
+def shared_rows(rows: Int[ndarray, " window"]) -> Int[ndarray, " window"] | None:
+    """The row of each window where some rows have several, to be resampled instead of windows; None
+    where every window has a row of its own."""
+    return rows if len(np.unique(rows)) < len(rows) else None
+
+
 def window_tokens(cache: LatentCache, windows: Windows, length: int) -> Int[ndarray, "window pos"]:
     """Token ids of each window, ``length`` of them, the rated one last."""
     return cache.tokens[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]

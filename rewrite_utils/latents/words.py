@@ -13,13 +13,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.latents.totals import TokenTotals
+from rewrite_utils.subject.pieces import PART
 
 Strength = Literal["strongly", "clearly", "faintly"]
 STRENGTHS: tuple[Strength, ...] = get_args(Strength)
 LEAST = (0.6, 0.3, 0.0)
 """From which share of the latent's strongest listed word on each of ``STRENGTHS`` is said."""
-NO_CHARACTER = "\ufffd"
-"""What stands in the text of a token that holds a part of a character: it cannot be named."""
 
 
 class Word(NamedTuple):
@@ -55,7 +54,7 @@ def count_words(
     if words < 1:
         raise ValueError(f"a list of {words} words says nothing: count 1 or more")
     names = np.array(list(texts(totals.kinds)), object)
-    sayable = np.array([NO_CHARACTER not in name and name != "" for name in names])
+    sayable = np.array([name != "" and not PART.search(name) for name in names])
     found = []
     for latent in range(totals.sums.shape[1]):
         column = slice(*totals.sums.indptr[latent : latent + 2])

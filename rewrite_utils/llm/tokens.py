@@ -34,8 +34,29 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """The text as it stands: nothing is added in front or behind."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    """The text as it stands, in the middle of others: nothing is added in front or behind.
+
+    A SentencePiece-type tokenizer (Llama 2, Mistral) would put a blank before it, as at the
+    beginning of a text: there the text is read behind a line break, which is taken off again.
+    Raises ValueError where that cannot be done.
+    """
+    found = tokenizer.encode(text, add_special_tokens=False)
+    if not text or not _begins_with_a_blank(tokenizer):
+        return tuple(found)
+    before = tokenizer.encode("\n", add_special_tokens=False)
+    whole = tokenizer.encode(f"\n{text}", add_special_tokens=False)
+    if whole[: len(before)] != before:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path!r} puts a blank before every text and joins "
+            f"{text[:20]!r} to what stands before it: choose another model"
+        )
+    return tuple(whole[len(before) :])
+
+
+def _begins_with_a_blank(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer writes a text as if a blank stood before it."""
+    first = tokenizer.encode("a", add_special_tokens=False)[:1]
+    return str(tokenizer.convert_ids_to_tokens(first)[0]).startswith("▁")
 
 
 def padded(

@@ -1,9 +1,10 @@
 """What language models are asked: which model, for sentences, for scores, for ratings."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rewrite_utils.params.section import Section
@@ -83,11 +84,12 @@ class Explain(Section):
     """How a sentence is asked for (paper: 40 windows of 32 tokens, Llama-3.1-70B, temperature
     0.7)."""
 
-    # 03_curated, 03_delphi and 03_refined hash what they read themselves
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"curated", "delphi", "refine", "compared"})
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"contrast", "counterexamples", "rivals", "logits", "deciles"}
+    # 03_curated, 03_delphi, 03_labels and 03_refined hash what they read themselves
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"curated", "delphi", "labels", "refine", "compared"}
     )
+    LATER: ClassVar[frozenset[str]] = frozenset({"contrast", "counterexamples", "rivals", "logits"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest", "quotes": "same"}
 
     windows: int = Field(10, ge=1)
     """Activating windows shown."""
@@ -95,15 +97,18 @@ class Explain(Section):
     """Tokens in each window shown."""
     strategy: Literal["quantiles", "top", "random"] = "quantiles"
     """Which windows: evenly from ten rank deciles of the window maximum, the strongest, or any."""
-    deciles: Literal["strongest", "spread"] = "strongest"
-    """Which deciles give one where fewer than ten windows are shown, or are left over: the
-    strongest ones, or some at equal steps over all ten (paper: 40 windows, 4 from each)."""
+    deciles: Literal["strongest", "spread"] = "spread"
+    """Which deciles give one where fewer than ten windows are shown, or are left over: some at
+    equal steps over all ten (paper: 40 windows, 4 from each), or the strongest ones."""
     min_firings: int = Field(20, ge=1)
     """Latents that fire less often in the explain split are not described (paper: 200)."""
     threshold: float = Field(0.2, ge=0, lt=1)
     """Tokens above this share of the window's own maximum are delimited."""
     words: int = Field(5, ge=0)
     """Strongest tokens, by mean activation on the explain rows, that the explainer is told."""
+    quotes: Literal["apart", "same"] = "apart"
+    """What a token without letters or digits stands in: quotes that it does not hold itself, so
+    that a list of quotes can be read; or always "…" (runs before November 2026)."""
     evidence: Literal["none", "pieces", "tokens"] = "tokens"
     """What the simulator sees in brackets behind the sentence: nothing, the tokens the explainer
     named, or the strongest tokens (paper: nothing)."""
@@ -134,6 +139,18 @@ class Explain(Section):
     delphi: str = ""
     """A delphi run's folder (with explanations/ and scores/): its sentences and scores are read and
     no explainer is asked; empty: none."""
+    labels: str = ""
+    """Labels from elsewhere in the explainer's place: Neuronpedia's export (JSON lines), a delphi
+    run's folder, or a table of latent and label (CSV, TSV); empty: none."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Explain":
+        if self.delphi and self.labels:
+            raise ValueError(
+                f"explain.delphi = {self.delphi!r} and explain.labels = {self.labels!r} both say "
+                "where sentences come from: leave one out"
+            )
+        return self
 
     @field_validator("compared")
     @classmethod
@@ -149,7 +166,7 @@ class Explain(Section):
     def of_kind(self, kind: str) -> "Explain":
         """The same settings for plain explanations, or for another kind of them."""
         changed: dict[str, Any] = {"contrast": "none", "logits": 0, "refine": 0}
-        changed |= {"delphi": "", "curated": ""}
+        changed |= {"delphi": "", "labels": "", "curated": ""}
         for part in kind.split("+") if kind != PLAIN else ():
             name, value = KINDS[part]
             own = getattr(self, name) if name in ("logits", "refine") else None
@@ -171,10 +188,10 @@ class Score(Section):
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"threshold", "shuffled", "hard", "hard_by", "rivals", "fuzzing"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"deciles"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"deciles": "strongest"}
     activating: int = Field(10, ge=1)
     """Activating windows a latent, evenly from the rank deciles of the score split."""
-    deciles: Literal["strongest", "spread"] = "strongest"
+    deciles: Literal["strongest", "spread"] = "spread"
     """As explain.deciles: below ten activating windows "strongest" tests a sentence on the latent's
     stronger firings only."""
     random: int = Field(10, ge=1)
@@ -210,6 +227,8 @@ class Simulate(Section):
     LATER: ClassVar[frozenset[str]] = frozenset(
         {"mode", "layout", "digits", "show_contrast", "screen", "screen_by"}
     )
+    BEFORE: ClassVar[Mapping[str, Any]] = {"screen_cut": "each"}
+
     mode: Literal["last", "all"] = "last"
     """last: one pass a (latent, window), its last token is rated (paper); all: every token of the
     window is rated in one pass (by the engine transformers, which auto then means)."""
@@ -237,6 +256,15 @@ class Simulate(Section):
     screen_by: Literal["lexical", "embedding", "both"] = "both"
     """What the cheap first pass compares: words of sentence and window's end, their embeddings, or
     both ranks together."""
+    screen_cut: Literal["calibrate", "each"] = "calibrate"
+    """Where ``screen`` and ``studies.shares`` are counted: on the calibrate windows, whose cut then
+    holds at every other window as it would in use; or on the windows of each split, a quota that
+    sees all of them (runs before November 2026)."""
     align: int = Field(32, ge=1)
     """The shared part of a prompt is padded to a multiple of this, the block of vLLM's prefix
     cache."""
+
+    def content(self) -> dict[str, Any]:
+        """As of every section; nothing is cut where everything is sent."""
+        found = super().content()
+        return found if self.screen < 1 else {k: v for k, v in found.items() if k != "screen_cut"}

@@ -6,6 +6,10 @@ from pydantic import Field
 
 from rewrite_utils.params.section import Section
 
+TOPK = "+topk"
+"""A calibration whose name ends so keeps the k largest latents after the overwrite, as the paper
+does."""
+
 
 class Rewrite(Section):
     """The arms of the rewrite and how they are counted."""
@@ -85,6 +89,8 @@ class Studies(Section):
     """Shares of the pairs that such a first pass would send to the simulator."""
     layers_at_once: bool = False
     """Rewrite all sites of the run together too, one at a layer, without an LLM (notebook 11)."""
+    floors: int = Field(3, ge=0)
+    """Derangements of the sentences behind each of the two floors of the rewrite; 0: not done."""
     fewer: float = Field(0.25, gt=0, lt=1)
     """Share of the simulated calibrate windows that stands for fewer predictions (paper: 1K of
     10K)."""

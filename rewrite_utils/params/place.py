@@ -1,6 +1,7 @@
 """Where the rewrite happens: the subject, its text, and the sites with their coders."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -61,6 +62,7 @@ class Subject(Section):
 class Corpus(Section):
     """The text, cut into rows and split once into five disjoint parts."""
 
+    BEFORE: ClassVar[Mapping[str, Any]] = {"draw": "seed", "special_tokens": "kept"}
     LATER: ClassVar[frozenset[str]] = frozenset({"apart_from"})
 
     sources: tuple[str, ...] = Field(("embedded/wikipedia",), min_length=1)
@@ -78,7 +80,12 @@ class Corpus(Section):
     evaluate: float = Field(0.07, ge=0, le=1)
     """Share that losses are measured on."""
     max_rows: int = Field(0, ge=0)
-    """At most this many rows in each part but train (0: all)."""
+    """At most this many rows in each part but train (0: all). More of them begin with the same
+    rows, in a run of the same name."""
+    draw: Literal["name", "seed"] = "name"
+    """What rows and windows are drawn by, train and the parts' documents aside: the run's name and
+    the seed, so that a second run of a seed is a second draw; or the seed alone, where a larger
+    max_rows only adds to the rows of a smaller run (runs before November 2026)."""
     apart_from: tuple[int, ...] = ()
     """Seeds of earlier runs on the same text: the documents that those fitted calibrations or
     measured on are left out of evaluate, so that it holds text no choice was made on."""
@@ -88,13 +95,6 @@ class Corpus(Section):
     special_tokens: Literal["masked", "kept"] = "masked"
     """Control tokens inside rows (the end of a text): masked, nothing is trained, cached, described
     or measured on them; kept, they are tokens like any other, as in runs made before this name."""
-
-    def content(self) -> dict[str, Any]:
-        """As of every section, without ``special_tokens`` where runs did as before it came."""
-        found = super().content()
-        if self.special_tokens == "kept":
-            del found["special_tokens"]
-        return found
 
     @property
     def shares(self) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """A whole run, and what its sections must agree on."""
 
+import zlib
+
 from pydantic import Field, field_validator, model_validator
 
 from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
-from rewrite_utils.params.measuring import Rewrite, Studies
+from rewrite_utils.params.measuring import TOPK, Rewrite, Studies
 from rewrite_utils.params.place import Corpus, Site, Subject
 from rewrite_utils.params.readers import Readers
 from rewrite_utils.params.section import Section
@@ -101,6 +103,25 @@ class Params(Section):
                 f"simulate.mode = 'all' is read inside a prompt, which the engine {reader!r} "
                 "cannot: use transformers or auto"
             )
+
+    @property
+    def draws(self) -> int:
+        """What rows, windows and sentences are drawn by; see ``corpus.draw``."""
+        if self.corpus.draw == "seed":
+            return self.seed
+        return zlib.crc32(f"{self.name} {self.seed}".encode())
+
+    @property
+    def after_topk(self) -> dict[str, list[str]]:
+        """The calibrations that keep the k largest latents afterwards, which only a TopK coder can,
+        by the parameter that names them."""
+        named = {
+            "rewrite.headline": (self.rewrite.headline,),
+            "rewrite.calibrators": self.rewrite.calibrators,
+            "studies.calibrators": self.studies.calibrators,
+        }
+        kept = {key: [one for one in names if one.endswith(TOPK)] for key, names in named.items()}
+        return {key: names for key, names in kept.items() if names}
 
     @property
     def rated_positions(self) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What all parameters have in common: frozen, no unknown names, and what of them is hashed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,12 +31,15 @@ class Section(BaseModel):
     )
     UNHASHED: ClassVar[frozenset[str]] = frozenset()
     LATER: ClassVar[frozenset[str]] = frozenset()
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
 
     def content(self) -> dict[str, Any]:
         """What determines a stage's result, as JSON-able values; fields in ``UNHASHED`` (speed,
         or read only when a table is drawn) left out, and those in ``LATER`` (added after stages
-        were made) while they have their default, so that such stages stay what they are."""
-        unset = {name for name in self.LATER if getattr(self, name) == self._default(name)}
+        were made) while they have their default, or the value in ``BEFORE`` that such stages were
+        made with, so that they stay what they are."""
+        before = {name: self._default(name) for name in self.LATER} | dict(self.BEFORE)
+        unset = {name for name, value in before.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude=set(self.UNHASHED) | unset)
 
     @classmethod

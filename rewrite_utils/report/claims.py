@@ -8,15 +8,16 @@ lists them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils import calibrate, stats
 from rewrite_utils.calibrate import Target
+from rewrite_utils.latents.windows import shared_rows
 from rewrite_utils.report.studies import PAPER_SILENT_TO_ACTIVE, read_windows
 from rewrite_utils.report.tables import interval
 from rewrite_utils.rewrite.arms import before_topk
@@ -87,6 +88,14 @@ class Found:
     """Of the intervals."""
     resamples: int
     """Bootstrap resamples of an interval over windows."""
+    rows: Int[ndarray, " window"] | None = None
+    """The row of each evaluate window where some rows have several, to be resampled instead."""
+
+    def drawn(self, count: int) -> dict[str, Any]:
+        """What an interval over the first so many windows resamples."""
+        units = None if self.rows is None else shared_rows(self.rows[:count])
+        unit = "window" if units is None else "row"
+        return {"unit": unit, "units": units, "seed": self.seed, "resamples": self.resamples}
 
     def loss(self, source: str, *, column: str = "loss") -> Float[ndarray, " window"]:
         """One source with every described latent replaced, at all windows it was measured on."""
@@ -97,8 +106,7 @@ class Found:
         self, one: Float[ndarray, " window"], other: Float[ndarray, " window"]
     ) -> Estimate:
         """Mean of the paired differences, with its interval over windows."""
-        settings = {"seed": self.seed, "resamples": self.resamples}
-        return stats.bootstrap(one - other, unit="window", **settings)
+        return stats.bootstrap(one - other, **self.drawn(len(one)))
 
     def against(self, source: str, other: str) -> Estimate:
         """CE of one source minus another's, on the simulated windows."""
@@ -146,8 +154,8 @@ Told = Iterator[tuple[str, str, str, str]]  # claim, the paper's number, ours, v
 
 def _coder(found: Found) -> Told:
     """Without an LLM, so on all control windows."""
-    settings = {"unit": "window", "seed": found.seed, "resamples": found.resamples}
     base, coder = found.loss("coder", column="base_loss"), found.loss("coder")
+    settings = found.drawn(len(base))
     own = stats.bootstrap(base, **settings)
     yield "loss of the untouched model", "3.19 ± 0.09 nat (Pythia)", f"{own} nat", "not compared"
     costs, share = found.difference(coder, base), stats.ratio(coder - base, base, **settings)
@@ -267,8 +275,8 @@ def _needed(found: Found) -> Told:
     even, ten = found.even, 0.01 * PAPER_SILENT_TO_ACTIVE
     value, high, low = (1 - alarms / PAPER_SILENT_TO_ACTIVE for alarms in even[:3])
     ours = (
-        f"{interval(even, '.2f')} alarms a true activation, at 32 of 32,768 latents "
-        f"{interval((value, low, high), '.2%')} (n = {even.n} windows)"
+        f"{interval(even, '.2f')} alarms a true activation, extrapolated to 32 of 32,768 latents "
+        f"{interval((value, low, high), '.2%')} (n = {even.n} {even.unit}s)"
     )
     verdict = SAME if even.high < ten else OPPOSITE if even.low > ten else "not resolved"
     yield "a specificity of 99 % is not enough to beat ablation", "99.9 % needed", ours, verdict

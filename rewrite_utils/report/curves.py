@@ -149,6 +149,8 @@ def specificity(
     looks = {False: (colour("coder"), "o", "-"), True: (PALETTE[1], "s", "--")}
     for topk, (shade, marker, dash) in looks.items():
         part = told[told["topk"].astype(bool) == topk].sort_values("alarms")
+        if part.empty:
+            continue  # a coder without a k
         style = {"color": shade, "marker": marker, "ls": dash}
         style |= {"label": "then the k largest" if topk else "all kept"}
         band(axes, part["alarms"], part, "minus_mean", style)

@@ -1,9 +1,11 @@
 """The paper's figures and where ours are, and the claims of every run side by side.
 
-In: the table of claims and the figures folder of a run. Out: <figures>/report.md and .csv; and one
-table of all runs, figures/runs.md and .csv. Paper §6–7 and appendix A; v2's added figures.
+In: the table of claims and the figures folder of a run. Out: <figures>/report.csv and .json, which
+every page is made of: report.md and, of all runs, figures/runs.md and .csv. Paper §6–7 and appendix
+A; v2's added figures.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,12 @@ from rewrite_utils.report.figures import Provenance
 FIGURES = ROOT / "figures"
 SCORE_FILES = {"detection": "08_sensitivity_specificity", "fuzzing": "08_fuzzing"}
 """Where figure 4 is kept, by the kind of score."""
+
+
+NOT_THERE = (
+    "–: not asked when that run's report was made (its stages are not kept here); the series on "
+    "its parameter file asks again. `python -m rewrite_utils.report` makes this page anew."
+)
 
 
 class Drawn(NamedTuple):
@@ -71,22 +79,38 @@ def figures(folder: Path) -> pd.DataFrame:
 def write(
     made: Provenance, claims: pd.DataFrame, coders: pd.DataFrame, headlines: Mapping[str, str]
 ) -> None:
-    """report.md (claims, figures, coders, headlines) and report.csv in the run's figures folder.
-
-    A run whose figures are kept in figures/ also renews figures/runs.md and .csv.
+    """report.csv (claims) and report.json (coders, headlines) in the run's figures folder, and the
+    page of both; a run whose figures are kept in figures/ also renews the pages of all runs.
     """
     made.folder.mkdir(parents=True, exist_ok=True)
     claims.to_csv(made.folder / "report.csv", index=False)
-    told = [f"- **{name}**: {text}" for name, text in headlines.items()]
-    page = [f"# Run {made.run}: the paper's claims", "", *_markdown(claims)]
-    page += ["", "## The paper's figures", "", *_markdown(figures(made.folder))]
-    page += ["", "## Coders", "", *_markdown(coders.round(3)), "", "## Headlines", "", *told]
-    (made.folder / "report.md").write_text("\n".join(page) + "\n", encoding="utf-8")
-    if made.folder.is_relative_to(FIGURES):
-        whole = across()
-        whole.to_csv(FIGURES / "runs.csv", index=False)
-        page = ["# The paper's claims in every run", "", *_markdown(whole)]
-        (FIGURES / "runs.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    rows = json.loads(coders.round(3).to_json(orient="records"))
+    beside = {"run": made.run, "coders": rows, "headlines": dict(headlines)}
+    text = json.dumps(beside, indent=1, ensure_ascii=False) + "\n"
+    (made.folder / "report.json").write_text(text, encoding="utf-8")
+    (made.folder / "report.md").write_text(page(made.folder), encoding="utf-8")
+    for file, text in pages().items() if made.folder.is_relative_to(FIGURES) else ():
+        file.write_text(text, encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The report of the run whose claims, coders and headlines lie in ``folder``."""
+    beside = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    claims = pd.read_csv(folder / "report.csv", keep_default_na=False)
+    told = [f"- **{name}**: {text}" for name, text in beside["headlines"].items()]
+    lines = [f"# Run {beside['run']}: the paper's claims", "", *_markdown(claims)]
+    lines += ["", "## The paper's figures", "", *_markdown(figures(folder))]
+    lines += ["", "## Coders", "", *_markdown(pd.DataFrame(beside["coders"]))]
+    return "\n".join([*lines, "", "## Headlines", "", *told]) + "\n"
+
+
+def pages(folder: Path = FIGURES) -> dict[Path, str]:
+    """Every page that is made of what lies below ``folder``, by file."""
+    found = {file.with_suffix(".md"): page(file.parent) for file in folder.rglob("report.json")}
+    whole = across(folder)
+    lines = ["# The paper's claims in every run", "", NOT_THERE, "", *_markdown(whole)]
+    both = {folder / "runs.csv": whole.to_csv(index=False)}
+    return found | both | {folder / "runs.md": "\n".join(lines) + "\n"}
 
 
 def across(folder: Path = FIGURES) -> pd.DataFrame:

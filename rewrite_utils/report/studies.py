@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
+from numpy import ndarray
 
 from rewrite_utils import stats
+from rewrite_utils.latents.windows import shared_rows
 from rewrite_utils.report import tables
 from rewrite_utils.rewrite.arms import ALL, before_topk
 from rewrite_utils.rewrite.measure import losses_of
@@ -48,8 +51,11 @@ def read_share(source: str) -> dict[str, object]:
     return {"share": float(share), "screen": screen} if found else {}
 
 
-def best_factors(losses: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """The factor with the least held-out CE, and how often others win in resampled windows.
+def best_factors(
+    losses: pd.DataFrame, *, seed: int, rows: Int[ndarray, " window"] | None = None
+) -> pd.DataFrame:
+    """The factor with the least held-out CE, and how often others win in resampled windows (in
+    their ``rows`` where some have several).
 
     The CE at the best factor is not shown: it is the least of several, and flattered by that.
     """
@@ -60,29 +66,42 @@ def best_factors(losses: pd.DataFrame, *, seed: int) -> pd.DataFrame:
             if (found := read_factor(name))
         ]
     )
-    rows, count = [], int(losses["count"].max())
+    units = None if rows is None else shared_rows(rows)
+    found_rows, count = [], int(losses["count"].max())
     for calibrator, part in told.groupby("calibrator", sort=False):
         part = part.sort_values("factor")
         every = np.stack([losses_of(losses, name, count, ALL) for name in part["source"]])
-        found = stats.best_of(part["factor"].to_numpy(), every, seed=seed)
+        found = stats.best_of(part["factor"].to_numpy(), every, seed=seed, units=units)
         row = {"calibration": calibrator, "best factor": found.value}
         row |= {"95 %": stats.ends(found.low, found.high, "g"), "calibrate windows": found.n}
-        rows.append(row | {"excludes 0": "yes" if found.low > 0 else "no"})
-    return pd.DataFrame(rows)
+        found_rows.append(row | {"excludes 0": "yes" if found.low > 0 else "no"})
+    return pd.DataFrame(found_rows)
 
 
-def break_even(losses: pd.DataFrame, *, silent_to_active: float, topk: bool, seed: int) -> Estimate:
+def break_even(
+    losses: pd.DataFrame,
+    *,
+    silent_to_active: float,
+    topk: bool,
+    seed: int,
+    rows: Int[ndarray, " window"] | None = None,
+) -> Estimate:
     """False alarms for every true activation at which the rewrite costs what mean ablation does.
 
     The mean difference, made rising in the alarms, crosses zero there; log-linear between levels,
-    percentile interval over windows. 0 or infinity: no crossing between the levels measured.
+    percentile interval over windows, or over their ``rows`` where some have several. 0 or infinity:
+    no crossing between the levels measured; NaN, "undefined": not measured, because the coder has
+    no k.
     """
+    units = None if rows is None else shared_rows(rows)
     told = {name: read_alarm_name(name) for name in losses["source"].unique()}
     named = {arm["specificity"]: name for name, arm in told.items() if arm and arm["topk"] == topk}
     levels, count = np.array(sorted(named, reverse=True)), int(losses["count"].max())
     mean = losses_of(losses, "mean", count, ALL)
+    if not named:
+        return Estimate(np.nan, np.nan, np.nan, len(mean), "window", "undefined")
     paired = np.stack([losses_of(losses, named[level], count, ALL) - mean for level in levels])
-    found = stats.crossing(np.log((1 - levels) * silent_to_active), paired, seed=seed)
+    found = stats.crossing(np.log((1 - levels) * silent_to_active), paired, seed=seed, units=units)
     return Estimate(*(float(np.exp(end)) for end in found[:3]), *found[3:])
 
 
@@ -94,6 +113,8 @@ def break_even_table(
     rows = []
     for name, found in even.items():
         for topk, at in found.items():
+            if np.isnan(at.value):
+                continue
             row = {"site": name, "top k afterwards": "yes" if topk else "no", "windows": at.n}
             row |= {
                 "alarms a true activation": at.value,
@@ -101,7 +122,7 @@ def break_even_table(
             }
             row |= {"specificity here": _specificity(at.value, silent_to_active[name])}
             paper = _specificity(at.value, PAPER_SILENT_TO_ACTIVE)
-            rows.append(row | {"at 32 of 32,768 latents": paper})
+            rows.append(row | {"extrapolated to 32 of 32,768 latents": paper})
     return pd.DataFrame(rows)
 
 
@@ -113,7 +134,7 @@ def break_even_line(name: str, found: Estimate) -> str:
         side = "more" if found.value == 0 else "less"
         said = f"cost {side} than mean ablation at every level measured, break-even"
     said += f" {stats.ends(found.low, found.high, '.2f')} alarms a true activation"
-    return f"{name}: true activations with false alarms {said} (n = {found.n} windows)"
+    return f"{name}: true activations with false alarms {said} (n = {found.n} {found.unit}s)"
 
 
 def visible(arms: pd.DataFrame) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils import stats
+from rewrite_utils.latents.windows import shared_rows
 from rewrite_utils.report.figures import label
 from rewrite_utils.report.tables import interval, intervals, stacked
 from rewrite_utils.rewrite.equivalence import Equivalence, equivalent
@@ -137,14 +138,23 @@ def agreement(useful: pd.DataFrame, *, seed: int) -> str:
 # ── as good as which checkpoint ───────────────────────────────────────────────────────────────
 
 
-def curve(losses: pd.DataFrame, steps: Sequence[int], *, seed: int, resamples: int) -> pd.DataFrame:
-    """Mean loss of each checkpoint, a column of ``losses``, with its interval over windows."""
-    rows = []
+def curve(
+    losses: pd.DataFrame,
+    steps: Sequence[int],
+    *,
+    seed: int,
+    resamples: int,
+    rows: Int[ndarray, " window"] | None = None,
+) -> pd.DataFrame:
+    """Mean loss of each checkpoint, a column of ``losses``, with its interval over windows, or over
+    their ``rows`` where some have several."""
+    units = None if rows is None else shared_rows(rows)
+    found, unit = [], "window" if units is None else "row"
     for step, name in zip(steps, losses, strict=True):
         sample = losses[name].to_numpy()
-        found = stats.bootstrap(sample, unit="window", seed=seed, resamples=resamples)
-        rows.append({"step": step} | found.named("CE"))
-    return pd.DataFrame(rows)
+        drawn = {"unit": unit, "units": units, "seed": seed, "resamples": resamples}
+        found.append({"step": step} | stats.bootstrap(sample, **drawn).named("CE"))
+    return pd.DataFrame(found)
 
 
 def equivalence(
@@ -154,28 +164,37 @@ def equivalence(
     *,
     seed: int,
     resamples: int,
+    rows: Int[ndarray, " window"] | None = None,
 ) -> Equivalence:
     """Where on the training curve one arm stands; its windows are the first of the curve's."""
-    training = curve.to_numpy(np.float64)[: len(patched)]
-    return equivalent(training, patched.astype(float), steps, seed=seed, resamples=resamples)
+    training, n = curve.to_numpy(np.float64)[: len(patched)], len(patched)
+    units = None if rows is None else shared_rows(rows[:n])
+    drawn = {"seed": seed, "resamples": resamples, "units": units}
+    return equivalent(training, patched.astype(float), steps, **drawn)
 
 
 def equivalences(
-    losses: pd.DataFrame, curve: pd.DataFrame, steps: Sequence[int], *, seed: int, resamples: int
+    losses: pd.DataFrame,
+    curve: pd.DataFrame,
+    steps: Sequence[int],
+    *,
+    seed: int,
+    resamples: int,
+    rows: Int[ndarray, " window"] | None = None,
 ) -> pd.DataFrame:
     """One row an arm: the subject itself, the coder, and every arm that replaces all latents."""
     last = losses[losses["order"] == "all"].groupby("source", sort=False)["count"].max()
     names = dict.fromkeys(["coder", "output zero", *last.index])
     told = {"untouched": losses_of(losses, "coder", column="base_loss")}
     told |= {name: losses_of(losses, name, int(last[name])) for name in names}
-    rows = []
+    table, drawn = [], {"seed": seed, "resamples": resamples, "rows": rows}
     for source, patched in told.items():
-        found = equivalence(patched, curve, steps, seed=seed, resamples=resamples)
+        found = equivalence(patched, curve, steps, **drawn)
         row = {"source": source, "windows": found.windows, "CE": found.loss}
         row |= {"first_step": found.first, "last_step": found.last}
         row |= {"step_low": found.low, "step_high": found.high, "crossings": found.crossings}
-        rows.append(row | {"as good as": found.answer})
-    return pd.DataFrame(rows)
+        table.append(row | {"as good as": found.answer})
+    return pd.DataFrame(table)
 
 
 # ── several layers at once ────────────────────────────────────────────────────────────────────

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.params.measuring import TOPK
 from rewrite_utils.runs.machine import at_once
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
@@ -30,9 +31,6 @@ from rewrite_utils.subject.splice import (
 )
 from rewrite_utils.subject.splice import substituted as substitute
 
-TOPK = "+topk"
-"""A source whose name ends so keeps the k largest latents after the overwrite, as the paper
-does."""
 ALL = "all"
 """The order of an arm that substitutes every described latent."""
 
@@ -124,10 +122,7 @@ def measure(
     name: str,
     batch: int | None = None,
 ) -> pd.DataFrame:
-    """Losses of every arm at every window: the coder as is, ``constants``, and all planned arms.
-
-    ``batch``: windows made ready together (None: by the device).
-    """
+    """Losses of the coder as is, ``constants`` and all planned arms; ``batch`` windows at once."""
     planned, n_windows = plan_arms(estimates, fractions, len(described)), len(windows.rows)
     chosen = masks(planned, rankings, len(described), n_windows=n_windows, seed=seed)
     whole = {Arm("coder", 0, ALL): TrueLatents()}

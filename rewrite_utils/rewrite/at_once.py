@@ -73,16 +73,25 @@ def measure(
     return by_window(tokens, windows, arms, losses, name=f"layers at once, {name}")
 
 
-def judged(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
+def judged(
+    losses: pd.DataFrame,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    units: Int[ndarray, " window"] | None = None,
+) -> pd.DataFrame:
     """One row a (set, source): ΔCE, its difference to mean ablation, and to the sum of its parts.
 
     ``over_sum``: ΔCE of the set minus the sum of ΔCE of its places alone; above 0 the errors
-    compound. All paired over windows, with 95 % intervals.
+    compound. All paired over windows, with 95 % intervals over them or their rows (``units``, by
+    number of the window).
     """
     delta = losses.assign(delta=losses["loss"] - losses["base_loss"]).pivot(
         index="window", columns=["places", "source"], values="delta"
     )
-    options, rows = {"unit": "window", "seed": seed, "resamples": resamples}, []
+    of = None if units is None else units[delta.index]
+    options = {"unit": "window" if of is None else "row", "units": of}
+    options, rows = options | {"seed": seed, "resamples": resamples}, []
     for places, source in delta.columns:
         own, parts = delta[places, source], [delta[p, source] for p in places.split("+")]
         over_mean, alone = own - delta[places, "mean"], sum(parts)
@@ -91,7 +100,7 @@ def judged(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.Data
         shown = {"delta": own, "minus_mean": over_mean, "over_sum": own - alone}
         for name, values in shown.items():
             row |= stats.bootstrap(values.to_numpy(), **options).named(name)
-        rows.append(row | {"detectable": stats.detectable(over_mean.to_numpy())})
+        rows.append(row | {"detectable": stats.detectable(over_mean.to_numpy(), units=of)})
     return pd.DataFrame(rows)
 
 

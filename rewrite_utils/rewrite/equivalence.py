@@ -71,17 +71,20 @@ def equivalent(
     *,
     seed: int,
     resamples: int = 2000,
+    units: Int[ndarray, " window"] | None = None,
 ) -> Equivalence:
     """The step at which the mean of ``curve`` is the mean of ``patched``.
 
     Between checkpoints the loss is taken to be linear in log(1 + step). Curve and patched model
-    are resampled together: their windows are the same. ValueError if they are not as many, or if
-    the steps do not grow.
+    are resampled together: their windows are the same, or the rows of those (``units``).
+    ValueError if they are not as many, or if the steps do not grow.
     """
     _require_curve(curve, patched, steps)
     first, last, crossings = _crossings(curve.mean(0)[None], patched.mean()[None], steps)
-    both = np.column_stack([curve, patched]).astype(np.float64)
+    both = np.column_stack([curve, patched, np.ones(len(patched))]).astype(np.float64)
+    both = both if units is None else stats.summed(both, units)
     means = stats.resampled_means(both, seed=seed, resamples=resamples)
+    means = means[:, :-1] / means[:, -1:]
     low, high, _ = _crossings(means[:, :-1], means[:, -1], steps)
     return Equivalence(
         loss=float(patched.mean()),

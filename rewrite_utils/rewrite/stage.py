@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.stage import Caches, Drawn
+from rewrite_utils.latents.windows import shared_rows
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import arms, measure, usefulness
 from rewrite_utils.rewrite.arms import Estimate
@@ -151,24 +152,28 @@ def read_losses(folder: Path) -> pd.DataFrame:
 
 
 class Judge:
-    """Turns losses into verdicts: paired differences to the ablations, with intervals."""
+    """Turns losses into verdicts: paired differences to the ablations, with intervals over windows,
+    or over their rows where several windows come from one."""
 
-    def __init__(self, variance: float, params: Params) -> None:
-        self._variance, self._params = variance, params
+    def __init__(self, variance: float, windows: Drawn, params: Params) -> None:
+        self._variance, self._windows, self._params = variance, windows, params
 
-    def __call__(self, losses: pd.DataFrame) -> pd.DataFrame:
-        """One row an arm."""
+    def __call__(self, losses: pd.DataFrame, *, split: str = "evaluate") -> pd.DataFrame:
+        """One row an arm; ``split``: whose windows the losses are of."""
+        rows = self._windows(split).rows
+        shared = shared_rows(rows[losses["window"].unique()])
         return measure.verdict(
             losses,
+            units=None if shared is None else rows,
             variance=self._variance,
             seed=self._params.seed,
             resamples=self._params.rewrite.bootstrap,
         )
 
 
-def judged(*, output_variance: float, params: Params) -> Judge:
+def judged(*, output_variance: float, windows: Drawn, params: Params) -> Judge:
     """What turns losses into a verdict."""
-    return Judge(output_variance, params)
+    return Judge(output_variance, windows, params)
 
 
 def verdict(*, losses: pd.DataFrame, judged: Judge, settings: Site) -> pd.DataFrame:
@@ -215,10 +220,11 @@ def make_usefulness(
     return {"units": len(table), "windows": len(drawn.rows)}
 
 
-def useful_table(*, usefulness_stage: Stage, params: Params) -> pd.DataFrame:
+def useful_table(*, usefulness_stage: Stage, windows: Drawn, params: Params) -> pd.DataFrame:
     """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
-    losses = read_losses(usefulness_stage.folder)
-    return usefulness.usefulness(losses, seed=params.seed, resamples=params.rewrite.bootstrap)
+    losses, draws = read_losses(usefulness_stage.folder), params.rewrite.bootstrap
+    units = shared_rows(windows.simulated("calibrate").rows)
+    return usefulness.usefulness(losses, seed=params.seed, resamples=draws, units=units)
 
 
 # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────

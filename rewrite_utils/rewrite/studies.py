@@ -192,12 +192,14 @@ def alarm_estimates(
     *,
     specificities: Sequence[float],
     seed: int,
+    topk: bool,
 ) -> dict[str, Float[ndarray, "window latent"]]:
-    """True activations with false alarms at every specificity, with and without TopK afterwards."""
+    """True activations with false alarms at every specificity; if the coder can, also with TopK
+    afterwards."""
     found = {}
     for level in specificities:
         values = with_false_alarms(true, target, specificity=level, seed=seed)
-        found |= {alarm_name(level, topk=topk): values for topk in (False, True)}
+        found |= {alarm_name(level, topk=cut): values for cut in (False, True)[: 1 + topk]}
     return found
 
 

@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite import arms, at_once, studies
@@ -51,7 +52,7 @@ def material(
     """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
     shape = rating_shape(np.maximum(ratings.ranked("calibrate"), 0))
     calibrate, evaluate = cache("calibrate"), cache("evaluate")
-    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.seed)
+    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.draws)
 
 
 class Study:
@@ -126,6 +127,7 @@ def make_specificity(
     cache: Caches,
     windows: Drawn,
     studied: Int[ndarray, " latent"],
+    coder: SparseCoder,
     params: Params,
 ) -> dict[str, Any]:
     """Losses with the true activations of all studied latents and false alarms among them."""
@@ -134,6 +136,7 @@ def make_specificity(
         target_of(cache("calibrate"), studied),
         specificities=params.studies.specificities,
         seed=params.seed,
+        topk=coder.k is not None,
     )
     return study.write(folder, found, "specificity", latents=studied)
 
@@ -226,18 +229,14 @@ def screened_estimates(
 ) -> Estimates:
     """What the headline says if the pairs that were not sent are a bin of their own, by share:
     ``"0.1 by lexical"``."""
-    shares, names = screens(params, settings)
+    (shares, names), cut = screens(params, settings), params.simulate.screen_cut
     told, found = list(sentences.values()), {}
+    windows = {split: telling.windows(split) for split in SIMULATED}
     for by in names:
-        scores = {
-            split: screening.plausibility(telling.windows(split), told, by=by)
-            for split in SIMULATED
-        }
+        scores = screening.plausible(windows, told, by=by, cut=cut)
         for share in shares:
-            fitted, rated = (
-                ratings(split).only(screening.most_plausible(scores[split], share=share))
-                for split in SIMULATED
-            )
+            sent = screening.sent(scores, share=share, cut=cut)
+            fitted, rated = (ratings(split).only(sent[split]) for split in SIMULATED)
             part = dataclasses.replace(evidence, ratings=fitted, screened=True)
             found[f"{share:g} by {by}"] = part.calibrated(params.rewrite.headline, rated)
     return found
@@ -267,6 +266,7 @@ def _content(study: str, params: Params, settings: Site) -> dict[str, Any]:
     if study == "06_screened":
         shares, names = screens(params, settings)
         cut = {"splice": "top k as the headline"} if rewrite.headline.endswith(arms.TOPK) else {}
+        cut |= {} if params.simulate.screen_cut == "each" else {"cut": "calibrate"}
         return {"shares": shares, "screens": names, "calibrator": rewrite.headline} | cut
     return {
         "06_oracle": of("sizes", "aurocs", "calibrators", "latents"),

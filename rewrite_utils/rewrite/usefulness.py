@@ -56,18 +56,26 @@ def measure(
     return by_window(tokens, windows, arms, losses, name=name, batch=batch, progress=progress)
 
 
-def usefulness(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
+def usefulness(
+    losses: pd.DataFrame,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    units: Int[ndarray, " window"] | None = None,
+) -> pd.DataFrame:
     """One row a latent: CE with its mean minus CE with its prediction, nats; positive is useful.
 
     ``at_stake`` is CE with its mean minus CE with its truth: what a perfect prediction would win.
-    Intervals over windows.
+    Intervals over windows, or over their rows (``units``, by number of the window).
     """
     options, rows = {"unit": "window", "seed": seed, "resamples": resamples}, []
+    options |= {} if units is None else {"unit": "row"}
     for latent, part in losses.groupby("latent", sort=False):
         loss = part.pivot(index="window", columns="arm", values="loss").astype(np.float64)
         row: dict[str, float] = {"latent": int(latent), "windows": len(loss)}
         for column, arm in (("usefulness", PREDICTED), ("at_stake", TRUTH)):
             difference = (loss[MEAN] - loss[arm]).to_numpy()
-            row |= stats.bootstrap(difference, **options).named(column)
+            of = None if units is None else units[loss.index]
+            row |= stats.bootstrap(difference, units=of, **options).named(column)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -138,7 +138,7 @@ def make_judgements(
         llm,
         draw=drawing(kind, cache, coder, quoted, params),
         per_prompt=params.score.per_prompt,
-        seed=params.seed,
+        seed=params.draws,
         folder=folder,
         task=KINDS[kind].task,
         name=f"{kind} scores of {name}",

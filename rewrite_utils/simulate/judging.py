@@ -5,7 +5,7 @@ alone is a poor target (a few pure positives are worth more), so the precision a
 stands beside it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import spearmanr
 
-from rewrite_utils.simulate.screening import most_plausible
 from rewrite_utils.stats import auroc_value, resampled
 
 Statistic = Callable[[ndarray, ndarray], float]
@@ -93,23 +92,22 @@ def compared(
 def screening_curve(
     true: Float[ndarray, "window latent"],
     expected: Float[ndarray, "window latent"],
-    plausibility: Float[ndarray, "window latent"],
+    sent: Mapping[float, Bool[ndarray, "window latent"]],
     *,
-    shares: Sequence[float],
     seed: int,
     resamples: int = 500,
 ) -> pd.DataFrame:
-    """One row a (share sent, statistic), from ratings of all pairs: what is left out ties below.
+    """One row a (share asked for, statistic), from ratings of all pairs: what is not among the
+    ``sent`` ones of a share ties below.
 
     ``firings sent`` is the share of the true firings among the pairs that were sent.
     """
     measures = {name: STATISTICS[name] for name in ("AUROC", "precision at the firing rate")}
     measures["firings sent"] = lambda a, r: float((r[a] >= 0).mean()) if a.any() else np.nan
     drawn, rows = {"n": len(true), "seed": seed, "resamples": resamples}, []
-    for share in shares:
-        sent = most_plausible(plausibility, share=share)
-        rating = np.where(sent, expected.astype(np.float64), -1.0)
-        counted = {"windows": len(true), "sent": int(sent.sum())}
+    for share, which in sent.items():
+        rating = np.where(which, expected.astype(np.float64), -1.0)
+        counted = {"windows": len(true), "sent": int(which.sum())}
         for name, of in measures.items():
             found = _measured(of, true > 0, rating, **drawn)
             rows.append({"share": share, "statistic": name} | found | counted)

@@ -6,32 +6,87 @@ the paper.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy.stats import rankdata
 
 from rewrite_utils.llm.embedding import embedder
 from rewrite_utils.simulate.prompt import Window
 
 By = Literal["lexical", "embedding", "both"]
+Cut = Literal["calibrate", "each"]
 BEFORE = 7
 """Tokens before the rated one that the screen reads with it."""
 
 
 def plausibility(
-    windows: Sequence[Window], sentences: Sequence[str], *, by: By
+    windows: Sequence[Window],
+    sentences: Sequence[str],
+    *,
+    by: By,
+    among: Sequence[Window] | None = None,
 ) -> Float[ndarray, "window latent"]:
-    """How plausible it is that each sentence speaks of each window's last token; no unit."""
-    if by == "lexical":
-        return lexical(windows, sentences)
-    if by == "embedding":
-        return embedded(windows, sentences)
-    both = lexical(windows, sentences), embedded(windows, sentences)
-    return sum(rankdata(one, axis=0) for one in both) / (2 * len(windows))
+    """How plausible it is that each sentence speaks of each window's last token; no unit.
+
+    "both" is the mean of two ranks: ``among`` the windows of another split, or among these.
+    """
+    kinds = {"lexical": [lexical], "embedding": [embedded]}.get(by, [lexical, embedded])
+    found = [kind(windows, sentences) for kind in kinds]
+    if len(found) == 1:
+        return found[0]
+    others = found if among is None else [kind(among, sentences) for kind in kinds]
+    ranked = [_ranks(own, other) for own, other in zip(found, others, strict=True)]
+    return sum(ranked) / (2 * len(others[0]))
+
+
+def _ranks(
+    scores: Float[ndarray, "window latent"], among: Float[ndarray, "other latent"]
+) -> Float[ndarray, "window latent"]:
+    """The mean rank of each score in its column of ``among``."""
+    columns = zip(scores.T, np.sort(among, axis=0).T, strict=True)
+    places = [
+        [np.searchsorted(other, own, side) for side in ("left", "right")] for own, other in columns
+    ]
+    return (np.array(places).sum(1).T + 1) / 2
+
+
+def plausible(
+    windows: Mapping[str, Sequence[Window]], sentences: Sequence[str], *, by: By, cut: Cut
+) -> dict[str, Float[ndarray, "_ latent"]]:
+    """The plausibility of every pair of every split; ranks among the calibrate windows where the
+    cut is fixed on those."""
+    among = {split: windows["calibrate"] for split in windows if split != "calibrate"}
+    return {
+        split: plausibility(
+            drawn, sentences, by=by, among=among.get(split) if cut == "calibrate" else None
+        )
+        for split, drawn in windows.items()
+    }
+
+
+def cuts(scores: Float[ndarray, "window latent"], *, share: float) -> Float[ndarray, " latent"]:
+    """Each latent's least plausibility that is sent: what lets through as near to this share of
+    these windows as ties allow. Fixed on calibrate windows, it holds at all others."""
+    kept = max(1, round(share * len(scores)))
+    level = -np.sort(-scores, axis=0)[kept - 1]
+    least, above = (scores >= level).sum(0), (scores > level).sum(0)
+    return np.where(least - kept <= kept - above, level, np.nextafter(level, np.inf))
+
+
+def sent(
+    plausible: Mapping[str, Float[ndarray, "_ latent"]], *, share: float, cut: Cut
+) -> dict[str, Bool[ndarray, "_ latent"]]:
+    """Which pairs of each split go to the simulator. The calibrate windows always send just this
+    share of each latent's windows, so that there are some to be fitted on."""
+    found = {split: most_plausible(scores, share=share) for split, scores in plausible.items()}
+    if cut == "calibrate":
+        level = cuts(plausible["calibrate"], share=share)
+        rest = {split: s >= level for split, s in plausible.items() if split != "calibrate"}
+        found |= rest
+    return found
 
 
 def most_plausible(
@@ -43,6 +98,27 @@ def most_plausible(
     chosen = np.zeros(scores.shape, bool)
     np.put_along_axis(chosen, order, True, axis=0)
     return chosen
+
+
+def sent_at(
+    windows: Mapping[str, Sequence[Window]],
+    sentences: Sequence[str],
+    *,
+    shares: Sequence[float],
+    by: By,
+    cut: Cut,
+) -> dict[float, Bool[ndarray, "window latent"]]:
+    """Which pairs of all splits together, one after the other, each share would send."""
+    if cut == "each":  # as the runs before it: one quota over all of them
+        scores = plausibility(
+            [one for drawn in windows.values() for one in drawn], sentences, by=by
+        )
+        return {share: most_plausible(scores, share=share) for share in shares}
+    told = plausible(windows, sentences, by=by, cut=cut)
+    parts = {share: sent(told, share=share, cut=cut) for share in shares}
+    return {
+        share: np.concatenate([found[split] for split in windows]) for share, found in parts.items()
+    }
 
 
 def lexical(windows: Sequence[Window], sentences: Sequence[str]) -> Float[ndarray, "window latent"]:

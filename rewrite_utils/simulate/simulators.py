@@ -144,16 +144,20 @@ class EveryToken(OnEngine):
             self._require_room(len(self._shared(text)) + longest, latent)
 
     def rate(self, pairs: Sequence[Pair]) -> Mapping[str, ndarray]:
-        """One pass a pair; windows of one call must have the same number of tokens."""
+        """One pass a pair. ``everywhere`` ends with each window's last token; before the first one
+        of a window that is shorter than others stands NaN."""
         lines = [self._slotted(window) for window, _ in pairs]
         shared = [self._shared(text) for _, text in pairs]
         asked = [Prompt(said, line.tokens) for said, line in zip(shared, lines, strict=True)]
-        at = [line.at for line in lines]
+        # As many places a prompt: the first once more for each token that a window lacks.
+        lacking = np.array([max(len(one.at) for one in lines) - len(line.at) for line in lines])
+        at = [line.at[:1] * n + line.at for line, n in zip(lines, lacking.tolist(), strict=True)]
         choices = self._engine.choices_inside(asked, at=at, options=self._digits.options)
         probabilities = self._digits.pooled(choices.probabilities)
         expected = expected_rating(probabilities)
         last = _rated(expected[:, -1], probabilities[:, -1], choices.mass[:, -1])
-        return last | {EVERYWHERE: expected.astype(np.float16)}
+        there = np.arange(expected.shape[1]) >= lacking[:, None]
+        return last | {EVERYWHERE: np.where(there, expected, np.nan).astype(np.float16)}
 
     def _description(self, text: str) -> tuple[int, ...]:
         """The few-shots, the filling, the description: all that windows share."""

@@ -133,7 +133,7 @@ def make_simulation(
     asked, llm = params.simulate, params.simulator
     engine = opening.engine(simulating.reading(asked, llm))
     simulator = simulating.open_simulator(asked, engine)
-    before = simulator.usage
+    before, sent = simulator.usage, _sent(asked, texts, sentences)
     for split, windows in texts.items():
         (folder / split).mkdir(exist_ok=True)
         simulating.simulate(
@@ -142,7 +142,7 @@ def make_simulation(
             simulator,
             folder=folder / split,
             name=f"{name}, {split}",
-            sent=_sent(asked, windows, sentences),
+            sent=sent.get(split),
             part=part,
         )
     missing = [split for split in SIMULATED if not simulating.finished(folder / split)]
@@ -156,13 +156,14 @@ def make_simulation(
 
 
 def _sent(
-    asked: Simulate, windows: list[simulating.Window], sentences: dict[int, str]
-) -> Bool[ndarray, "window latent"] | None:
-    """The pairs that screening lets through; None where it is off."""
+    asked: Simulate, windows: dict[str, list[simulating.Window]], sentences: dict[int, str]
+) -> dict[str, Bool[ndarray, "_ latent"]]:
+    """The pairs of each split that screening lets through; nothing where it is off."""
     if asked.screen == 1:
-        return None
-    scores = screening.plausibility(windows, list(sentences.values()), by=asked.screen_by)
-    return screening.most_plausible(scores, share=asked.screen)
+        return {}
+    told, cut = list(sentences.values()), asked.screen_cut
+    scores = screening.plausible(windows, told, by=asked.screen_by, cut=cut)
+    return screening.sent(scores, share=asked.screen, cut=cut)
 
 
 def true_everywhere(
@@ -183,8 +184,9 @@ def screening_curves(
     params: Params,
 ) -> pd.DataFrame:
     """What a cheap first pass would have kept of the ratings that are there, both splits."""
-    asked = params.studies
-    windows = [window for split in SIMULATED for window in telling.windows(split)]
+    asked, cut = params.studies, params.simulate.screen_cut
+    windows = {split: telling.windows(split) for split in SIMULATED}
+    told = list(sentences.values())
     truth, expected = (
         np.concatenate([of(split) for split in SIMULATED]) for of in (true, ratings.ranked)
     )
@@ -192,8 +194,7 @@ def screening_curves(
         judging.screening_curve(
             truth,
             expected,
-            screening.plausibility(windows, list(sentences.values()), by=by),
-            shares=asked.shares,
+            screening.sent_at(windows, told, shares=asked.shares, by=by, cut=cut),
             seed=params.seed,
             resamples=min(500, params.rewrite.bootstrap),
         ).assign(screen=by)

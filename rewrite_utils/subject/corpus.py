@@ -103,6 +103,7 @@ def load_corpus(
     shares: Mapping[str, float],
     seed: int,
     bos: int,
+    draw: int | None = None,
     max_rows: Mapping[str, int] | None = None,
     faithful: bool = False,
     apart_from: Sequence[int] = (),
@@ -111,15 +112,16 @@ def load_corpus(
     """Split, shuffle, tokenise and cut documents into rows of `row_tokens`, BOS included.
 
     Shares are fractions of the documents and sum to 1; a split without a share is left out.
-    `max_rows` ends a split early (and saves tokenising the rest). With `faithful`, the four splits
-    after train are pooled and each takes its rows from the pool's beginning. Documents that lie in
+    `max_rows` ends a split early (and saves tokenising the rest); which documents come first is the
+    seed's to say, or `draw`'s in every split but train. With `faithful`, the four splits after
+    train are pooled and each takes its rows from the pool's beginning. Documents that lie in
     calibrate or evaluate by one of the seeds ``apart_from`` are left out of evaluate.
 
     Raises ValueError for wrong shares, an unknown source, or a split too small for one row.
     """
     shares = checked_shares(shares)
     texts = [source_texts(source) for source in sources]
-    places = assign(texts, shares, seed=seed)
+    places = assign(texts, shares, seed=seed, draw=draw)
     if faithful:
         pool = sorted(chain.from_iterable(places[name] for name in shares if name in SHARED))
         places = {name: pool if name in SHARED else places[name] for name in shares}

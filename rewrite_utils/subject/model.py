@@ -1,17 +1,15 @@
-"""The subject model: loading it, naming a place in it, and the exact text of its tokens.
+"""The subject model: loading it, and naming a place in it.
 
 In: an embedded model's name, a hub name or a folder. Out: a Subject, whose TransformerBridge runs
 the model's own weights (logits equal to transformers'). Knows nothing of coders. Paper §2.
 """
 
-import codecs
 import contextlib
 import dataclasses
-import functools
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -69,6 +67,9 @@ class Subject:
     """Width of the logits (at least the tokenizer's vocabulary)."""
     bos: int
     """Token id at position 0 of every row."""
+    resumes: bool = True
+    """Whether one patched token may be passed through the layers above a splice alone; False: its
+    whole row is run again (`splice.checking`)."""
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +80,13 @@ class Subject:
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return next(self.bridge.original_model.parameters()).dtype
+
+    def sees_all(self, length: int) -> bool:
+        """Whether every layer attends to all of a row so long."""
+        config = self.bridge.original_model.config
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+        window = getattr(config, "sliding_window", None) or length
+        return length <= window or not any("full" not in kind for kind in kinds)
 
     def hookpoint(self, name: str) -> Hookpoint:
         """``parse_hookpoint`` for this model."""
@@ -133,49 +141,6 @@ def load_subject(
         return _subject(name, model.eval(), tokenizer, folder)
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Each token's text, spaces and newlines kept; joined, they are the decoded text.
-
-    A character whose bytes lie in several tokens belongs to the token that completes it; bytes
-    that never make a character are U+FFFD. ValueError if the tokenizer is not byte-level.
-    """
-    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    texts = [
-        decoder.decode(added[token].encode() if token in added else _token_bytes(tokenizer, token))
-        for token in map(int, ids)
-    ]
-    if texts:
-        texts[-1] += decoder.decode(b"", final=True)
-    return texts
-
-
-def spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Each token's text by itself, whatever stands beside it: for vocabularies, not for rows.
-
-    Bytes that make no character alone are U+FFFD. ValueError as for ``token_texts``.
-    """
-    added = {token: text.content for token, text in tokenizer.added_tokens_decoder.items()}
-    return [
-        added[token]
-        if token in added
-        else _token_bytes(tokenizer, token).decode("utf-8", errors="replace")
-        for token in map(int, ids)
-    ]
-
-
-def quotable_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """``token_texts`` for another model's prompt: special tokens as words, such as [end of text].
-
-    Raw, "<|im_end|>" in quoted text would end the turn of a model that speaks ChatML.
-    """
-    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    names = {token: f"[{text.strip('<|>')}]" for token, text in special}
-    names |= {tokenizer.eos_token_id: "[end of text]"}
-    exact = token_texts(tokenizer, ids)
-    return [names.get(int(token), text) for token, text in zip(ids, exact, strict=True)]
-
-
 def _subject(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str
 ) -> Subject:
@@ -214,25 +179,3 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """The bytes that one token of the vocabulary proper stands for."""
-    letters = tokenizer.convert_ids_to_tokens(token)
-    table = _byte_of_letter()
-    if not isinstance(letters, str) or not set(letters) <= table.keys():
-        raise ValueError(
-            f"token {token} ({letters!r}) is not made of bytes: only byte-level tokenizers "
-            "(GPT-2, GPT-NeoX, Llama 3, SmolLM, Qwen) have exact token texts"
-        )
-    return bytes(table[letter] for letter in letters)
-
-
-@functools.cache
-def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's table: printable bytes are themselves, the other 68 are U+0100 onwards."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (byte for byte in range(256) if byte not in printable)
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + index): byte for index, byte in enumerate(others)
-    }

@@ -14,6 +14,7 @@ from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus, load_corpus
 from rewrite_utils.subject.masking import control_tokens
 from rewrite_utils.subject.model import Hookpoint, Subject, load_subject, parse_hookpoint
+from rewrite_utils.subject.splice.checking import checked
 
 CACHED_SPLITS = SPLITS[1:]
 """Every split but train: what latents are cached on."""
@@ -31,10 +32,16 @@ def loaded(model: str, dtype: str, where: str, revision: str) -> Subject:
     return load_subject(model, dtype=dtype, device=where, revision=revision or None)
 
 
+@functools.cache
+def tried(model: str, dtype: str, where: str, revision: str) -> Subject:
+    """The same, its splice checked against brute force: for losses."""
+    return checked(loaded(model, dtype, where, revision))
+
+
 def subject(*, params: Params) -> Subject:
     """The language model under study, in the precision that losses are measured in."""
     asked = params.subject
-    return loaded(asked.model, asked.measured_in, device(asked.device), asked.revision)
+    return tried(asked.model, asked.measured_in, device(asked.device), asked.revision)
 
 
 def collector(*, params: Params) -> Subject:
@@ -65,6 +72,7 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
         row_tokens=asked.row_tokens,
         shares=asked.shares,
         seed=params.seed,
+        draw=params.draws,
         bos=subject.bos,
         max_rows=dict.fromkeys(CACHED_SPLITS, asked.max_rows) if asked.max_rows else None,
         faithful=asked.faithful,
@@ -76,9 +84,10 @@ def make_corpus(folder: Path, *, subject: Subject, params: Params) -> dict[str, 
 
 
 def corpus_hashes(*, params: Params) -> dict[str, Any]:
-    """Text, tokenizer and seed."""
+    """Text, tokenizer and seed; the run's name where rows are drawn by it."""
     asked = params.corpus.content()
-    return {"corpus": asked, "tokenizer": params.subject.model, "seed": params.seed}
+    named = {"name": params.name} if params.corpus.draw == "name" else {}
+    return {"corpus": asked, "tokenizer": params.subject.model, "seed": params.seed} | named
 
 
 def split_rows(params: Params) -> dict[str, int]:

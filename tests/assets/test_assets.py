@@ -83,6 +83,13 @@ def test_an_asset_is_fetched_once(tiny, no_pip):
     assert leftovers(tiny) == []
 
 
+def test_terms_are_said_before_anything_is_fetched(tiny, caplog):
+    with pytest.raises(AssetError):
+        store.ready(replace(tiny, sha256="0" * 64, terms="You accept the terms of Tiny"))
+    assert "embedded/tiny: You accept the terms of Tiny" in caplog.text
+    assert asset("embedded/gemma-3-270m").terms in __main__.describe(asset("embedded/gemma-3-270m"))
+
+
 def test_a_wrong_checksum_names_the_file_and_keeps_nothing(tiny):
     with pytest.raises(AssetError) as caught:
         store.ready(replace(tiny, sha256="0" * 64))

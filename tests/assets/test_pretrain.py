@@ -19,7 +19,8 @@ from rewrite_utils.assets.pretrain import (
     training_rows,
 )
 from rewrite_utils.assets.splits import assign
-from rewrite_utils.subject.model import load_subject, token_texts
+from rewrite_utils.subject.model import load_subject
+from rewrite_utils.subject.pieces import token_texts
 from rewrite_utils.subject.splice import Untouched, hooked, spliced
 
 PLAN = replace(

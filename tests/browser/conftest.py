@@ -82,7 +82,7 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def _wait(url: str, log: Path, *, seconds: float = 90) -> None:
+def _wait(url: str, log: Path, *, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:

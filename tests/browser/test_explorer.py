@@ -30,13 +30,13 @@ def command(page: Page, name: str, **arguments: object) -> None:
 
 def opened(page: Page, url: str) -> None:
     page.goto(url)
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=2 * MINUTES)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=5 * MINUTES)
     page.wait_for_function("window.jupyterapp !== undefined")
 
 
 def run_all(page: Page) -> Locator:
     """Run every cell; the live card once it is there."""
-    page.wait_for_function(CONNECTED, timeout=2 * MINUTES)
+    page.wait_for_function(CONNECTED, timeout=5 * MINUTES)
     command(page, "notebook:run-all-cells")
     live = page.locator(".jp-OutputArea .widget-vbox").first
     live.wait_for(timeout=10 * MINUTES)

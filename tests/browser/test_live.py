@@ -36,11 +36,8 @@ TYPED = """([field, text, shown]) => new Promise(done => {
 })"""
 """Milliseconds from a key to the numbers of what it made."""
 WIDTHS = (900, 1100, 1600)
-
-
-@pytest.fixture(scope="module", params=["llama"])
-def architecture(request) -> str:
-    return request.param
+ONE = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
+pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +53,11 @@ def live(browser, lab, world, tmp_path_factory):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
     nbformat.write(notebook, lab.folder / "live.ipynb")
     page = browser.new_context(viewport={"width": 1600, "height": 2600}).new_page()
-    page.set_default_timeout(2 * MINUTES)
+    page.set_default_timeout(5 * MINUTES)
     opened(page, lab.page("live.ipynb"))
     run_all(page)
     found = page.locator(".explorer").first
-    found.locator("svg").nth(1).wait_for(timeout=5 * MINUTES)  # the map comes last
+    found.locator("svg").nth(1).wait_for(timeout=10 * MINUTES)  # the map comes last
     wait(page, "R², the run")
     yield page, found
     page.context.close()
@@ -69,7 +66,7 @@ def live(browser, lab, world, tmp_path_factory):
 def wait(page: Page, text: str) -> None:
     page.wait_for_function(
         "text => document.querySelector('.explorer').innerText.includes(text)",
-        arg=text, timeout=3 * MINUTES,
+        arg=text, timeout=5 * MINUTES,
     )  # fmt: skip
 
 

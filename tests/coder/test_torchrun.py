@@ -39,7 +39,7 @@ def params_file(tmp_path) -> Path:
     site = SITE | {"hookpoint": "layers.1.mlp", "skip": True, "batch": 5 * 39}
     raw = {
         "name": "tiny",
-        "subject": {"model": str(tmp_path / "model"), "collect_dtype": ""},
+        "subject": {"model": str(tmp_path / "model"), "collect_dtype": "", "device": "cpu"},
         "corpus": corpus | shares,
         "sites": {"mlp": site},
         "simulate": {"window_tokens": 8, "first_position": 10},
@@ -76,6 +76,15 @@ def test_two_processes_train_a_sites_coder_as_one_does(params_file, tmp_path, mo
     records = [json.loads((tmp_path / n / "training.json").read_text()) for n in ("joint", "alone")]
     joint_tokens, alone_tokens = (r["records"][-1][1] for r in records)
     assert 0.9 * 15 * 195 < joint_tokens == alone_tokens <= 15 * 195  # control tokens are left out
+
+
+def test_more_processes_than_gpus_are_an_error(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert command._device("cpu") == "cpu"
+    monkeypatch.setattr(command, "device", lambda asked: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="process 1 has no GPU.*sees 1: lower --nproc-per-node"):
+        command._device("auto")
 
 
 def test_a_site_that_is_not_there_is_named(params_file, tmp_path, monkeypatch):

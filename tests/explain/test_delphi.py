@@ -127,3 +127,15 @@ def test_what_is_written_is_read_again(tmp_path):
     strongest = int(np.argmax(peaks[:3]))
     assert [row["distance"] for row in rows][strongest] == 1 and rows[3]["distance"] == -1
     np.testing.assert_allclose(max(rows[0]["activations"]), peaks[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("said", [None, -1])
+def test_null_and_minus_one_are_failures_and_no_sentence_and_no_no(tmp_path, said):
+    a_run(tmp_path)
+    (tmp_path / "explanations" / f"{PLACE}_latent3.txt").write_text(json.dumps(said))
+    assert delphi.read_explanations(tmp_path, PLACE)["sentence"].isna().all()
+    file = tmp_path / "scores" / "detection" / f"{PLACE}_latent3.txt"
+    judged = [{"activating": True, "prediction": said, "probability": p} for p in (None, 0.5)]
+    file.write_text(json.dumps([*judged, {"activating": False, "prediction": False}]))
+    found = delphi.read_scores(tmp_path, PLACE)
+    assert found.failures == 2 and found.table["probability"].tolist() == [0.0]

@@ -15,7 +15,13 @@ from rewrite_utils.explain.asking import (
     prompt,
     sentence,
 )
-from rewrite_utils.explain.evidence import Source, choose_windows, marked, strengths
+from rewrite_utils.explain.evidence import (
+    Source,
+    choose_windows,
+    marked,
+    named,
+    strengths,
+)
 from rewrite_utils.latents.controls import strongest_tokens
 from rewrite_utils.latents.windows import window_values
 from rewrite_utils.llm import prompts
@@ -331,3 +337,17 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
     pd.testing.assert_frame_equal(found, expected)
     assert killed.asked + again.asked == whole.asked
     assert len(whole.asked) == 4 and len(again.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "apart", "same"),
+    [
+        (" bay", "bay", "bay"),
+        (").", '")."', '")."'),
+        ('").', "'\").'", '"")."'),
+        ('"', "'\"'", '"""'),
+    ],
+)
+def test_a_quote_stands_in_other_quotes(token, apart, same):
+    """So that a list of them can be read; old runs keep the sentences they were made with."""
+    assert (named(token), named(token, apart=False)) == (apart, same)

@@ -4,7 +4,8 @@ import torch
 from splice_cases import WIDTH, coder_for, generator
 
 from rewrite_utils.explain import logits
-from rewrite_utils.subject.model import Hookpoint, token_texts
+from rewrite_utils.subject.model import Hookpoint
+from rewrite_utils.subject.pieces import token_texts
 
 
 def derivative(plain, direction):

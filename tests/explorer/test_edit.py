@@ -71,7 +71,7 @@ def test_an_edit_stands_beside_the_run_s_description(reading):
     ):
         assert said in shown
     assert reading.written == {reading.latent: WORDS} and reading.description == WORDS
-    assert shown.count("Top") == 2 and "Words that carry it" in shown
+    assert shown.count("Top") == 2 and "Words that carry it" in Shown(reading.words.markup).text
     reading.edit(reading.shelf.descriptions[reading.latent])
     assert not reading.written
 

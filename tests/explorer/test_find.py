@@ -61,6 +61,14 @@ def test_at_stake_is_measured_where_the_run_did_and_in_proportion_elsewhere(read
     assert np.ptp(per_share) < 1e-9 * abs(per_share.mean()) or len(other) < 2
     rows = reading.rows
     np.testing.assert_allclose(rows["won back"] + rows["lost"], rows["at stake"])
+    np.testing.assert_allclose(rows["won back"], rows["R²"] * rows["at stake"])
+
+
+def test_without_a_reader_what_is_won_back_is_what_was_measured(explorer):
+    rows = explorer.rows.set_index("latent").loc[explorer.shelf.latents]
+    np.testing.assert_allclose(rows["won back"], -rows["CE sentence − mean"])
+    assert explorer.work()["latent"].tolist()[0] == rows["lost"].idxmax()
+    assert explorer.layer().count("<circle") == len(explorer.shelf.latents)
 
 
 def test_the_work_list_is_what_loses_most(reading):

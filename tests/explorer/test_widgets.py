@@ -26,7 +26,7 @@ def test_moving_the_selector_changes_the_card(explorer):
     controls.number.value = silent
     assert explorer.latent == silent and "not simulated" in controls.card.value
     controls.select(99)
-    assert "latent 99 is not in this coder (0 … 11)" in controls.message.value
+    assert "latent 99 is not in this coder (0 … 11)" in controls.said.value
 
 
 def test_what_is_typed_is_read_and_judged_beside_the_run_s(reading):
@@ -35,6 +35,7 @@ def test_what_is_typed_is_read_and_judged_beside_the_run_s(reading):
     assert controls.save.disabled and not controls.exact.disabled
     controls.description.value = WORDS
     assert "R², yours" in controls.beside.value and not controls.save.disabled
+    assert "Words that carry it" in controls.words.value
     assert "5 windows, at most" in controls.exact.description
     controls.description.value = " "
     assert "says nothing" in controls.said.value and "R², yours" in controls.beside.value

@@ -11,6 +11,7 @@ from rewrite_utils.latents.windows import (
     by_deciles,
     draw_windows,
     firing_windows,
+    shared_rows,
     silent_windows,
     window_tokens,
     window_values,
@@ -215,3 +216,8 @@ def test_more_windows_than_places_is_an_error_that_says_so():
     assert len(draw_windows(anywhere(3), 12, first=2, last=5, generator=rng()).rows) == 12
     with pytest.raises(ValueError, match=r"13 windows .* 3 rows have only 12 positions 2 … 5"):
         draw_windows(anywhere(3), 13, first=2, last=5, generator=rng())
+
+
+def test_rows_are_units_only_where_some_have_several_windows():
+    assert shared_rows(np.array([4, 2, 9])) is None
+    assert shared_rows(np.array([4, 2, 4])).tolist() == [4, 2, 4]

@@ -10,9 +10,9 @@ from rewrite_utils.explain.described import LEVELS, Description, parse
 from rewrite_utils.latents.neighbours import clusters
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.latents.words import STRENGTHS, Word, count_words
-from rewrite_utils.subject.model import spelled
+from rewrite_utils.subject.pieces import spelled
 
-NAMES = {1: " the", 2: "The", 3: "\n", 4: "é", 5: "\ufffd", 6: '"', 7: "x"}
+NAMES = {1: " the", 2: "The", 3: "\n", 4: "é", 5: "\\xe6", 6: '"', 7: "x"}
 
 
 def named(ids):

@@ -202,7 +202,23 @@ def test_checkpoints_are_read_beside_the_subject_and_change_none_of_its_stages()
 
 def test_every_name_left_out_of_the_hash_is_a_field():
     for section in Section.__subclasses__():
-        assert set(section.model_fields) >= section.UNHASHED
+        assert set(section.model_fields) >= section.UNHASHED | section.LATER | section.BEFORE.keys()
+
+
+def test_text_is_drawn_by_the_runs_name_and_seed_unless_the_file_says_by_the_seed():
+    one, other = (parse(RAW | {"name": name}) for name in ("one", "other"))
+    assert len({one.draws, other.draws, parse(RAW | {"name": "one", "seed": 9}).draws}) == 3
+    assert one.corpus.content()["draw"] == "name"
+    old = parse(RAW | {"corpus": {"draw": "seed"}})
+    assert old.draws == old.seed and "draw" not in old.corpus.content()
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_a_run_with_committed_figures_says_how_its_text_was_drawn(path):
+    """Its rows and hashes must not follow a default that changes."""
+    params = load(path)
+    committed = (ROOT / params.figures).is_dir() and params.figures.startswith("figures")
+    assert not committed or "draw" in params.corpus.model_fields_set
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -211,10 +227,12 @@ def test_every_file_in_params_loads_under_its_own_name(path):
 
 
 def test_the_full_run_asks_as_the_main_job_does():
-    """Another coder, narrow enough for an LLM pass a pair; the same seed, wording and headline."""
+    """Another coder, narrow enough for an LLM pass a pair; the same seed, wording and headline, but
+    for what the full run pins as it was made."""
     main, full = load("embedded"), load("embedded-full")
+    explain = main.explain.model_copy(update={"deciles": "strongest", "quotes": "same"})
     assert main.seed == full.seed and main.subject.model == full.subject.model
-    assert main.rewrite.headline == full.rewrite.headline and main.explain == full.explain
+    assert main.rewrite.headline == full.rewrite.headline and explain == full.explain
 
 
 @pytest.mark.parametrize("stem", ["pythia-160m", "smollm2-135m"])
@@ -303,7 +321,7 @@ def test_options_that_are_off_are_not_hashed_and_scores_of_their_own_never():
     assert Explain(contrast="embedding").content()["contrast"] == "embedding"
     assert Explain(refine=6).content() == Explain().content()  # 03_refined hashes it
     for section in (Explain, Score):
-        assert "deciles" not in section().content()
-        assert section(deciles="spread").content()["deciles"] == "spread"
+        assert "deciles" not in section(deciles="strongest").content()
+        assert section().content()["deciles"] == "spread"
     assert Score(hard=3, fuzzing=2, threshold="prior").content() == Score().content()
     assert Score().reading() == {} and Score(threshold="prior").reading() == {"threshold": "prior"}

@@ -328,7 +328,11 @@ def test_the_specificity_needed_is_settled_at_ten_alarms(found, low, high, verdi
     table = claims.table(told).set_index("claim")
     rows = table.loc[["a specificity of 99 % is not enough to beat ablation"]]
     assert set(rows["verdict"]) == {verdict}
-    assert rows["ours"].str.contains("at 32 of 32,768 latents 99.80% [", regex=False).all()
+    assert (
+        rows["ours"]
+        .str.contains("extrapolated to 32 of 32,768 latents 99.80% [", regex=False)
+        .all()
+    )
 
 
 def test_our_own_claim_is_answered_like_the_papers(world, claimed):

@@ -42,11 +42,12 @@ def raw(tmp_path_factory) -> dict:
         write_model(folder / "model" / name, seed=seed)
     shutil.copytree(folder / "model" / "step16", folder / "model", dirs_exist_ok=True)
     corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    corpus["draw"] = "seed"  # what is asserted of chances below was seen on this draw
     shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
     return {
         "name": "tiny",
         "figures": str(folder / "figures"),
-        "subject": {"model": str(folder / "model"), "checkpoints": NAMES},
+        "subject": {"model": str(folder / "model"), "checkpoints": NAMES, "device": "cpu"},
         "corpus": corpus | shares,
         "sites": {"mlp": SITE | {"hookpoint": "layers.0.mlp", "control_windows": 30}},
         "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},

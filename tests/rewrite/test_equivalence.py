@@ -104,3 +104,17 @@ def test_losses_are_of_the_token_behind_the_window(subject, plain, rows):
     log_p = plain(rows).logits.log_softmax(-1)
     for loss, row, end in zip(found, which, ends, strict=True):
         assert loss == pytest.approx(-log_p[row, end, rows[row, end + 1]].item(), abs=1e-5)
+
+
+def test_windows_of_one_row_are_resampled_together():
+    """Each row twice is no more evidence than once; without its rows it looks like it."""
+    patched = FALLING[:, 3] + np.random.default_rng(2).normal(size=len(FALLING)) / 4
+    twice = np.repeat(FALLING, 2, axis=0), np.repeat(patched, 2)
+    rows = np.repeat(np.arange(len(patched)), 2)
+    once, by_row, apart = (
+        equivalent(FALLING, patched, STEPS, seed=0),
+        equivalent(*twice, STEPS, seed=0, units=rows),
+        equivalent(*twice, STEPS, seed=0),
+    )
+    assert (by_row.low, by_row.high) == pytest.approx((once.low, once.high))
+    assert apart.high - apart.low < 0.9 * (once.high - once.low)

@@ -6,14 +6,18 @@ import pytest
 from latent_cases import cache_of
 from report_cases import even_of, losses_in_latent_space, measured_of, odds_of
 
+from rewrite_utils.calibrate import Target
 from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.report import calibrations
 from rewrite_utils.report import studies as reported
 from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.estimates import KEPT, REFITTED
+from rewrite_utils.rewrite.floors import averaged
 from rewrite_utils.rewrite.measure import losses_of
 from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
+from rewrite_utils.simulate import screening
 from rewrite_utils.site import SiteStages, open_sites
 
 STUDIES = {
@@ -152,11 +156,14 @@ def test_screening_that_sends_all_pairs_costs_what_the_headline_costs(studied, n
         every, losses_of(here.losses, here.params.rewrite.headline, count), 1e-4
     )
     shares, _ = study_stages.screens(here.params, here.settings)
-    windows = here.settings.evaluate_windows
+    texts = {split: here.telling.windows(split) for split in ("calibrate", "evaluate")}
+    told, cut = list(here.sentences.values()), here.params.simulate.screen_cut
+    scores = screening.plausible(texts, told, by="lexical", cut=cut)
     for share in shares[:-1]:
         found = here.screened_estimates[f"{share:g} by lexical"]
-        same = [np.unique(column, return_counts=True)[1].max() for column in found.T]
-        assert min(same) >= windows - max(1, round(share * windows))
+        same = np.array([np.unique(column, return_counts=True)[1].max() for column in found.T])
+        left_out = ~screening.sent(scores, share=share, cut=cut)["evaluate"]
+        assert (same >= left_out.sum(0)).all()
         assert not np.array_equal(losses_of(table, f"{share:g} by lexical", count), every)
     arms = reported.arms({name: here.judged(table)}, reported.read_share)
     arms = arms.dropna(subset=["share"])
@@ -191,7 +198,7 @@ def test_without_alarms_the_coder_is_left(studied):
         losses_of(table, f"specificity {level:g}", len(latents), column="squared_error").mean()
         for level in STUDIES["specificities"]
     ]
-    assert errors[0] > errors[1] >= errors[2]
+    assert errors[0] > max(errors[1:])  # rare alarms at nine windows may hit a true activation
 
 
 def test_alarms_are_counted_for_every_true_activation(studied):
@@ -203,6 +210,29 @@ def test_alarms_are_counted_for_every_true_activation(studied):
         if 0 <= level < 1:
             assert row[5] == f"{level:.4f}"
     assert len(even) == 4 and (even["windows"] == 9).all()
+
+
+def test_without_a_k_no_arm_keeps_the_k_largest_and_no_break_even_is_said():
+    target = Target.from_pairs(np.zeros(2, int), np.ones(2), latents=1, total=9)
+    told = {"specificities": (0.0, 0.9), "seed": 0}
+    true = np.ones((4, 1), np.float32)
+    both, plain = (
+        studies.alarm_estimates(true, target, topk=topk, **told) for topk in (True, False)
+    )
+    assert list(plain) == [name for name in both if not name.endswith("+topk")]
+    losses = pd.DataFrame(
+        [
+            {"source": source, "count": 1, "order": "all", "window": window, "loss": window + row}
+            for row, source in enumerate(("mean", *plain))
+            for window in range(4)
+        ]
+    )
+    found = {
+        topk: reported.break_even(losses, silent_to_active=9.0, topk=topk, seed=0)
+        for topk in (False, True)
+    }
+    assert found[True].method == "undefined" and np.isnan(found[True].value)
+    assert len(reported.break_even_table({"s": found}, {"s": 9.0})) == 1
 
 
 @pytest.mark.parametrize("topk", [False, True])
@@ -365,3 +395,17 @@ def test_fewer_windows_are_fitted_on_the_first_and_leave_the_target_whole(studie
 def test_specificity_arms_are_spliced_at_the_same_windows_as_the_rewrite(studied):
     table, here = studied["mlp"].specificity, studied["mlp"]
     np.testing.assert_allclose(losses_of(table, "coder"), losses_of(here.losses, "coder"), 1e-4)
+
+
+def test_both_floors_are_measured_over_several_derangements(studied):
+    """The refitted curve of the first is the floor of the rewrite itself; the kept one can move."""
+    here = studied["mlp"]
+    count, table = len(here.simulated), here.floors
+    names = {f"{floor}{n}" for floor in (REFITTED, KEPT) for n in ("", " 2", " 3")}
+    assert set(table["source"]) == names | {"coder", "zero", "mean"}
+    same = losses_of(here.losses, REFITTED, count)
+    np.testing.assert_allclose(losses_of(table, REFITTED, count), same, 1e-3)
+    each = [losses_of(table, KEPT + number, count) for number in ("", " 2", " 3")]
+    mean = losses_of(averaged(table), KEPT, count)
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), 1e-5)
+    assert set(here.judged(averaged(table))["source"]) == {REFITTED, KEPT, "coder", "zero", "mean"}

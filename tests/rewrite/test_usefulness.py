@@ -6,7 +6,9 @@ import pytest
 import torch
 from stage_cases import SITES, finish, made
 
+from rewrite_utils.latents.cache import Windows
 from rewrite_utils.report import verdicts
+from rewrite_utils.rewrite.stage import Judge
 from rewrite_utils.rewrite.usefulness import MEAN, PREDICTED, TRUTH, usefulness
 from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.splice import GivenLatents, TrueLatents, hooked, spliced
@@ -104,3 +106,15 @@ def test_the_table_says_who_is_useful_and_no_latent_twice(ordered):
         assert sorted(whole["latent"]) == sorted(latents) and whole["sentence"].notna().all()
         said = verdicts.agreement(told, seed=0)
         assert f"(n = {len(site.simulated)} latents)" in said
+
+
+def test_windows_of_one_row_are_one_unit(ordered):
+    site = ordered["mlp"]
+    losses = pd.read_parquet(site.usefulness_stage / "losses.parquet")
+    rows = np.arange(9) // 3
+    apart, together = (usefulness(losses, seed=1, resamples=50, units=u) for u in (None, rows))
+    assert together["usefulness"].equals(apart["usefulness"])
+    assert not together["usefulness_low"].equals(apart["usefulness_low"])
+    judge = Judge(1.0, lambda split: Windows(rows, rows), site.params)
+    assert set(judge(site.losses[site.losses["window"] < 9])["rows"]) == {3, 2}
+    assert "rows" not in site.verdict

@@ -92,8 +92,10 @@ def test_the_device_is_a_word_that_torch_knows_and_not_part_of_a_key() -> None:
 
 def test_a_pass_is_as_large_as_a_gpus_free_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8e9, 16e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3e9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1e9)
     assert machine.at_once(16, each=1e12, device="cpu") == 16
-    assert machine.at_once(16, each=1e7, device="cuda") == 100
+    assert machine.at_once(16, each=1e7, device="cuda") == 125
     assert machine.at_once(16, each=1, device="cuda") == 16 * machine.MOST
     assert machine.at_once(16, each=1e12, device="cuda:0") == 1
     assert machine.free_share("cuda") == 0.5 and machine.free_share("cpu") == 0

@@ -386,6 +386,23 @@ def test_a_coder_on_this_disk_must_be_the_one_asked_for(tmp_path, has, says):
         plan(parse(RAW | {"sites": {"s": SITE | {"coder": str(tmp_path)}}}), machine=QUIET)
 
 
+@pytest.mark.parametrize("cfg", [{"k": None, "activation": "jumprelu"}, {"k": 4}])
+def test_a_coder_without_a_k_cannot_keep_the_k_largest_and_the_plan_says_what_to_change(
+    tmp_path, cfg
+):
+    (tmp_path / "cfg.json").write_text(json.dumps({"num_latents": 64, "d_in": 576} | cfg))
+    raw = RAW | {"sites": {"s": SITE | {"coder": str(tmp_path)}}}
+    plain = {"rewrite": {"calibrators": ["isotonic"], "headline": "isotonic"}}
+    without = plan(parse(raw | plain | {"studies": {"calibrators": ["isotonic"]}}), machine=QUIET)
+    assert ("has thresholds: how many latents fire is not known" in without) == (not cfg["k"])
+    if cfg["k"]:
+        assert plan(parse(raw), machine=QUIET)
+        return
+    says = r"no k, so .* take what ends in \+topk out of rewrite.calibrators \(raw\+topk, .*\); st"
+    with pytest.raises(PlanError, match=says):
+        plan(parse(raw), machine=QUIET)
+
+
 def test_hours_are_work_over_speed():
     cost = Cost("x", "", "", flops=3600 * 1e12, dtype="bfloat16")
     assert cost.hours(QUIET) == pytest.approx(1 / EFFICIENCY)

@@ -18,6 +18,7 @@ from rewrite_utils.simulate import (
     ExplanationError,
     Window,
     open_simulator,
+    rate_all,
     read_everywhere,
     read_ratings,
     reading,
@@ -101,6 +102,22 @@ def test_no_rating_can_depend_on_an_earlier_answer_or_a_later_token(
     assert long.shape == (3, 2, 5)
     np.testing.assert_allclose(long[..., :3], first, atol=2e-3)
     np.testing.assert_array_equal(read_ratings(tmp_path / "long").expected, long[..., -1])
+
+
+def test_windows_of_several_lengths_are_rated_together_and_each_as_by_itself(
+    engine: TransformersEngine,
+) -> None:
+    """The explorer's own texts and peaks: windows at the beginning of a row are shorter."""
+    simulator = open_simulator(ALL, engine)
+    windows = [Window(w.pieces[-n:]) for w, n in zip(WINDOWS, (5, 1, 3), strict=True)]
+    found = simulator.rate([(window, "colours") for window in windows])
+    assert found["everywhere"].shape == (3, 5)
+    for row, window in enumerate(windows):
+        alone, n = simulator.rate([(window, "colours")]), len(window.pieces)
+        np.testing.assert_allclose(found["everywhere"][row, -n:], alone["everywhere"][0], atol=2e-3)
+        np.testing.assert_allclose(found["expected"][row], alone["expected"][0], atol=2e-3)
+        assert np.isnan(found["everywhere"][row, :-n]).all()
+    assert np.isfinite(rate_all(simulator, windows, ["colours", "waters"]).expected).all()
 
 
 def test_what_is_shared_is_the_sentence(engine: TransformersEngine, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rewrite_utils.simulate.readers.passes import Passes
 from rewrite_utils.simulate.readers.reader import Calibrated, Reader, dense
 from rewrite_utils.simulate.readers.spaces import Remembering
 from rewrite_utils.simulate.readers.text import Block, Places, Text, by_kind, every_kind, truth
-from rewrite_utils.subject.model import spelled
+from rewrite_utils.subject.pieces import spelled
 
 KINDS = ["<bos>", *(f" w{number}" for number in range(60))]
 PER = 5

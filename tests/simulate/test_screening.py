@@ -10,7 +10,7 @@ from rewrite_utils.calibrate import CalibrationError, Target, calibrator
 from rewrite_utils.calibrate.names import CALIBRATORS
 from rewrite_utils.calibrate.screened import Screened, bin_mean
 from rewrite_utils.explain.contrast import contrast_texts, contrast_tokens
-from rewrite_utils.simulate import Window
+from rewrite_utils.simulate import Window, screening
 from rewrite_utils.simulate.judging import (
     by_place,
     compared,
@@ -110,7 +110,8 @@ def test_the_curve_ends_at_the_ratings_themselves_and_a_perfect_screen_costs_not
     expected = true + dice.normal(size=true.shape) / 2 + 2
     shares = (0.2, 0.5, 1.0)
     for screen, at_fifth in ((true + 0.0, 1.0), (-true, None)):
-        curve = screening_curve(true, expected, screen, shares=shares, seed=0, resamples=20)
+        sent = {share: most_plausible(screen, share=share) for share in shares}
+        curve = screening_curve(true, expected, sent, seed=0, resamples=20)
         rows = curve.set_index(["statistic", "share"])["value"]
         assert rows["AUROC", 1.0] == pytest.approx(auroc_value(true > 0, expected))
         assert rows["firings sent", 1.0] == 1
@@ -119,6 +120,33 @@ def test_the_curve_ends_at_the_ratings_themselves_and_a_perfect_screen_costs_not
         else:
             assert rows["firings sent", 0.2] < 0.2 and rows["AUROC", 0.2] < rows["AUROC", 1.0]
     assert (curve["sent"] == [share * 200 for share in shares for _ in range(3)]).all()
+
+
+def test_a_cut_is_fixed_on_calibrate_windows_and_holds_at_every_other():
+    """A quota would send the same share of a text in which nothing is plausible."""
+    dice = np.random.default_rng(4)
+    scores = {"calibrate": dice.random((40, 3)), "evaluate": dice.random((200, 3)) / 2}
+    quota = screening.sent(scores, share=0.25, cut="each")
+    cut = screening.sent(scores, share=0.25, cut="calibrate")
+    assert (cut["calibrate"] == quota["calibrate"]).all()
+    assert (quota["evaluate"].sum(0) == 50).all() and not cut["evaluate"].any()
+    alone = {"calibrate": scores["calibrate"], "evaluate": scores["evaluate"][:1]}
+    assert (
+        screening.sent(alone, share=0.25, cut="calibrate")["evaluate"] == cut["evaluate"][0]
+    ).all()
+
+
+def test_of_equal_scores_a_cut_takes_all_or_none_whichever_is_nearer():
+    scores = np.array([[1.0, 0.0], [0.5, 0.0], [0.5, 0.0], [0.0, 0.0]])
+    assert screening.cuts(scores, share=0.25).tolist() == [1.0, np.nextafter(0, 1)]
+    assert screening.cuts(scores, share=0.75).tolist() == [0.5, 0.0]
+    assert (screening.cuts(scores, share=1.0) == 0).all()
+
+
+def test_ranks_among_calibrate_windows_do_not_depend_on_the_other_windows():
+    own, among = np.array([[3.0], [1.0], [1.0]]), np.array([[1.0], [2.0], [4.0]])
+    assert screening._ranks(own, among).ravel().tolist() == [2.5, 1.0, 1.0]
+    assert screening._ranks(own, own).ravel().tolist() == [3.0, 1.5, 1.5]
 
 
 def test_places_of_the_window_are_judged_apart():

@@ -31,7 +31,7 @@ from rewrite_utils.simulate import (
     simulate,
 )
 from rewrite_utils.simulate.prompt import FILES
-from rewrite_utils.subject.model import token_texts
+from rewrite_utils.subject.pieces import token_texts
 
 TOKENIZER = chatting_tokenizer()
 WORDS = ["red", "sea", "the"]

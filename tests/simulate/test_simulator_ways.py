@@ -10,9 +10,8 @@ from rewrite_utils.llm.protocol import EngineDied, Usage
 from rewrite_utils.params import Simulate
 from rewrite_utils.report import forests, ratings, tables
 from rewrite_utils.runs.run import Run
-from rewrite_utils.simulate import Part
+from rewrite_utils.simulate import Part, screening
 from rewrite_utils.simulate.__main__ import main
-from rewrite_utils.simulate.screening import most_plausible, plausibility
 from rewrite_utils.simulate.ways import WAYS
 from rewrite_utils.site import open_sites
 
@@ -112,15 +111,16 @@ def test_the_screening_curve_needs_no_llm(asking):
 def test_a_screened_run_asks_its_share_and_goes_through_to_the_verdict(asking):
     changed = {"simulate__screen": 0.4, "simulate__screen_by": "lexical"}
     llm, site = asking(**changed)
-    for split, windows in (("calibrate", 9), ("evaluate", 5)):
-        texts = site.telling.windows(split)
-        scores = plausibility(texts, list(site.sentences.values()), by="lexical")
-        sent = most_plausible(scores, share=0.4)
-        np.testing.assert_array_equal(site.sent(split), sent)
-        np.testing.assert_array_equal(np.isnan(site.ratings(split).expected), ~sent)
-        assert (sent.sum(0) == round(0.4 * windows)).all()
+    texts = {split: site.telling.windows(split) for split in ("calibrate", "evaluate")}
+    told = list(site.sentences.values())
+    scores = screening.plausible(texts, told, by="lexical", cut="calibrate")
+    sent = screening.sent(scores, share=0.4, cut="calibrate")
+    for split, which in sent.items():
+        np.testing.assert_array_equal(site.sent(split), which)
+        np.testing.assert_array_equal(np.isnan(site.ratings(split).expected), ~which)
+    assert (sent["calibrate"].sum(0) == round(0.4 * 9)).all()
     asked = sum("«" in text for text in llm.texts)
-    assert asked == len(site.sentences) * (round(0.4 * 9) + round(0.4 * 5))
+    assert asked == sum(int(which.sum()) for which in sent.values())
     estimates = site.estimates
     for name in site.params.rewrite.calibrators:
         values = estimates[name].values

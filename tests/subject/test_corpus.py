@@ -114,6 +114,18 @@ def test_the_order_of_the_source_does_not_matter(make):
     assert all(torch.equal(one.rows(split), other.rows(split)) for split in SPLITS)
 
 
+def test_a_draw_of_its_own_reorders_every_split_but_train_and_moves_no_document(make, tokenizer):
+    """So the first rows of one run are not those of another; its coder is the same."""
+    plain, drawn = make(), make(draw=7)
+    assert torch.equal(plain.rows("train"), drawn.rows("train"))
+    for split in SHARED:
+        assert not torch.equal(plain.rows(split)[:3], drawn.rows(split)[:3])
+    placed = [assign([TEXTS], SHARES, seed=1, draw=draw) for draw in (None, 7)]
+    homes = [{name: {p.index for p in found} for name, found in each.items()} for each in placed]
+    assert homes[0] == homes[1]
+    assert assign([TEXTS], SHARES, seed=1, draw=1) == assign([TEXTS], SHARES, seed=1)
+
+
 def test_max_rows_takes_the_first_rows(make):
     whole, capped = make(), make(max_rows={"train": 3, "score": 10_000})
     assert torch.equal(capped.rows("train"), whole.rows("train")[:3])

@@ -1,6 +1,5 @@
 """The whole series with the subject on another device than the text and the estimates."""
 
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,17 +18,14 @@ from rewrite_utils.site import open_sites
 from rewrite_utils.subject import stage as reading
 from rewrite_utils.subject.model import load_subject
 
-GPU = torch.cuda.is_available()
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a real one, which make check-gpu compares"
+)
 
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A GPU: the machine's own if there is one, else a pretended one."""
     reading.loaded.cache_clear()
-    if GPU:
-        yield
-        reading.loaded.cache_clear()
-        return
     rates = {"float32": 2e12, "bfloat16": 2e12}
     monkeypatch.setattr(machine, "product_rates", lambda device="cpu": rates)
     for name, value in {
@@ -44,7 +40,6 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     reading.loaded.cache_clear()
 
 
-@pytest.mark.skipif(GPU, reason="there is a real one")
 def test_the_pretended_device_keeps_far_from_near(far: None) -> None:
     tensor = torch.arange(6.0).to("cuda")
     assert tensor.device == FAR and (tensor + 1).device == FAR
@@ -62,9 +57,6 @@ def test_the_whole_run_is_the_same_on_another_device(
     world: World, far: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("far")
-    if GPU:  # a coder that is trained there in TF32 is another one
-        for stage in (world.run.folder / "stages").glob("01_coder*"):
-            shutil.copytree(stage, folder / "stages" / stage.name)
     sites = open_sites(world.again(folder, subject__device="auto"))
     for name, site in sites.items():
         assert site.subject.device == FAR and site.coder.W_dec.device == FAR
@@ -91,7 +83,5 @@ def test_the_whole_run_is_the_same_on_another_device(
 
 
 def test_a_device_that_is_not_there_is_named(world: World) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
     with pytest.raises(ValueError, match=r"subject.device.*cuda.*cpu"):
         load_subject(world.raw["subject"]["model"], device="cuda")

@@ -63,10 +63,18 @@ def fit(site: SiteStages, folder: str) -> TrainingResult:
 
 
 def _device(asked: str) -> str:
-    """The GPU of this process, by its number on the machine; the CPU where that is meant."""
+    """The GPU of this process, by its number on the machine; the CPU where that is meant.
+
+    ValueError where there are more processes than GPUs.
+    """
     if device(asked) == "cpu":
         return "cpu"
-    place = int(os.environ.get("LOCAL_RANK", 0))
+    place, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if place >= there:
+        raise ValueError(
+            f"torchrun's process {place} has no GPU of its own, torch sees {there}: lower "
+            "--nproc-per-node"
+        )
     torch.cuda.set_device(place)
     return f"cuda:{place}"
 

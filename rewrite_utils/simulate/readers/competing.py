@@ -75,8 +75,11 @@ class Competing:
         others, own = np.maximum(np.delete(scores, latent, axis=1), 0), np.maximum(own, 0)
         rank = np.stack([_rank(one, others, latent) for one in own.T], axis=1)
         total = others.sum(1, keepdims=True) + own
-        ranked = -np.sort(-others, axis=1)[:, : NINTH + 1]
         last = min(NINTH, others.shape[1])
+        if last < others.shape[1]:  # the first of the order are enough, of thousands
+            ranked = -np.sort(np.partition(-others, last, axis=1)[:, : last + 1], axis=1)
+        else:
+            ranked = -np.sort(-others, axis=1)
         below, above = (ranked[:, [at]] if 0 <= at < ranked.shape[1] else end
                         for at, end in ((last, -np.inf), (last - 1, np.inf)))  # fmt: skip
         ninth = np.maximum(below, np.minimum(own, above))

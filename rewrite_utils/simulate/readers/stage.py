@@ -5,7 +5,7 @@ Also the texts that are read, as readers see them, and what the features are mad
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import Calibrated, CrossFitted, Readable, Reader
 from rewrite_utils.simulate.readers.spaces import Space, input_spaces, sentence_space
 from rewrite_utils.simulate.readers.text import Text, truth
-from rewrite_utils.subject.model import Subject, spelled
+from rewrite_utils.subject.model import Subject
+from rewrite_utils.subject.pieces import spelled
 
 COUNTED = "latents.json"
 """By arm, the latents that it reads."""
@@ -85,7 +86,7 @@ def make_readers(
     name: str,
 ) -> dict[str, Any]:
     """Fit every arm's reader on other latents, and its curves on all calibrate tokens."""
-    given, asked = first_rows(cache("calibrate"), params.readers.calibrate_rows), params.readers
+    given = first_rows(cache("calibrate"), params.readers.calibrate_rows)
     text, true = text_of(given.tokens, subject), truth(given)
     groups = clusters(coder.W_dec.detach().float().cpu().numpy())
     read = {}
@@ -96,15 +97,29 @@ def make_readers(
         if (folder / _file(arm)).exists():
             continue
         said, own = [told[one] for one in latents.tolist()], true[:, latents]
-        made = features(parse_arm(arm), senses)
-        how = Reader(made, trees=asked.trees, pairs=asked.pairs, seed=params.seed)
-        reader: Readable = how.cross_fit(said, text, own, groups[latents], folds=asked.folds)
-        if parse_arm(arm).together:
-            reader = Competing.fit(reader, said, text, own, seed=params.seed)
-        fitted = Calibrated.fit(reader, said, text, own)
+        fitted = fit(arm, said, text, own, groups[latents], senses, params)
         keeping.write(folder / _file(arm), Kept(fitted, latents, parse_arm(arm).level))
     (folder / COUNTED).write_text(json.dumps(read), "utf-8")
     return {"latents": {arm: len(latents) for arm, latents in read.items()}}
+
+
+def fit(
+    arm: str,
+    said: Sequence[str],
+    text: Text,
+    true: csr_array,
+    groups: Int[ndarray, " latent"],
+    senses: Senses,
+    params: Params,
+) -> Calibrated:
+    """An arm's reader of these descriptions: each latent's is fitted on other groups' latents."""
+    asked = params.readers
+    made = features(parse_arm(arm), senses)
+    how = Reader(made, trees=asked.trees, pairs=asked.pairs, seed=params.seed)
+    reader: Readable = how.cross_fit(said, text, true, groups, folds=asked.folds)
+    if parse_arm(arm).together:
+        reader = Competing.fit(reader, said, text, true, seed=params.seed)
+    return Calibrated.fit(reader, said, text, true)
 
 
 def readers_hashes(*, params: Params, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice.context import Hook, keep, require_fit
 from rewrite_utils.subject.splice.resuming import continued
 from rewrite_utils.subject.splice.sources import Coder, Site, Source
+from rewrite_utils.subject.splice.whole_rows import Grids, whole_row_losses
 
 TOKENS = 256  # patched tokens passed at once on a CPU: 50 MB of logits at 50,000 words
 
@@ -94,8 +95,16 @@ def arm_losses(
     require_fit(subject, coder, hookpoint)
     tokens, mask = tokens or subject.tokens_at_once(on_cpu=TOKENS), positions.cpu()
     _require_scorable(mask)
-    loss, kl, error = (torch.full((*rows.shape, len(sources)), torch.nan) for _ in range(3))
-    base = torch.full(rows.shape, torch.nan)
+    if not subject.resumes or not subject.sees_all(rows.shape[1]):
+        if later:
+            raise NotImplementedError(
+                f"{subject.name!r} cannot be spliced at several layers at once: its tokens are not "
+                "passed through the layers above alone (sliding attention, or another "
+                "architecture); rewrite one layer at a time, or shorten corpus.row_tokens"
+            )
+        found = whole_row_losses(subject, coder, hookpoint, sources, rows, mask)
+        return _scored(found, mask)
+    loss, base, kl, error = grids = Grids.empty(rows, len(sources))
     for these, where in _rectangles(mask, len(sources), tokens):
         part = rows[these].to(subject.device)
         clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
@@ -104,12 +113,16 @@ def arm_losses(
         squares = (arms - site.outputs[:, None]).square().sum(-1)
         outputs = arms.unflatten(0, where.shape).to(clean.after)
         above = functools.partial(later, these) if later else None
-        found = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
+        patched = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
         at = these[:, None], where
-        loss[at], base[at], kl[at] = (x.cpu() for x in found)
+        loss[at], base[at], kl[at] = (x.cpu() for x in patched)
         error[at] = squares.unflatten(0, where.shape).cpu()
-    scored = PatchedLosses(loss[mask], base[mask], kl[mask])
-    return ArmLosses(scored, error[mask], *mask.nonzero(as_tuple=True))
+    return _scored(grids, mask)
+
+
+def _scored(found: Grids, mask: Bool[Tensor, "batch pos"]) -> ArmLosses:
+    losses = PatchedLosses(found.loss[mask], found.base[mask], found.kl[mask])
+    return ArmLosses(losses, found.error[mask], *mask.nonzero(as_tuple=True))
 
 
 def _site(
@@ -167,8 +180,6 @@ def _clean_pass(
         logits, cache = subject.bridge(
             rows[:, : int(where.max()) + 1], return_type="logits_and_cache", use_cache=True
         )
-    if any(layer.is_sliding for layer in cache.layers):
-        raise NotImplementedError(f"{subject.name!r} has sliding-window attention: use spliced()")
     inputs, outputs, stream = (kept[name][batch, where].float() for name in names)
     log_p = logits[0].unflatten(0, where.shape).float().log_softmax(-1)
     return Clean(cache, inputs, outputs, stream, log_p)

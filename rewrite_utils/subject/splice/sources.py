@@ -142,7 +142,8 @@ class GivenLatents:
         if self.topk and coder.k is None:
             raise ValueError(
                 "the paper's top k after the overwrite needs a TopK coder, and this one has "
-                "thresholds: leave out the arms that end in '+topk'"
+                "thresholds: take what ends in +topk out of rewrite.calibrators, rewrite.headline "
+                "and studies.calibrators"
             )
         k = coder.k if self.topk else None
         return coder.decode_dense(mix(true, site.take(self.values), chosen, k=k), site.inputs)
