@@ -19,6 +19,7 @@ TORCH := torch==2.13.0
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+INSTALL := $(BIN)/python requirements/install.py
 # One stamp for one content of lock and pyproject.toml: a second `make env` does nothing.
 STAMP := .venv/made-$(shell cat $(LOCK) pyproject.toml | cksum | tr -c '0-9\n' '-')
 
@@ -46,13 +47,13 @@ $(STAMP):
 	  $$python -m venv .venv
 	fi
 	rm -f .venv/made-*
-	echo "env: installing $(TORCH)"
-	$(PIP) install "$(TORCH)"
-	echo "env: installing the $$(wc -l < $(LOCK) | tr -d ' ') packages of $(LOCK)"
-	$(PIP) install --no-deps --requirement $(LOCK)
-	echo "env: installing this package, editable"
+	echo "env: [1/4] $(TORCH) and what it needs"
+	$(INSTALL) --constraint $(LOCK) "$(TORCH)"
+	echo "env: [2/4] the $$(wc -l < $(LOCK) | tr -d ' ') packages of $(LOCK)"
+	$(INSTALL) --no-deps --requirement $(LOCK)
+	echo "env: [3/4] this package, editable"
 	$(PIP) install --no-deps --no-build-isolation --editable .
-	echo "env: checking that all of it is there"
+	echo "env: [4/4] checking that all of it is there"
 	$(BIN)/python requirements/check.py $(LOCK)
 	touch $@
 

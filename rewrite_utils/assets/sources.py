@@ -12,6 +12,7 @@ from datasets import ReadInstruction, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
 from rewrite_utils.assets.catalogue import ASSETS, is_embedded, nearest
+from rewrite_utils.assets.hub import reason
 from rewrite_utils.assets.store import documents
 from rewrite_utils.params import placed
 
@@ -47,6 +48,8 @@ def source_texts(source: str) -> Sequence[str | None]:
         raise ValueError(f"source {source!r} {error}") from error
     except (OSError, ValueError, RuntimeError) as error:
         embedded = [asset.name for asset in ASSETS if asset.kind == "text"]
+        if why := reason(error):
+            raise ValueError(f"source {source!r} {why}{nearest(name, embedded)}") from error
         raise ValueError(
             f"source {source!r} is neither embedded text nor a data set on the hub or in a folder "
             f"(the loader said: {error}){nearest(name, embedded)}"

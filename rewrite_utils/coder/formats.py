@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rewrite_utils.assets.hub import reason
 from rewrite_utils.coder.config import BiasConvention, CoderConfig
 from rewrite_utils.coder.sparse import SparseCoder, read_cfg, readable
 from rewrite_utils.params import placed
@@ -92,10 +93,11 @@ def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:
         pattern = f"{hookpoint}/*"
         return Path(snapshot_download(name, revision=revision, allow_patterns=pattern))
     except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"coder {name!r} is no folder here, and could not be fetched as a hub name "
-            f"({type(error).__name__}); give a coder's folder, or run where the hub is reachable"
-        ) from error
+        why = reason(error, revision or "") or (
+            f"could not be fetched as a hub name ({type(error).__name__}); give a coder's folder, "
+            "or run where the hub is reachable"
+        )
+        raise FileNotFoundError(f"coder {name!r} is no folder here, and {why}") from error
 
 
 def _from_saelens(folder: Path, hookpoint: str) -> tuple[CoderConfig, dict[str, Tensor]]:

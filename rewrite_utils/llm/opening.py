@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from rewrite_utils.assets.hub import from_hub
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.lengths import beyond
 from rewrite_utils.params import LLM
@@ -24,7 +25,8 @@ EXTRAS = {"vllm": "simulator-cpu (simulator with CUDA)", "ray": "ray"}
 @functools.cache
 def engine(llm: LLM) -> Engine:
     """The engine of one LLM section, opened once a process: all sites of a notebook share it."""
-    return open_engine(llm)
+    with from_hub("model", llm.model):
+        return open_engine(llm)
 
 
 def open_engine(llm: LLM) -> Engine:

@@ -19,6 +19,7 @@ from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.hub import from_hub
 from rewrite_utils.runs import machine
 
 
@@ -131,7 +132,7 @@ def load_subject(
         raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
     device = machine.device(device)
     folder = model_folder(name, revision or "")
-    with _quiet():
+    with _quiet(), from_hub("model", name, revision or ""):
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
         model = AutoModelForCausalLM.from_pretrained(
             folder, revision=revision or "main", dtype=number, attn_implementation="eager"

@@ -63,7 +63,7 @@ def engine(cluster: None, folder: str) -> Iterator[RayEngine]:
 
 def spread(folder: str, *, workers: int) -> LLM:
     """The settings of one engine, over so many workers."""
-    same = {"dtype": "float32", "context": 4096, "threads": 1, "memory_gb": 0.5}
+    same = {"dtype": "float32", "context": 2048, "threads": 1, "memory_gb": 0.5}
     return LLM(model=folder, engine="ray", worker_engine="transformers", workers=workers, **same)
 
 

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rewrite_utils.assets import model_folder
+from rewrite_utils.assets.hub import from_hub
 from rewrite_utils.llm.embedding import Embed, embedder
 
 INPUTS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
@@ -91,7 +92,9 @@ class _Embedded(NamedTuple):
     def load(cls, model: str) -> "_Embedded":
         folder = model_folder(model)
         if not Path(folder).is_dir():
-            folder = snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+            parts = ["*.json", "*.safetensors", "*.txt"]
+            with from_hub("model", model):
+                folder = snapshot_download(folder, allow_patterns=parts)
         matrix = _inputs(Path(folder))
         return cls(matrix, AutoTokenizer.from_pretrained(folder), *_whitening(matrix))
 
