@@ -101,7 +101,7 @@ def main() -> None:
     features = (
         Lexical(),
         Likeness(sentence_space()),
-        Plain(dict(zip(fit.kinds, fit.counts, strict=True))),
+        Plain(dict(zip(fit.kinds, fit.counts.tolist(), strict=True))),
     )
     fitted = Reader(features, trees=40, leaves=15).fit(others, fit, true, np.arange(FITTED))
     lap("fit the regression on other latents")

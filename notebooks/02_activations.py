@@ -74,7 +74,7 @@ read = x - coder.b_dec if coder.config.shifts_input else x
 answers = read @ coder.W_enc.T + coder.b_enc  # [pos latent]
 bar = coder.threshold if coder.k is None else answers.topk(coder.k).values[:, -1:]
 along = (torch.relu(answers) * (answers >= bar))[:, latent].cpu().numpy()
-along[0] = 0  # the BOS is left out of everything
+along[~cache.counted[row]] = 0  # the BOS and control tokens are left out of everything
 print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.max():.1f}")
 
 # %% [markdown]

@@ -51,7 +51,7 @@ def told(
     energy: Float[ndarray, " latent"],
     cache: Caches,
     params: Params,
-) -> Int[ndarray, " latent"]:
+) -> Int[ndarray, " told"]:
     """The latents that an LLM describes: the described ones, and those that carry most."""
     shown = read_latents[cache("explain").counts[read_latents] >= params.explain.min_firings]
     ranked = shown[np.argsort(-energy[shown], kind="stable")]

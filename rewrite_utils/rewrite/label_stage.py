@@ -94,7 +94,7 @@ def r_squared(
     cache: LatentCache,
     latents: Int[ndarray, " latent"],
     said: Float[ndarray, "row pos latent"],
-    means: Float[ndarray, " latent"],
+    means: Float[ndarray, " width"],
 ) -> Float[ndarray, " latent"]:
     """1 − Σ(a − â)² / Σ(a − ā)² of each latent over all tokens that count; ā of calibrate rows."""
     true = truth(cache)[:, latents].toarray().reshape(said.shape)

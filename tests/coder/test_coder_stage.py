@@ -33,9 +33,9 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("coders")
     shutil.copytree(tiny_folder, folder / "model")
     tokenizer_with_chat(tiny_tokenizer()).save_pretrained(folder / "model")
-    corpus["draw"] = "seed"  # what is asserted of chances below was seen on this draw
     shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
     corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    corpus["draw"] = "seed"  # what is asserted of chances below was seen on this draw
     return {
         "name": "tiny",
         "subject": {"model": str(folder / "model"), "collect_dtype": "", "device": "cpu"},

@@ -256,7 +256,7 @@ def test_a_coder_without_k_cannot_keep_the_k_largest_and_says_so():
     assert torch.equal(TrueLatents().output(site), coder(example["x"]))
     true = GivenLatents(example["z"][:, None].expand(-1, 2, -1))
     torch.testing.assert_close(true.output(site), example["y"], atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"leave out the arms that end in '\+topk'"):
+    with pytest.raises(ValueError, match=r"this one has thresholds: take what ends in \+topk"):
         dataclasses.replace(true, topk=True).output(site)
 
 

@@ -199,7 +199,7 @@ def test_a_server_that_dies_midway_loses_nothing(server: Server, tmp_path: Any) 
 
 def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
     llm = LLM(model="some/model", context=512, memory_gb=1.5)
-    said = serving.command(llm, folder="/weights", port=8123, dtype="float32", free=0)
+    said = serving.command(llm, folder="/weights", port=8123, dtype="float32", free=0.0)
     pairs = dict(itertools.pairwise(said))
     assert pairs["--host"] == "127.0.0.1" and pairs["--port"] == "8123"
     assert pairs["--model"] == "/weights" and pairs["--served-model-name"] == "some/model"
@@ -215,7 +215,7 @@ def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
 
 def test_vllm_takes_its_share_of_what_is_free_and_a_batch_holds_the_longest_prompt() -> None:
     given = {"dtype": "bfloat16", "max_tokens": 9000, "memory_gb": 0}
-    here, there = (settings("m", **given, free=free) for free in (0, 0.5))
+    here, there = (settings("m", **given, free=free) for free in (0.0, 0.5))
     assert here["kv_cache_memory_bytes"] == 2 * 2**30
     assert "kv_cache_memory_bytes" not in there and there["gpu_memory_utilization"] == 0.45
     assert here["max_num_batched_tokens"] == there["max_num_batched_tokens"] == 9000

@@ -222,7 +222,13 @@ def test_without_a_k_no_arm_keeps_the_k_largest_and_no_break_even_is_said():
     assert list(plain) == [name for name in both if not name.endswith("+topk")]
     losses = pd.DataFrame(
         [
-            {"source": source, "count": 1, "order": "all", "window": window, "loss": window + row}
+            {
+                "source": source,
+                "count": 1,
+                "order": "all",
+                "window": window,
+                "loss": float(window + row),
+            }
             for row, source in enumerate(("mean", *plain))
             for window in range(4)
         ]

@@ -7,6 +7,7 @@ import torch
 from stage_cases import SITES, finish, made
 
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.stage import Drawn
 from rewrite_utils.report import verdicts
 from rewrite_utils.rewrite.stage import Judge
 from rewrite_utils.rewrite.usefulness import MEAN, PREDICTED, TRUTH, usefulness
@@ -115,6 +116,11 @@ def test_windows_of_one_row_are_one_unit(ordered):
     apart, together = (usefulness(losses, seed=1, resamples=50, units=u) for u in (None, rows))
     assert together["usefulness"].equals(apart["usefulness"])
     assert not together["usefulness_low"].equals(apart["usefulness_low"])
-    judge = Judge(1.0, lambda split: Windows(rows, rows), site.params)
+
+    class Shared(Drawn):
+        def __call__(self, split):
+            return Windows(rows, rows)
+
+    judge = Judge(1.0, Shared(site.cache, site.settings, site.params), site.params)
     assert set(judge(site.losses[site.losses["window"] < 9])["rows"]) == {3, 2}
     assert "rows" not in site.verdict

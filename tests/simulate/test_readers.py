@@ -65,7 +65,8 @@ def sparse(acts):
 @pytest.fixture(scope="module")
 def learned():
     text, acts, told = world(0)
-    features = (Lexical(), Likeness(SPACE), Plain(dict(zip(text.kinds, text.counts, strict=True))))
+    common = dict(zip(text.kinds, text.counts.tolist(), strict=True))
+    features = (Lexical(), Likeness(SPACE), Plain(common))
     reader = Reader(features, trees=30).cross_fit(told, text, sparse(acts), np.arange(12), folds=3)
     return Calibrated.fit(reader, told, text, sparse(acts)), told
 

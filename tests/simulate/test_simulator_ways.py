@@ -50,7 +50,8 @@ def test_new_options_leave_finished_stages_as_they_are(world):
     assert set(later) == {
         *("window_tokens", "first_position", "last_position", "show_rate", "show_score", "align")
     }
-    assert Simulate(screen=0.5).content() == later | {"screen": 0.5}
+    cut = {"screen": 0.5, "screen_cut": "calibrate"}
+    assert Simulate(screen=0.5).content() == later | cut
     assert Simulate(layout="original").content() == later | {"layout": "original"}
 
 

@@ -53,7 +53,7 @@ class Senses(NamedTuple):
 
     spaces: Mapping[str, Space]
     """Spaces of words: "input", "whitened", "minilm"."""
-    common: Mapping[str, float]
+    common: Mapping[str, int]
     """How often each kind of token occurs in training text."""
     states: States
     """The LLM's states at every place of a text."""

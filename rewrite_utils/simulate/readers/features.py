@@ -151,7 +151,7 @@ class OwnWords(Unfitted):
 class Plain(Unfitted):
     """What is known without comparing: how common the token is, and how much is listed."""
 
-    common: Mapping[str, float]
+    common: Mapping[str, int]
     """How often each kind of token occurs in some text of the sort that is read."""
     name: str = "plain"
     rising: int = 0

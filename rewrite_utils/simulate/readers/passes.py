@@ -92,7 +92,6 @@ class Passes:
             raise ValueError(f"the LLM's tokenizer has no token for the word {word!r}")
         return ids[0]
 
-    @torch.inference_mode()
     def _read(self, text: Text, start: int) -> Iterator[Float[torch.Tensor, "pos d"]]:
         """The states of one block's rows, bfloat16: each place's is that of the LLM's token that
         stands for it."""
@@ -108,7 +107,9 @@ class Passes:
             ends = np.array([end for _, end in given["offset_mapping"]])
             at = np.searchsorted(ends, np.cumsum([len(p) for p in pieces]), side="right") - 1
             ids = torch.tensor([given["input_ids"]], device=model.device)
-            yield model.base_model(ids).last_hidden_state[0][at.clip(0)].bfloat16().cpu()
+            with torch.inference_mode():
+                states = model.base_model(ids).last_hidden_state[0]
+            yield states[at.clip(0)].bfloat16().cpu()
 
 
 def opened(llm: LLM, folder: Path) -> Passes:
