@@ -46,7 +46,7 @@ def read_latents(*, totals: TokenTotals, params: Params) -> Int[ndarray, " laten
 
 def told(
     *,
-    read_latents: Int[ndarray, " latent"],
+    read_latents: Int[ndarray, " read"],
     described: Int[ndarray, " described"],
     energy: Float[ndarray, " latent"],
     cache: Caches,
@@ -124,7 +124,7 @@ TOLD = Declared(
 
 def level_records(
     *,
-    read_latents: Int[ndarray, " latent"],
+    read_latents: Int[ndarray, " read"],
     totals: TokenTotals,
     told_more: pd.DataFrame,
     explanations: pd.DataFrame,

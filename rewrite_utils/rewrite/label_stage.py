@@ -74,7 +74,7 @@ def make_benchmark(
     read = {key: _read(reader, said[key], asked, subject) for key, reader in readers.items()}
     says = {key: _says(latents, values) for key, values in read.items()}
     says[MEAN] = layer.whole_mean(latent_means, latents)
-    how = {"name": f"{name}, labels", "masked": corpus.masked}
+    how = {"name": f"{name}, labels", "masked": corpus.masked, "whole": {*says, layer.CODER}}
     losses = layer.measure(subject, hookpoint, coder, asked.tokens, says, output_mean, **how)
     fits = {key: r_squared(asked, latents, values, latent_means) for key, values in read.items()}
     _verdict(losses, fits, params).to_parquet(folder / FILE)

@@ -38,7 +38,7 @@ class Says(NamedTuple):
     """What the latents it does not know are given where the whole layer is replaced."""
 
 
-def whole_mean(means: Float[ndarray, " latent"], latents: Int[ndarray, " latent"]) -> Says:
+def whole_mean(means: Float[ndarray, " latent"], latents: Int[ndarray, " read"]) -> Says:
     """Mean ablation of some latents."""
     row = means[latents].astype(np.float32)
     return Says(latents, lambda part: np.broadcast_to(row, (part.stop - part.start, 1, len(row))))
@@ -113,7 +113,7 @@ def _given(
     return GivenLatents(values, substituted(one.latents, width))
 
 
-def substituted(latents: Int[ndarray, " latent"], width: int) -> Bool[Tensor, " latent"]:
+def substituted(latents: Int[ndarray, " read"], width: int) -> Bool[Tensor, " latent"]:
     """Which columns these are."""
     mask = torch.zeros(width, dtype=torch.bool)
     mask[torch.from_numpy(latents)] = True

@@ -229,7 +229,7 @@ def token_reader(
 
 
 def exchanged(
-    *, read_latents: Int[ndarray, " latent"], energy: Float[ndarray, " latent"]
+    *, read_latents: Int[ndarray, " read"], energy: Float[ndarray, " latent"]
 ) -> tuple[int, int]:
     """The two latents that carry most of the output among those that are read."""
     one, other = read_latents[np.argsort(-energy[read_latents], kind="stable")][:2]

@@ -214,7 +214,7 @@ def test_serving_starts_the_simulator_of_the_parameters_on_loopback() -> None:
 
 
 def test_vllm_takes_its_share_of_what_is_free_and_a_batch_holds_the_longest_prompt() -> None:
-    given = {"dtype": "bfloat16", "max_tokens": 9000, "memory_gb": 0}
+    given = {"dtype": "bfloat16", "max_tokens": 9000, "memory_gb": 0.0}
     here, there = (settings("m", **given, free=free) for free in (0.0, 0.5))
     assert here["kv_cache_memory_bytes"] == 2 * 2**30
     assert "kv_cache_memory_bytes" not in there and there["gpu_memory_utilization"] == 0.45
