@@ -79,7 +79,7 @@ def dense(split):
 true, words = dense("calibrate")
 grade = np.vectorize(lambda word: strength.get(word, "not listed"))(words)
 means = {name: true[grade == name].mean() for name in np.unique(grade)}
-print({name: round(float(mean), 3) for name, mean in means.items()})
+print({str(name): round(float(mean), 3) for name, mean in means.items()})
 
 # %%
 true, words = dense("evaluate")
@@ -115,7 +115,7 @@ for axis, (name, verdict) in zip(axes, verdicts.items(), strict=True):
         xlabel="share of the range that is recovered; right is better (1: as the coder)",
         title=f"{name}: {place}, {most} latents",
     )
-axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3)
+figures.shared_legend(figure)
 figures.keep(made, "13_layers", figure, whole, unit="row", n=int(whole["rows"].max()))
 
 # %%

@@ -58,7 +58,8 @@ def forest(axes: Axes, verdict: pd.DataFrame, *, value: str, xlabel: str, title:
         for place, source in enumerate(order[::-1]):
             style = {"color": PALETTE[number], "lw": 1.6, "marker": "os^v"[number], "ms": 4}
             whisker(axes, place - offset, part.loc[source], value, style)
-        label = f"{TEXT.get(text, text)} (n = {int(part['rows'].max())} rows)"
+        foreign = text.removeprefix("embedded/") + ", a foreign text"
+        label = f"{TEXT.get(text, foreign)} (n = {int(part['rows'].max())} rows)"
         axes.plot([], [], "os^v"[number], color=PALETTE[number], label=label)
     for at in (0, 1):
         axes.axvline(at, color="#222222", lw=0.8, ls="-" if at == 0 else ":")
