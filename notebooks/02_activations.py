@@ -83,7 +83,7 @@ print(f"fires on {(along > 0).sum()} of {len(along) - 1} tokens, at most {along.
 
 # %%
 length = 24
-peak = int(np.argsort(along)[-1])
+peak = int(np.argsort(-along, kind="stable")[0])  # of equal ones the first
 end = min(max(peak + length // 3, length), len(along) - 1)  # the window's last token
 window = slice(end - length + 1, end + 1)
 texts = site.texts(cache.tokens[row, window])
