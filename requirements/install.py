@@ -1,5 +1,4 @@
-"""Installs packages with uv, which shows how far it is and takes a fraction of pip's time; with pip
-where uv cannot be had.
+"""Installs packages with uv, which shows how far it is; with pip where uv cannot be had.
 
 ``python requirements/install.py --no-deps --requirement LOCK``: arguments as pip install takes. uv
 looks where pip is told to look (its files and variables are handed on), so both find the same
