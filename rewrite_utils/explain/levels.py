@@ -26,8 +26,6 @@ from rewrite_utils.latents.stage import Caches
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.latents.words import Word, count_words
 from rewrite_utils.llm import opening
-from rewrite_utils.llm.lengths import asked as asked_of
-from rewrite_utils.llm.lengths import explain_prompt, explain_wording
 from rewrite_utils.params import Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
@@ -99,17 +97,8 @@ def told_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -
     count = (params.readers.told or settings.latents) - latent_count(settings)
     if not settings.reader or count <= 0 or _elsewhere(params):
         return None
-    one = explain_prompt(params) + params.explain.max_tokens
-    return asked_of(
-        params.explainer,
-        "13_told",
-        name,
-        f"{count:,} sentences more, for the readers",
-        tokens=explain_wording(params) + count * one,
-        sent=count * (explain_wording(params) + one),
-        answers=count,
-        storage=2000 * count,
-    )
+    what = f"{count:,} sentences more, for the readers"
+    return explaining.sentences_cost("13_told", name, what, params, count)
 
 
 TOLD = Declared(

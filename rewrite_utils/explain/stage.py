@@ -225,13 +225,19 @@ def explanations_cost(*, params: Params, settings: Site, name: str, model: Model
     count, explain = latent_count(settings), params.explain
     if origin := explain.delphi or explain.labels:
         return Cost("03_explanations", name, f"read from {origin}")
-    one = explain_prompt(params) + explain.max_tokens
+    what = f"{count:,} sentences from {explain.windows} windows each"
+    return sentences_cost("03_explanations", name, what, params, count)
+
+
+def sentences_cost(stage: str, name: str, what: str, params: Params, count: int) -> Cost:
+    """So many answers of the explainer; PlanError where one does not fit its context."""
+    one = explain_prompt(params) + params.explain.max_tokens
     require_fits("explainer", params.explainer, explain_wording(params) + one)
     return asked_of(
         params.explainer,
-        "03_explanations",
+        stage,
         name,
-        f"{count:,} sentences from {explain.windows} windows each",
+        what,
         tokens=explain_wording(params) + count * one,
         sent=count * (explain_wording(params) + one),
         answers=count,

@@ -11,13 +11,14 @@ from typing import Any
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import cache_latents
+from rewrite_utils.latents.stage import cached_cost
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.params import Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.stage import flops_to, split_rows
+from rewrite_utils.subject.stage import split_rows
 
 
 def make_totals(
@@ -52,16 +53,8 @@ def totals_cost(*, params: Params, settings: Site, name: str, model: ModelShape)
     if not settings.reader:
         return None
     rows = min(params.readers.train_rows or 2**62, split_rows(params)["train"])
-    tokens = rows * params.corpus.row_tokens
-    return Cost(
-        "13_totals",
-        name,
-        f"{rows:,} train rows for words and token tables",
-        tokens=tokens,
-        storage=24 * tokens * settings.k,
-        flops=tokens * (flops_to(model, settings) + 2 * model.d_model * settings.latents),
-        dtype=params.subject.collected_in,
-    )
+    what = f"{rows:,} train rows for words and token tables"
+    return cached_cost("13_totals", name, what, params, settings, model, rows=rows)
 
 
 def totals_hashes(*, params: Params) -> dict[str, Any]:

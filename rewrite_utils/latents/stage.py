@@ -191,17 +191,33 @@ def latents_cost(*, params: Params, settings: Site, name: str, model: ModelShape
     _require_windows(name, settings, params)
     kept = {split: split_rows(params)[split] for split in CACHED_SPLITS}
     rows = sum(kept.values())
-    tokens = rows * params.corpus.row_tokens
+    most = rows * params.corpus.row_tokens * settings.k
     longest = max(kept.values()) * params.corpus.row_tokens * settings.k
+    what = f"{rows:,} rows, at most {most:,} activations"
+    found = cached_cost("02_latents", name, what, params, settings, model, rows=rows)
+    return found._replace(memory={f"latent cache of sites.{name}": SORTING_BYTES * longest})
+
+
+def cached_cost(
+    stage: str,
+    name: str,
+    what: str,
+    params: Params,
+    settings: Site,
+    model: ModelShape,
+    *,
+    rows: int,
+) -> Cost:
+    """So many rows through the subject up to the hookpoint, and the coder on every token."""
+    tokens = rows * params.corpus.row_tokens
     return Cost(
-        "02_latents",
+        stage,
         name,
-        f"{rows:,} rows, at most {tokens * settings.k:,} activations",
+        what,
         tokens=tokens,
         storage=24 * tokens * settings.k,
         flops=tokens * (flops_to(model, settings) + 2 * model.d_model * settings.latents),
         dtype=params.subject.collected_in,
-        memory={f"latent cache of sites.{name}": SORTING_BYTES * longest},
     )
 
 

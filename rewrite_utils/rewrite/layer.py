@@ -34,8 +34,6 @@ class Says(NamedTuple):
     """Those that it substitutes; all others stay true."""
     values: Callable[[slice], Float[ndarray, "row pos latent"]]
     """Their activations at every token of these rows."""
-    others: float = 0.0
-    """What the latents it does not know are given where the whole layer is replaced."""
 
 
 def whole_mean(means: Float[ndarray, " latent"], latents: Int[ndarray, " read"]) -> Says:
@@ -108,7 +106,7 @@ def _given(
     one: Says, part: slice, rows: Int[Tensor, "row pos"], coder: SparseCoder
 ) -> GivenLatents:
     width = coder.config.num_latents
-    values = torch.full((*rows.shape, width), one.others)
+    values = torch.zeros((*rows.shape, width))
     values[..., torch.from_numpy(one.latents)] = torch.from_numpy(one.values(part).copy()).float()
     return GivenLatents(values, substituted(one.latents, width))
 
