@@ -38,7 +38,7 @@ SHOWN_ON_CURVE = ("coder", "mean", "output mean", "token table")
 """Arms drawn on a training curve; the table has all."""
 APART = 1.4
 """Doublings between two numbers under a logarithmic axis."""
-COST = "CE − CE of mean ablation (nats)"
+COST = "CE − CE of mean ablation (nats); lower is better"
 
 
 def training(axes: Axes, records: pd.DataFrame, *, title: str) -> None:
@@ -87,7 +87,7 @@ def fractions(
     else:
         axes.axhline(PAPER_RANGE, label="paper: all latents at zero", **DASH)
     axes.set(xlabel=f"share of the {described} described latents replaced", title=title)
-    axes.set_ylabel("CE − CE of the coder (nats)")
+    axes.set_ylabel("CE − CE of the coder (nats); lower is better")
 
 
 def _fraction(axes: Axes, arm: pd.DataFrame, order: str, described: int, *, alone: bool) -> None:
@@ -135,7 +135,9 @@ def screening(axes: Axes, rows: pd.DataFrame, *, value: str, ylabel: str, title:
         axes.axhline(0, color="#222222", lw=0.8)
     axes.set(xscale="log", xlabel="share of pairs sent to the LLM", ylabel=ylabel, title=title)
     shares = sorted(told["share"].unique())
-    axes.set_xticks(shares, [f"{share:.0%}" for share in shares], fontsize=7)
+    crowded = [0.5 < share < 1 for share in shares]
+    labels = ["" if hide else f"{s:.0%}" for s, hide in zip(shares, crowded, strict=True)]
+    axes.set_xticks(shares, labels, fontsize=7)
     axes.minorticks_off()
     axes.legend(title="screened by")
 

@@ -64,11 +64,13 @@ def losses(axes: Axes, table: pd.DataFrame, *, title: str) -> None:
     axes.set_xscale("symlog", linthresh=0.3, linscale=1.2)
     listed(axes, [calibration(name) for name in names])
     axes.set_title(title)
-    axes.set_xlabel("squared error − mean ablation's (mean ablation's = 1; linear below 0.3)")
+    axes.set_xlabel(
+        "squared error − mean ablation's (which is 1; linear below 0.3); left is better"
+    )
     axes.set_xticks([-1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower right")
 
 
 def oracle(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:
@@ -107,7 +109,9 @@ def fewer(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:
     axes.set_title(title)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     few, most = (int(n) for n in (sizes[0], sizes[-1]))
-    axes.set_xlabel(f"CE − mean ablation's (nats); hollow: {few} windows, filled: {most}")
+    axes.set_xlabel(
+        f"CE − mean ablation's (nats), left is better; hollow: {few} windows, filled: {most}"
+    )
 
 
 def bars(axes: Axes, arms: pd.DataFrame, *, paper: float, title: str) -> None:

@@ -44,7 +44,7 @@ def survival(
     axes.set(xscale="symlog", yscale="log", xlabel="activation", title=title)
     axes.set_ylabel("share of (window, latent) at or above")
     axes.set_ylim(top=1.4)
-    axes.legend(fontsize=7, loc="lower left")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -152,7 +152,7 @@ def condition(axes: Axes, latents: pd.DataFrame, *, title: str) -> None:
     left = min(-0.35, latents["rho"].min() - 0.05)  # -0.35 where no latent has ρ: NaN is not less
     axes.set(yscale="log", xlim=(left, 1), title=title)
     axes.set(xlabel="ρ of matched and true activations", ylabel="squared error / mean ablation's")
-    axes.legend(fontsize=7, loc="lower left")
+    axes.legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def against_score(
