@@ -78,7 +78,10 @@ if run.params.explain.compared:
     figure, places = figures.places(tables.by_site(differences))
     for (axis,), name, rows in places:
         title = f"{name}, n = {rows['latents'].max()} latents"
-        told = {"value": "difference", "xlabel": "AUROC − AUROC of the plain sentence; right is better"}
+        told = {
+            "value": "difference",
+            "xlabel": "AUROC − AUROC of the plain sentence; right is better",
+        }
         forests.forest(axis, rows, title=title, **told)
     n = tables.latents(compared)
     figures.keep(made, "12_paired", figure, differences, unit="latent", n=n)
