@@ -181,7 +181,15 @@ figures.shared_legend(figure)
 figures.keep(made, "13_layers", figure, whole, unit="row", n=int(whole["rows"].max()))
 
 # %%
-display.frame(readers.shown(whole))
+shown = readers.shown(whole)
+display.frame(shown[shown["text"] == title].drop(columns="text"))
+
+# %% [markdown]
+# *The same shares on texts of another kind.*
+
+# %%
+kinds = shown.pivot(index=["site", "source"], columns="text", values="of the range")
+display.frame(kinds[whole["text"].unique()].reset_index())
 
 # %% [markdown]
 # *Against what.* Levels a and b stand for the latents that an LLM described, all others true, and
@@ -196,7 +204,12 @@ display.frame(readers.shown(whole))
 both = readers.together(
     losses_together(sites), seed=run.params.seed, resamples=run.params.readers.bootstrap
 )
-display.frame(readers.together_shown(both))
+told = readers.together_shown(both)
+display.frame(told[told["text"] == title].drop(columns="text"))
+
+# %%
+kinds = told.pivot(index="model", columns="text", values="perplexity").loc[told["model"].unique()]
+display.frame(kinds[both["text"].unique()].reset_index(), digits=1)
 
 # %% [markdown]
 # ### The model speaks
