@@ -92,7 +92,9 @@ def stripped(notebook: NotebookNode, *, name: str) -> NotebookNode:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [_plain(output) for output in cell.outputs if not _is_bar(output)]
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
+            for output in cell.outputs:  # without the live widget, whose id is random
+                output.get("data", {}).pop(WIDGET, None)
     return notebook
 
 
@@ -122,22 +124,13 @@ def _is_bar(output: NotebookNode) -> bool:
     return WIDGET in data and "text/html" not in data
 
 
-def _plain(output: NotebookNode) -> NotebookNode:
-    """The output without its live widget, whose id is random; its HTML and text stay."""
-    output.get("data", {}).pop(WIDGET, None)
-    return output
-
-
 def _child(source: Path, limit: int, sender) -> None:
     """In the child process: execute, write, and send None or what went wrong."""
     try:
         write(execute(source, limit=limit), source.with_suffix(".ipynb"))
-    except CellExecutionError as error:
-        sender.send(str(error))
-    except Exception as error:
-        sender.send(repr(error))
-    else:
         sender.send(None)
+    except Exception as error:
+        sender.send(str(error) if isinstance(error, CellExecutionError) else repr(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

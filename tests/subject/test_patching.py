@@ -20,7 +20,6 @@ from rewrite_utils.subject.splice import (
     arm_losses,
     hooked,
     mean_latents,
-    shuffled_latents,
     substituted,
     zero_latents,
 )
@@ -37,7 +36,7 @@ def sources(values) -> list:
         GivenLatents(values, topk=True),
         zero_latents(LATENTS),
         mean_latents(values.mean(0), half[0]),
-        shuffled_latents(values, generator=generator(7)),
+        GivenLatents(values.roll(1, 0)),
         GivenOutput(torch.zeros(WIDTH)),
         GivenOutput(torch.rand(len(values), WIDTH, generator=generator(8))),
     ]

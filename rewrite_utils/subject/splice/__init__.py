@@ -23,7 +23,6 @@ from rewrite_utils.subject.splice.sources import (
     Untouched,
     mean_latents,
     mix,
-    shuffled_latents,
     substituted,
     zero_latents,
 )
