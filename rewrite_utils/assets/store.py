@@ -96,19 +96,19 @@ def flaw(asset: Asset, folder: Path) -> str | None:
 def make(asset: Asset, folder: Path) -> None:
     """Fetch and convert (or train) in a folder beside, then rename. Held under the asset's lock."""
     partial = folder.with_name(folder.name + ".partial")
-    made, trained = partial / "made", asset.recipe == "pretrain"
-    if not trained:  # of a killed process; what a killed training left is continued
+    made, kept = partial / "made", asset.recipe == "pretrain"
+    if not kept:  # of a killed process; what a killed training left is continued
         shutil.rmtree(partial, ignore_errors=True)
     made.mkdir(parents=True, exist_ok=True)
     try:
-        (train if trained else fetch_and_convert)(asset, partial, made)
+        (train if kept else fetch_and_convert)(asset, partial, made)
         manifest = provenance(asset) | {"files": file_sizes(made)}
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-        trained = False
+        kept = False
     finally:
-        if not trained:
+        if not kept:
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -158,7 +158,8 @@ class Engine(ABC):
 
     def _in_slices(self, prompts: Sequence[Prompt], ask: Read[Answer]) -> list[Answer]:
         """What ``ask`` gives for every prompt, similar shared parts having been asked together."""
-        order, answers = by_shared(prompts), {}
+        answers: dict[int, Answer] = {}
+        order = by_shared(prompts)
         for start in range(0, len(order), SLICE):
             rows, began = order[start : start + SLICE], time.perf_counter()
             found, usage = ask(rows, [prompts[row] for row in rows])

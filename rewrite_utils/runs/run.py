@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from filelock import FileLock
 
 from rewrite_utils.runs import packed
 from rewrite_utils.runs.machine import device, this_machine
+from rewrite_utils.runs.whole import whole
 from rewrite_utils.params import ROOT, Params, load
 
 MANIFEST = "manifest.json"
@@ -106,9 +106,9 @@ class Run:
         version: int = 1,
     ) -> bool:
         """Whether the stage with this hash is there already, or published; nothing is made."""
-        whole = f"{name}-{_key(name, parameters, inputs, version)['hash']}"
-        packs = [self.published / (whole + packed.ENDING)] if self.published else []
-        places = [self.folder / "stages" / whole / MANIFEST, *packs]
+        folder = f"{name}-{_key(name, parameters, inputs, version)['hash']}"
+        packs = [self.published / (folder + packed.ENDING)] if self.published else []
+        places = [self.folder / "stages" / folder / MANIFEST, *packs]
         return any(place.is_file() for place in places)
 
     def with_params(self, params: Params) -> "Run":
@@ -186,12 +186,9 @@ def open_run(params_file: str | Path, overrides: Mapping[str, Any] | None = None
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    temporary.replace(path)
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def require_space(folder: Path, *, needed: int) -> None:
