@@ -26,6 +26,8 @@ LONGEST_WAIT = 300.0
 """Seconds that a server may ask for (Retry-After) before it counts as away."""
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Answers that say: try again."""
+ADVICE = dict.fromkeys((401, 403), " (is the key in simulator.key_variable the right one?)")
+ADVICE[404] = " (does simulator.address end in /v1?)"
 HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -92,7 +94,7 @@ class Address:
         if answer.status_code >= 300:
             raise EngineError(
                 f"{answer.request.url} refused with status {answer.status_code}: "
-                f"{self._said(answer)}{self._advice(answer.status_code)}"
+                f"{self._said(answer)}{ADVICE.get(answer.status_code, '')}"
             )
         try:
             return answer.json()
@@ -105,11 +107,6 @@ class Address:
         """The beginning of an answer; a key that a server repeats is left out."""
         text = " ".join(answer.text.split())
         return (text.replace(self._key, "…") if self._key else text)[:500]
-
-    def _advice(self, status: int) -> str:
-        if status in (401, 403):
-            return " (is the key in simulator.key_variable the right one?)"
-        return " (does simulator.address end in /v1?)" if status == 404 else ""
 
 
 def checked(url: str) -> str:

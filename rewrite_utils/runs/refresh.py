@@ -18,6 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from rewrite_utils.runs.kernel import sockets
+from rewrite_utils.runs.whole import whole
 from rewrite_utils.series import NOTEBOOKS, choose
 
 LIMIT = 3600
@@ -101,9 +102,8 @@ def stripped(notebook: NotebookNode, *, name: str) -> NotebookNode:
 def write(notebook: NotebookNode, target: Path) -> None:
     """Write a valid notebook so that the file is either the old or the whole new one."""
     nbformat.validate(notebook)
-    temporary = target.with_suffix(".ipynb.tmp")
-    temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    with whole(target) as part:
+        part.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 def _keep_results(notebook: NotebookNode, old: NotebookNode) -> None:
