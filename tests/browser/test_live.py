@@ -37,6 +37,8 @@ TYPED = """([field, text, shown]) => new Promise(done => {
 """Milliseconds from a key to the numbers of what it made."""
 WIDTHS, TALL = (900, 1100, 1600), 7000
 """Pixels of the page; so tall that all of it is on the screenshots."""
+SHOWN = {(900, "Light"), (1600, "Dark")}
+"""Of which the screenshots are kept."""
 ONE = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
 pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
 
@@ -241,7 +243,8 @@ def test_nothing_is_cut_at_any_width(live, width, theme):
     command(page, "apputils:change-theme", theme=f"JupyterLab {theme}")
     page.set_viewport_size({"width": width, "height": TALL})
     page.wait_for_timeout(1500)
-    shot(page, found, f"explorer-{width}-{theme.lower()}")
+    if (width, theme) in SHOWN:
+        shot(page, found, f"explorer-{width}-{theme.lower()}")
     assert not cut(found)
 
 
