@@ -31,6 +31,7 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import example as showing
 from rewrite_utils.rewrite import floors as flooring
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
@@ -145,6 +146,7 @@ class SiteStages(StagedSite):
     rewrite_stage = Staged(rewriting.REWRITE)
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
+    example = Derived(showing.example)
     control_verdict = Derived(rewriting.control_verdict)
     floors = Made(flooring.FLOORS)
     usefulness_stage = Staged(rewriting.USEFULNESS)
