@@ -24,16 +24,27 @@ from rewrite_utils.params import placed
 
 SAELENS, GEMMASCOPE = "sae_weights.safetensors", "params.npz"
 THRESHOLDS = {
-    **dict.fromkeys(("topk", "standard", "gated", "transcoder", "skip_transcoder")),
-    **dict.fromkeys(("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"), "threshold"),
-    **dict.fromkeys(("batchtopk", "matryoshka_batchtopk"), "topk_threshold"),
+    "topk": None,
+    "standard": None,
+    "gated": None,
+    "jumprelu": "threshold",
+    "batchtopk": "topk_threshold",
+    "matryoshka_batchtopk": "topk_threshold",
+    "transcoder": None,
+    "skip_transcoder": None,
+    "jumprelu_transcoder": "threshold",
+    "jumprelu_skip_transcoder": "threshold",
 }
 """SAELens' kinds of coders that can be read, and the weight that says what their latents must pass
 (BatchTopK has one for use outside training)."""
 
 
 def load_coder(
-    name: str | Path, *, hookpoint: str, bias_convention: BiasConvention = "current"
+    name: str | Path,
+    *,
+    hookpoint: str,
+    bias_convention: BiasConvention = "current",
+    revision: str | None = None,
 ) -> SparseCoder:
     """Load the coder of `hookpoint` from a coder's folder, a folder of such folders, or a hub name.
 
@@ -42,7 +53,7 @@ def load_coder(
     """
     root = placed(name)
     if not root.is_dir():
-        root = _from_hub(str(name), hookpoint)
+        root = _from_hub(str(name), hookpoint, revision)
     folder = _of_hookpoint(root, hookpoint)
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/cfg.json"))
@@ -77,11 +88,12 @@ def _of_hookpoint(root: Path, hookpoint: str) -> Path:
     return root if own else root / hookpoint
 
 
-def _from_hub(name: str, hookpoint: str) -> Path:
+def _from_hub(name: str, hookpoint: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=f"{hookpoint}/*"))
+        pattern = f"{hookpoint}/*"
+        return Path(snapshot_download(name, revision=revision, allow_patterns=pattern))
     except (OSError, HFValidationError) as error:
-        why = reason(error) or (
+        why = reason(error, revision or "") or (
             f"could not be fetched as a hub name ({type(error).__name__}); give a coder's folder, "
             "or run where the hub is reachable"
         )

@@ -152,11 +152,14 @@ def pairs(
 
 def _arrays(files: list[Path], shape: tuple[int, int], progress: Path) -> list[np.ndarray]:
     """The memory-mapped files; new ones, without progress, unless all have ``shape`` already."""
-    # numpy raises where not all of an array is there
-    shapes = (read_or_none(file, lambda file: np.load(file, mmap_mode="r").shape) for file in files)
-    if all(found == shape for found in shapes):
+    if all(read_or_none(file, _shape) == shape for file in files):
         return [np.lib.format.open_memmap(file, mode="r+") for file in files]
     progress.unlink(missing_ok=True)
     return [
         np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape) for file in files
     ]
+
+
+def _shape(file: Path) -> tuple[int, ...]:
+    """The shape of an array on disk; numpy's errors where not all of it is there."""
+    return np.load(file, mmap_mode="r").shape

@@ -146,24 +146,21 @@ def measure(
     mask = torch.zeros(chosen.shape, dtype=torch.bool).scatter(1, 1 + order[:, :positions], True)
     mask &= where
     found = arm_losses(subject, coder, hookpoint, list(arms.values()), chosen, mask)
-    return pd.DataFrame([_row(arm, list(arms), found, variance, seed) for arm in arms])
+    table = [_row(arm, list(arms), found, variance, seed) for arm in arms]
+    return pd.DataFrame(table)
 
 
 def _row(arm: str, arms: list[str], found: ArmLosses, variance: float, seed: int) -> dict:
     """ΔCE over rows, the same over the coder's, the share recovered of what the output is worth."""
     delta, coder, gone = (_of_rows(found, arms.index(a)) for a in (arm, "coder", "output at mean"))
-    drawn: dict[str, Any] = {"unit": "row", "seed": seed}
-    estimates = {
-        "delta": stats.bootstrap(delta, **drawn),
-        "over_coder": stats.bootstrap(delta - coder, **drawn),
-        "recovered": stats.ratio(gone - delta, gone, **drawn),
-    }
-    row: dict[str, Any] = {"arm": arm}
-    for name, one in estimates.items():
-        row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+    recovered = stats.ratio(gone - delta, gone, unit="row", seed=seed)
+    interval = stats.bootstrap(delta, unit="row", seed=seed)
+    row = {"arm": arm, **_named("delta", interval)}
+    row |= _named("over_coder", stats.bootstrap(delta - coder, unit="row", seed=seed))
+    row |= _named("recovered", recovered)
     return row | {
         "fvu": float(found.squared_error[:, arms.index(arm)].mean()) / variance,
-        "rows": estimates["delta"].n,
+        "rows": interval.n,
         "positions": len(found.rows),
         "base CE": float(found.losses.base_loss.mean()),
     }
@@ -174,6 +171,10 @@ def _of_rows(found: ArmLosses, place: int) -> Float[ndarray, " row"]:
     delta = (found.losses.loss[:, place] - found.losses.base_loss).numpy()
     rows = found.rows.numpy()
     return np.bincount(rows, weights=delta) / np.bincount(rows)
+
+
+def _named(name: str, found: stats.Estimate) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def make_quality(
@@ -189,9 +190,17 @@ def make_quality(
     params: Params,
 ) -> dict[str, Any]:
     """Loss and FVU of the coder and of the ablations, on the evaluate rows."""
-    means = {"latent_means": latent_means, "output_mean": output_mean, "variance": output_variance}
-    text = corpus.rows("evaluate"), corpus.measured("evaluate")
-    table = measure(subject, hookpoint, coder, *text, **means, seed=params.draws)
+    table = measure(
+        subject,
+        hookpoint,
+        coder,
+        corpus.rows("evaluate"),
+        corpus.measured("evaluate"),
+        latent_means=latent_means,
+        output_mean=output_mean,
+        variance=output_variance,
+        seed=params.draws,
+    )
     table.to_parquet(folder / "quality.parquet")
     return {}
 

@@ -86,9 +86,14 @@ def configuration(settings: Site, d_model: int) -> CoderConfig:
 
 def how_trained(settings: Site, steps: int, seed: int) -> TrainingSettings:
     """How a site's coder is trained in so many steps."""
-    same = settings.model_dump(include={"optimizer", "auxk_alpha", "dead_after"})
-    warmup = min(settings.warmup_steps, steps // 10)
-    return TrainingSettings(lr=settings.lr or None, warmup_steps=warmup, seed=seed, **same)
+    return TrainingSettings(
+        optimizer=settings.optimizer,
+        lr=settings.lr or None,
+        warmup_steps=min(settings.warmup_steps, steps // 10),
+        auxk_alpha=settings.auxk_alpha,
+        dead_after=settings.dead_after,
+        seed=seed,
+    )
 
 
 def streamed(
@@ -118,18 +123,20 @@ def _train(
     folder: Path, asked: Site, seed: int, subject: Subject, hookpoint: Hookpoint, corpus: Corpus
 ) -> dict[str, Any]:
     """Train on harvested (or streamed) activations; the curve stays as training.parquet."""
-    batches: Batches
-    if asked.stream:
-        batches = streamed(asked, seed, subject, hookpoint, corpus)
-    else:
-        how: dict[str, Any] = {"tokens": asked.tokens, "masked": corpus.masked}
-        rows, place = corpus.rows("train"), folder / "harvest"
-        kept = Harvest.collect(subject, hookpoint, rows, folder=place, **how)
-        how = {"batch": asked.batch, "epochs": asked.epochs, "device": subject.device}
-        batches = kept.batches(seed=seed, **how)
-    settings = how_trained(asked, len(batches), seed)
-    config = configuration(asked, subject.d_model)
-    result = train(config, batches, settings=settings, folder=folder / "checkpoints")
+    batches: Batches = (
+        streamed(asked, seed, subject, hookpoint, corpus)
+        if asked.stream
+        else Harvest.collect(
+            subject,
+            hookpoint,
+            corpus.rows("train"),
+            tokens=asked.tokens,
+            folder=folder / "harvest",
+            masked=corpus.masked,
+        ).batches(batch=asked.batch, epochs=asked.epochs, seed=seed, device=subject.device)
+    )
+    how, config = how_trained(asked, len(batches), seed), configuration(asked, subject.d_model)
+    result = train(config, batches, settings=how, folder=folder / "checkpoints")
     pd.DataFrame(result.records).to_parquet(folder / "training.parquet")
     result.coder.save(folder)
     shutil.rmtree(folder / "harvest", ignore_errors=True)

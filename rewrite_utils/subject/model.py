@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import logging as transformers_logging
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rewrite_utils.assets import model_folder
-from rewrite_utils.assets.convert import quiet_transformers
 from rewrite_utils.assets.hub import from_hub
 from rewrite_utils.runs import machine
 
@@ -81,12 +81,12 @@ class Subject:
         """What it computes in."""
         return next(self.bridge.original_model.parameters()).dtype
 
-    def resumes_in(self, length: int) -> bool:
-        """``resumes``, in a row so long: every layer attends to all of it."""
+    def sees_all(self, length: int) -> bool:
+        """Whether every layer attends to all of a row so long."""
         config = self.bridge.original_model.config
         kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
         window = getattr(config, "sliding_window", None) or length
-        return self.resumes and (length <= window or all("full" in kind for kind in kinds))
+        return length <= window or not any("full" not in kind for kind in kinds)
 
     def hookpoint(self, name: str) -> Hookpoint:
         """``parse_hookpoint`` for this model."""
@@ -130,12 +130,14 @@ def load_subject(
     number = getattr(torch, dtype, None)
     if not isinstance(number, torch.dtype) or not number.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is not a floating point type of torch (try 'float32')")
-    device, folder = machine.device(device), model_folder(name, revision or "")
-    at = {"revision": revision or "main"}
+    device = machine.device(device)
+    folder = model_folder(name, revision or "")
     with _quiet(), from_hub("model", name, revision or ""):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **at)
-        how = {"dtype": number, "attn_implementation": "eager"} | at
-        model = AutoModelForCausalLM.from_pretrained(folder, **how).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, revision=revision or "main", dtype=number, attn_implementation="eager"
+        )
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
         return _subject(name, model.eval(), tokenizer, folder)
 
 
@@ -166,11 +168,14 @@ def _subject(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No bars and no log lines on stderr: nbval compares it. Errors are still raised."""
-    level = logging.root.manager.disable
+    bars, level = transformers_logging.is_progress_bar_enabled(), logging.root.manager.disable
+    transformers_logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

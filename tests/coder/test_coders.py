@@ -300,7 +300,7 @@ def test_hub_name_is_fetched_by_hookpoint_or_fails_clearly(tmp_path, monkeypatch
     coder.save(tmp_path / "layers.6.mlp")
     asked = []
 
-    def fetch(name, *, allow_patterns):
+    def fetch(name, *, revision, allow_patterns):
         asked.append((name, allow_patterns))
         return str(tmp_path)
 

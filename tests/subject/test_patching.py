@@ -20,6 +20,7 @@ from rewrite_utils.subject.splice import (
     arm_losses,
     hooked,
     mean_latents,
+    shuffled_latents,
     substituted,
     zero_latents,
 )
@@ -36,7 +37,7 @@ def sources(values) -> list:
         GivenLatents(values, topk=True),
         zero_latents(LATENTS),
         mean_latents(values.mean(0), half[0]),
-        GivenLatents(values.roll(1, 0)),
+        shuffled_latents(values, generator=generator(7)),
         GivenOutput(torch.zeros(WIDTH)),
         GivenOutput(torch.rand(len(values), WIDTH, generator=generator(8))),
     ]

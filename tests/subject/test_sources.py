@@ -1,11 +1,11 @@
-"""What is written over which latents: the mixture, the substitution sets."""
+"""What is written over which latents: the mixture, the substitution sets, the shuffled floor."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 
-from rewrite_utils.subject.splice import mix, substituted
+from rewrite_utils.subject.splice import mix, shuffled_latents, substituted
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -82,3 +82,13 @@ def test_orders_ask_for_what_they_need():
         substituted(8, 0.5, "useful", ranking=torch.zeros(7))
     with pytest.raises(ValueError, match=r"fraction 1\.5"):
         substituted(8, 1.5, "top", ranking=torch.zeros(8))
+
+
+@pytest.mark.parametrize("windows", [2, 3, 50])
+def test_shuffling_gives_every_window_anothers_values(windows):
+    values = torch.arange(windows)[:, None].expand(windows, 4).float()
+    shuffled = shuffled_latents(values, generator=generator()).values
+    assert (shuffled != values).all()
+    assert sorted(shuffled[:, 0].tolist()) == values[:, 0].tolist()
+    with pytest.raises(ValueError, match="two windows"):
+        shuffled_latents(values[:1], generator=generator())

@@ -23,6 +23,7 @@ from rewrite_utils.subject.splice.sources import (
     Untouched,
     mean_latents,
     mix,
+    shuffled_latents,
     substituted,
     zero_latents,
 )

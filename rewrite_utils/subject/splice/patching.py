@@ -95,27 +95,48 @@ def arm_losses(
     require_fit(subject, coder, hookpoint)
     tokens, mask = tokens or subject.tokens_at_once(on_cpu=TOKENS), positions.cpu()
     _require_scorable(mask)
-    if not subject.resumes_in(rows.shape[1]):
-        return _scored(whole_row_losses(subject, coder, hookpoint, sources, rows, mask), mask)
+    if not subject.resumes or not subject.sees_all(rows.shape[1]):
+        if later:
+            raise NotImplementedError(
+                f"{subject.name!r} cannot be spliced at several layers at once: its tokens are not "
+                "passed through the layers above alone (sliding attention, or another "
+                "architecture); rewrite one layer at a time, or shorten corpus.row_tokens"
+            )
+        found = whole_row_losses(subject, coder, hookpoint, sources, rows, mask)
+        return _scored(found, mask)
     loss, base, kl, error = grids = Grids.empty(rows, len(sources))
     for these, where in _rectangles(mask, len(sources), tokens):
         part = rows[these].to(subject.device)
         clean = _clean_pass(subject, hookpoint, part, where.to(subject.device))
-        seen, row = (clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)), these[:, None]
-        site = Site(coder, *seen, row.expand(where.shape).flatten(), where.flatten(), len(rows))
+        site = _site(coder, clean, these, where, n_rows=len(rows))
         arms = torch.stack([source.output(site) for source in sources], dim=1)
         squares = (arms - site.outputs[:, None]).square().sum(-1)
         outputs = arms.unflatten(0, where.shape).to(clean.after)
         above = functools.partial(later, these) if later else None
         patched = _patched_pass(subject, hookpoint, clean, part, where, outputs, tokens, above)
-        loss[row, where], base[row, where], kl[row, where] = (x.cpu() for x in patched)
-        error[row, where] = squares.unflatten(0, where.shape).cpu()
+        at = these[:, None], where
+        loss[at], base[at], kl[at] = (x.cpu() for x in patched)
+        error[at] = squares.unflatten(0, where.shape).cpu()
     return _scored(grids, mask)
 
 
 def _scored(found: Grids, mask: Bool[Tensor, "batch pos"]) -> ArmLosses:
     losses = PatchedLosses(found.loss[mask], found.base[mask], found.kl[mask])
     return ArmLosses(losses, found.error[mask], *mask.nonzero(as_tuple=True))
+
+
+def _site(
+    coder: Coder | None,
+    clean: Clean,
+    these: Int[Tensor, " batch"],
+    where: Int[Tensor, "batch s"],
+    *,
+    n_rows: int,
+) -> Site:
+    """The scored positions of the rows ``these``, as the sources see them."""
+    inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
+    row = these.repeat_interleave(where.shape[1])
+    return Site(coder, inputs, outputs, row, where.flatten(), n_rows)
 
 
 def _require_scorable(mask: Bool[Tensor, "batch pos"]) -> None:

@@ -64,18 +64,20 @@ def losses_at_once(
     ``spliced_at_once`` on one row a position. Raises as that and ``arm_losses`` do.
     """
     first, *rest = ascending(subject, spots)
-    if not subject.resumes_in(rows.shape[1]):
-        raise NotImplementedError(
-            f"{subject.name!r} cannot be spliced at several layers at once: its tokens are not "
-            "passed through the layers above alone (sliding attention, or another architecture); "
-            "rewrite one layer at a time, or shorten corpus.row_tokens"
-        )
 
     def later(these: Tensor, at: Tensor, arm: Tensor) -> list[Hook]:
         return [hook for spot in rest for hook in _arm_hooks(spot, these, at, arm, len(rows))]
 
-    one = first.coder, first.hookpoint, first.sources
-    return arm_losses(subject, *one, rows, positions, tokens=tokens, later=later).losses
+    return arm_losses(
+        subject,
+        first.coder,
+        first.hookpoint,
+        first.sources,
+        rows,
+        positions,
+        tokens=tokens,
+        later=later,
+    ).losses
 
 
 def ascending(subject: Subject, spots: Sequence[Spot]) -> list[Spot]:

@@ -193,6 +193,22 @@ def mean_latents(
     return GivenLatents(means, substituted)
 
 
+def shuffled_latents(
+    values: Float[Tensor, "batch *pos latent"],
+    substituted: Bool[Tensor, "*whose latent"] | None = None,
+    *,
+    topk: bool = False,
+    generator: torch.Generator,
+) -> GivenLatents:
+    """The floor: every window gets another window's values (a cyclic shift of a random order)."""
+    if len(values) < 2:
+        raise ValueError("shuffling needs two windows or more: one would keep its own values")
+    order = torch.randperm(len(values), generator=generator, device=generator.device)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)
+    return GivenLatents(values[partner.to(values.device)], substituted, topk)
+
+
 def mix(
     true: Float[Tensor, "*batch latent"],
     estimate: Float[Tensor, "*batch latent"],
