@@ -31,6 +31,7 @@ from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.rewrite import at_once, whole_model
+from rewrite_utils.rewrite import example as showing
 from rewrite_utils.rewrite import floors as flooring
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
@@ -40,9 +41,8 @@ from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
 from rewrite_utils.rewrite.rewritten import Rewritten
 from rewrite_utils.rewrite.splicer import splicer
-from rewrite_utils.runs.cost import Cost, PlanError
+from rewrite_utils.runs.cost import Cost, PlanError, plan
 from rewrite_utils.runs.machine import Machine
-from rewrite_utils.runs.plan import plan
 from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.runs.stage import Chosen, Declared, Derived, Made, Results, Staged, StagedSite
 from rewrite_utils.score import stage as scoring
@@ -146,6 +146,7 @@ class SiteStages(StagedSite):
     rewrite_stage = Staged(rewriting.REWRITE)
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
+    example = Derived(showing.example)
     control_verdict = Derived(rewriting.control_verdict)
     floors = Made(flooring.FLOORS)
     usefulness_stage = Staged(rewriting.USEFULNESS)

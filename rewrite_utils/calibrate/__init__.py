@@ -2,35 +2,12 @@
 
 ``calibrator("centred+isotonic_pooled").fit(predicted, true) -> transform``;
 ``transform(predicted)``. Quantile normalisation (the paper's equation, nine estimators),
-conditional means, parametric ones, digit corrections; cross-fitting and losses in latent space;
-``stream`` for arrays larger than memory.
+conditional means, parametric ones, digit corrections; cross-fitting and losses in latent space.
 """
 
 from rewrite_utils.calibrate.judge import Losses, correlations, cross_fit, losses, mismatch
 from rewrite_utils.calibrate.names import calibrator
 from rewrite_utils.calibrate.protocol import CalibrationError, Calibrator, Transform
 from rewrite_utils.calibrate.quantile import ESTIMATORS, Quantile, QuantileTransform
-from rewrite_utils.calibrate.saving import read, write
 from rewrite_utils.calibrate.steps import center
-from rewrite_utils.calibrate.stream import stream
 from rewrite_utils.calibrate.target import Target
-
-__all__ = [
-    "ESTIMATORS",
-    "CalibrationError",
-    "Calibrator",
-    "Losses",
-    "Quantile",
-    "QuantileTransform",
-    "Target",
-    "Transform",
-    "calibrator",
-    "center",
-    "correlations",
-    "cross_fit",
-    "losses",
-    "mismatch",
-    "read",
-    "stream",
-    "write",
-]

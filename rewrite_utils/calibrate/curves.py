@@ -1,7 +1,8 @@
 """Fitted curves in E: of each latent, of all together, and the mixture of two transforms.
 
-In: ratings. Out: activations. Arrays only; the calibrators that make them are in isotonic.py,
-parametric.py and steps.py. Ratings are float16 with few distinct values: counted, not sorted.
+In: ratings. Out: activations. Here are the two curves with nothing to estimate: raw, the paper's
+simulation without normalisation, and the mean; isotonic.py and steps.py make the others. Ratings
+are float16 with few distinct values: counted, not sorted.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rewrite_utils.calibrate.protocol import Digits, Rated, Transform
+from rewrite_utils.calibrate.protocol import TOP, Calibrator, Digits, Rated, Sample, Transform
 
 SIGN = np.uint16(0x8000)
 
@@ -72,6 +73,24 @@ def one_curve(x: np.ndarray, y: np.ndarray, scale: Float[np.ndarray, " latent"])
     """The same curve for all latents, in units of each one's scale."""
     knots = np.asarray(x, np.float32), np.asarray(y, np.float32)
     return Curves(*knots, np.array([0, len(x)]), scale)
+
+
+@dataclass(frozen=True)
+class Raw(Calibrator):
+    """E / 9 × the latent's maximum: no calibration (method.md §5)."""
+
+    def fitted(self, sample: Sample) -> Curves:
+        """With the maximum of the target sample."""
+        return one_curve(np.array([0, TOP]), np.array([0, 1]), sample.target.maximum)
+
+
+@dataclass(frozen=True)
+class Mean(Calibrator):
+    """The latent's mean, whatever the rating: mean ablation as a calibrator."""
+
+    def fitted(self, sample: Sample) -> Curves:
+        """With the mean of the target sample."""
+        return one_curve(np.array([0]), np.array([1]), sample.target.mean)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ Where: science.md's answer to the paper's question what should replace quantile 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression
 
 from rewrite_utils.calibrate.curves import Curves, Mix, distinct, one_curve
-from rewrite_utils.calibrate.protocol import Calibrator, Sample, Samples
-from rewrite_utils.calibrate.target import Target
+from rewrite_utils.calibrate.protocol import Calibrator, Sample
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
@@ -57,7 +56,7 @@ def _own_curves(sample: Sample, true: np.ndarray, scale: Float[np.ndarray, " lat
 class Isotonic(Calibrator):
     """E[a | E] of each latent from its own windows; its mean on them is the true mean."""
 
-    def fitted(self, sample: Sample, shared: None) -> Curves:
+    def fitted(self, sample: Sample) -> Curves:
         """One curve a latent."""
         return _own_curves(sample, sample.true, np.ones(sample.true.shape[1], np.float32))
 
@@ -66,65 +65,32 @@ class Isotonic(Calibrator):
 class TwoPart(Calibrator):
     """P(active | E), isotonic per latent, × the latent's mean when active."""
 
-    def fitted(self, sample: Sample, shared: None) -> Curves:
+    def fitted(self, sample: Sample) -> Curves:
         """One curve a latent."""
         return _own_curves(sample, sample.true > 0, sample.target.mean_active)
 
 
 @dataclass(frozen=True)
 class IsotonicPooled(Calibrator):
-    """One rising curve for all latents, in units of each latent's scale, times that scale.
+    """One rising curve for all latents, in units of each latent's mean, times that mean.
 
-    With ``scale="mean"`` the curve is g(E) = E[a_j | E] / E[a_j]. If ratings of active and of
-    silent windows are distributed alike over the latents, Bayes' rule for rare events gives exactly
-    this form: a simulator that does not know how rare a latent is, is right up to a factor.
-    ``"maximum"`` instead assumes that a rating means the same probability for frequent and rare
-    latents.
+    The curve is g(E) = E[a_j | E] / E[a_j]. If ratings of active and of silent windows are
+    distributed alike over the latents, Bayes' rule for rare events gives exactly this form: a
+    simulator that does not know how rare a latent is, is right up to a factor. Weighted by
+    E[a_j]² / E[a_j²], so that every activation counts alike; a latent that is silent in the target
+    has weight 0.
     """
 
-    scale: Literal["mean", "maximum"] = "mean"
-    """Unit of the shared curve."""
-    weighting: Literal["variance", "error"] = "variance"
-    """scale² / E[a_j²] ("variance": every activation counts alike) or scale² ("error": least
-    squares in activations, which never loses to the mean in-sample, but few latents decide)."""
-
-    def shared(self, samples: Samples) -> Knots:
-        """The curve, from all samples together."""
-        super().shared(samples)
-        tables = [self._table(sample) for sample in samples()]
-        values, mass, sums = (np.concatenate(parts) for parts in zip(*tables, strict=True))
-        merged, place = np.unique(values, return_inverse=True)
-        return isotonic_knots(merged, np.bincount(place, mass), np.bincount(place, sums))
-
-    def fitted(self, sample: Sample, shared: Knots) -> Curves:
-        """The shared curve with each latent's scale."""
-        return one_curve(*shared, self._scale(sample.target))
-
-    def _scale(self, target: Target) -> Float[np.ndarray, " latent"]:
-        return target.mean if self.scale == "mean" else target.maximum
-
-    def _table(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct ratings over all latents with their summed weights and weighted activations.
-
-        A latent that is silent in the target has weight 0.
-        """
-        scale = self._scale(sample.target).astype(np.float64)
-        spread = sample.target.mean_square if self.weighting == "variance" else np.ones(len(scale))
-        weight = np.divide(scale**2, spread, where=spread > 0, out=0 * scale)
+    def fitted(self, sample: Sample) -> Curves:
+        """The curve of all latents together, with each one's mean."""
+        mean, square = sample.target.mean.astype(np.float64), sample.target.mean_square
+        weight = np.divide(mean**2, square, where=square > 0, out=0 * mean)
         used = weight > 0
-        weight, relative = weight[used], sample.true[:, used] / scale[used]
+        weight, relative = weight[used], sample.true[:, used] / mean[used]
         values, place, _ = distinct(np.ascontiguousarray(sample.predicted[:, used]))
         masses = (np.broadcast_to(weight, place.shape), weight * relative)
-        return values, *(np.bincount(place.ravel(), part.ravel()) for part in masses)
-
-
-class Shrinkage(NamedTuple):
-    """What all latents of a shrunk isotonic calibration share."""
-
-    strength: float
-    """κ."""
-    pooled: Knots
-    """The curve that rare latents are drawn towards."""
+        sums = (np.bincount(place.ravel(), part.ravel()) for part in masses)
+        return one_curve(*isotonic_knots(values, *sums), sample.target.mean)
 
 
 @dataclass(frozen=True)
@@ -137,34 +103,28 @@ class IsotonicShrunk(Calibrator):
 
     strength: float | None = None
     """κ; None: chosen on held-out halves."""
-    pooled: IsotonicPooled = IsotonicPooled()
-    """How the pooled curve is estimated."""
 
-    def shared(self, samples: Samples) -> Shrinkage:
-        """The pooled curve and κ."""
+    def fitted(self, sample: Sample) -> Mix:
+        """The mixture."""
         strength = self.strength
         if strength is None:
-            errors = sum(self._errors(samples, held) for held in (0, 1))
+            errors = _errors(sample, 0) + _errors(sample, 1)
             strength = STRENGTHS[int(np.argmin(errors))]
-        return Shrinkage(strength, self.pooled.shared(samples))
-
-    def fitted(self, sample: Sample, shared: Shrinkage) -> Mix:
-        """The mixture."""
         positives = (sample.true > 0).sum(axis=0)
-        share = positives / np.maximum(positives + shared.strength, 1e-12)
-        own = Isotonic().fitted(sample, None)
-        return Mix(own, self.pooled.fitted(sample, shared.pooled), share.astype(np.float32))
+        share = positives / np.maximum(positives + strength, 1e-12)
+        return Mix(*_own_and_pooled(sample), share.astype(np.float32))
 
-    def _errors(self, samples: Samples, held: int) -> Float[np.ndarray, " strength"]:
-        """Squared error on one half of the windows, for every strength, fitted on the other."""
-        pooled = self.pooled.shared(lambda: (sample.half(1 - held) for sample in samples()))
-        errors = np.zeros(len(STRENGTHS))
-        for sample in samples():
-            train, test = sample.half(1 - held), sample.half(held)
-            mix = self.fitted(train, Shrinkage(1.0, pooled))
-            own, other = mix.inner.apply(test.predicted), mix.other.apply(test.predicted)
-            positives = (train.true > 0).sum(axis=0)
-            for i, strength in enumerate(STRENGTHS):
-                estimate = other + positives / (positives + strength) * (own - other)
-                errors[i] += np.square(test.true - estimate).sum()
-        return errors
+
+def _own_and_pooled(sample: Sample) -> tuple[Curves, Curves]:
+    return Isotonic().fitted(sample), IsotonicPooled().fitted_on(sample)
+
+
+def _errors(sample: Sample, held: int) -> Float[np.ndarray, " strength"]:
+    """Squared error on one half of the windows, for every strength, fitted on the other."""
+    train, test, errors = sample.half(1 - held), sample.half(held), np.zeros(len(STRENGTHS))
+    own, other = (curves.apply(test.predicted) for curves in _own_and_pooled(train))
+    positives = (train.true > 0).sum(axis=0)
+    for i, strength in enumerate(STRENGTHS):
+        estimate = other + positives / (positives + strength) * (own - other)
+        errors[i] = np.square(test.true - estimate).sum()
+    return errors

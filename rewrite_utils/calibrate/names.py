@@ -8,9 +8,9 @@ estimators after ":", one for both sides (``quantile:type7``) or source/target
 
 from collections.abc import Callable
 
-from rewrite_utils.calibrate.digits import PriorShift, Temperature
+from rewrite_utils.calibrate.curves import Mean, Raw
 from rewrite_utils.calibrate.isotonic import Isotonic, IsotonicPooled, IsotonicShrunk, TwoPart
-from rewrite_utils.calibrate.parametric import LogisticPooled, Mean, Raw
+from rewrite_utils.calibrate.parametric import LogisticPooled, PriorShift, Temperature
 from rewrite_utils.calibrate.protocol import Calibrator, unknown
 from rewrite_utils.calibrate.quantile import Quantile
 from rewrite_utils.calibrate.steps import Capped, Centred, GlobalShrink, SameWindows, Standardised

@@ -7,14 +7,13 @@ replace it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Num
 
 from rewrite_utils.calibrate.target import Target
 
@@ -25,8 +24,6 @@ Truth = Num[np.ndarray, "window latent"]
 """True activations, ≥ 0."""
 Digits = Float[np.ndarray, "window latent digit"] | None
 """Probability of each digit, where a calibrator reads them."""
-Windows = slice | Int[np.ndarray, " _"] | Bool[np.ndarray, " _"]
-"""Some of the windows."""
 
 
 class CalibrationError(ValueError):
@@ -78,7 +75,7 @@ def check_digits(digits: Digits, shape: tuple[int, ...]) -> Digits:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a calibrator is fitted on: a block of latents on the calibration windows."""
+    """What a calibrator is fitted on: ratings beside the truth at the calibration windows."""
 
     predicted: Rated
     """Expected digits E (float16 or float32); after a step such as centring no longer in [0, 9]."""
@@ -125,11 +122,6 @@ class Sample:
         """Where means, maxima, rates and F_true are taken from: the larger sample if given."""
         return self.larger or Target.from_true(self.true)
 
-    def windows(self, which: Windows) -> "Sample":
-        """The same latents on some of the windows."""
-        digits = None if self.digits is None else self.digits[which]
-        return Sample(self.predicted[which], self.true[which], digits, self.larger)
-
     def half(self, which: int) -> "Sample":
         """The first (0) or second (1) half of the windows: neighbours, often of one row, stay."""
         middle = len(self.predicted) // 2
@@ -138,15 +130,13 @@ class Sample:
                 f"{len(self.predicted)} calibration windows are too few to hold out half of them; "
                 "take at least 4, or give the strength or factor"
             )
-        return self.windows(slice(middle * which, middle if which == 0 else None))
-
-
-Samples = Callable[[], Iterable[Sample]]
-"""Blocks of latents of one calibration sample, read anew at every call: one is in memory."""
+        part = slice(middle * which, middle if which == 0 else None)
+        digits = None if self.digits is None else self.digits[part]
+        return Sample(self.predicted[part], self.true[part], digits, self.larger)
 
 
 class Transform(ABC):
-    """A fitted calibration: arrays only, frozen, picklable, and written by ``write``."""
+    """A fitted calibration: arrays only, frozen and picklable."""
 
     scale: Float[np.ndarray, " latent"]
     """What one unit of each latent's curve is, where a transform is a curve."""
@@ -171,8 +161,6 @@ class Calibrator(ABC):
 
     reads_digits: bool = False
     """Whether it reads the digit probabilities instead of E."""
-    whole_windows: bool = False
-    """Whether it must see all latents of a window at once (then it cannot stream over latents)."""
 
     def fit(
         self, predicted: Rated, true: Truth, *, digits: Digits = None, target: Target | None = None
@@ -186,20 +174,17 @@ class Calibrator(ABC):
         return self.fitted_on(Sample.checked(predicted, true, digits=digits, target=target))
 
     def fitted_on(self, sample: Sample) -> Transform:
-        """The transform of a sample that has every latent."""
-        return self.fitted(sample, self.shared(lambda: [sample]))
-
-    def shared(self, samples: Samples) -> Any:
-        """What is estimated from all latents together; here nothing, but one of them must fire."""
-        if not any(len(sample.target.values) for sample in samples()):
+        """The transform of a checked sample, in whose target one latent or more must fire."""
+        if not len(sample.target.values):
             raise CalibrationError(
                 "no activation is above 0 in the calibration sample: nothing to calibrate to; "
                 "take more windows or leave the silent latents out"
             )
+        return self.fitted(sample)
 
     @abstractmethod
-    def fitted(self, sample: Sample, shared: Any) -> Transform:
-        """The transform of one block of latents, with what ``shared`` gave for all of them."""
+    def fitted(self, sample: Sample) -> Transform:
+        """The transform of a sample, of which ``fitted_on`` has seen that a latent fires."""
 
 
 def _narrow(predicted: Rated) -> Rated:

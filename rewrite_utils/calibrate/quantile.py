@@ -162,7 +162,7 @@ class Quantile(Calibrator):
         for name in (self.source, self.target):
             estimator(name)
 
-    def fitted(self, sample: Sample, shared: None) -> QuantileTransform:
+    def fitted(self, sample: Sample) -> QuantileTransform:
         """Both distributions of every latent."""
         found = [distinct(column) for column in np.ascontiguousarray(sample.predicted.T)]
         return QuantileTransform(

@@ -77,12 +77,12 @@ class Screened(Around):
 
     def _fitted(self, sample: Sample, predicted: Rated, order: np.ndarray) -> Transform:
         """On the picked windows, which are centred with all that was sent of them."""
-        if not self.whole_windows:
+        plain = _without(Centred, self.inner)
+        if plain == self.inner:
             return self.inner.fitted_on(sample)
         level = np.array(np.nanmean(predicted, dtype=np.float64), np.float32)
         moved = np.take_along_axis(center(filled(predicted), level=float(level)), order, 0)
-        inner = _without(Centred, self.inner).fitted_on(replace(sample, predicted=moved))
-        return CentredTransform(inner, level)
+        return CentredTransform(plain.fitted_on(replace(sample, predicted=moved)), level)
 
 
 def filled(predicted: Rated) -> Rated:

@@ -7,20 +7,17 @@ out: ratings; after a step they may leave [0, 9].
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from rewrite_utils.calibrate.curves import Mix
-from rewrite_utils.calibrate.parametric import Mean
+from rewrite_utils.calibrate.curves import Mean, Mix
 from rewrite_utils.calibrate.protocol import (
     CalibrationError,
     Calibrator,
     Digits,
     Rated,
     Sample,
-    Samples,
     Transform,
 )
 
@@ -37,22 +34,13 @@ class Around(Calibrator):
         """As the inner one."""
         return self.inner.reads_digits
 
-    @property
-    def whole_windows(self) -> bool:
-        """As the inner one."""
-        return self.inner.whole_windows
-
     def changed(self, sample: Sample) -> Sample:
         """What the inner calibrator sees of a sample."""
         return sample
 
-    def shared(self, samples: Samples) -> Any:
-        """What the inner one shares, of changed samples."""
-        return self.inner.shared(lambda: map(self.changed, samples()))
-
-    def fitted(self, sample: Sample, shared: Any) -> Transform:
+    def fitted(self, sample: Sample) -> Transform:
         """The inner transform of the changed sample."""
-        return self.inner.fitted(self.changed(sample), shared)
+        return self.inner.fitted_on(self.changed(sample))
 
 
 @dataclass(frozen=True)
@@ -95,18 +83,16 @@ class CentredTransform(AroundTransform):
 class Centred(Around):
     """Subtract each window's mean rating; needs all latents of a window."""
 
-    whole_windows = True
-
     def changed(self, sample: Sample) -> Sample:
         """Centred at the sample's own level."""
         if sample.predicted.shape[1] < 2:
             raise CalibrationError("centring over 1 latent leaves nothing; rate at least 2 latents")
         return replace(sample, predicted=center(sample.predicted))
 
-    def fitted(self, sample: Sample, shared: Any) -> CentredTransform:
+    def fitted(self, sample: Sample) -> CentredTransform:
         """The inner transform behind centring at this sample's level."""
         level = np.array(sample.predicted.mean(dtype=np.float64), np.float32)
-        return CentredTransform(super().fitted(sample, shared), level)
+        return CentredTransform(super().fitted(sample), level)
 
 
 @dataclass(frozen=True)
@@ -134,9 +120,9 @@ class Standardised(Around):
         moved = ((sample.predicted - mean) / deviation).astype(sample.predicted.dtype)
         return replace(sample, predicted=moved)
 
-    def fitted(self, sample: Sample, shared: Any) -> StandardisedTransform:
+    def fitted(self, sample: Sample) -> StandardisedTransform:
         """The inner transform behind standardising by this sample's moments."""
-        return StandardisedTransform(super().fitted(sample, shared), *_moments(sample.predicted))
+        return StandardisedTransform(super().fitted(sample), *_moments(sample.predicted))
 
 
 def _moments(ratings: Rated) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +160,9 @@ class Capped(Around):
     latent that is silent in the target sample is cut to 0. It adds no parameter to estimate.
     """
 
-    def fitted(self, sample: Sample, shared: Any) -> CappedTransform:
+    def fitted(self, sample: Sample) -> CappedTransform:
         """The inner transform below each latent's mean when active."""
-        return CappedTransform(super().fitted(sample, shared), sample.target.mean_active)
+        return CappedTransform(super().fitted(sample), sample.target.mean_active)
 
 
 @dataclass(frozen=True)
@@ -188,31 +174,16 @@ class GlobalShrink(Around):
     the two halves of the windows; to choose on a loss of one's own, replace the ``share``.
     """
 
-    factor: float | None = None
-    """The factor; None: chosen on held-out halves."""
-
-    def shared(self, samples: Samples) -> tuple[float, Any]:
-        """The factor, and what the inner one shares."""
-        factor = self.factor
-        if factor is None:
-            over, under = self._moments(samples, 0) + self._moments(samples, 1)
-            factor = max(over / under, 0.0) if under > 0 else 0.0
-        return float(factor), self.inner.shared(samples)
-
-    def fitted(self, sample: Sample, shared: tuple[float, Any]) -> Mix:
+    def fitted(self, sample: Sample) -> Mix:
         """The mixture of inner and mean."""
-        factor, inner = shared
+        over, under = self._moments_of(sample, 0) + self._moments_of(sample, 1)
+        factor = max(over / under, 0.0) if under > 0 else 0.0
         share = np.full(sample.true.shape[1], factor, np.float32)
-        return Mix(self.inner.fitted(sample, inner), Mean().fitted(sample, None), share)
+        return Mix(self.inner.fitted_on(sample), Mean().fitted(sample), share)
 
-    def _moments(self, samples: Samples, held: int) -> Float[np.ndarray, " two"]:
+    def _moments_of(self, sample: Sample, held: int) -> Float[np.ndarray, " two"]:
         """Σ(t−m)(a−m) and Σ(t−m)² on one half of the windows, fitted on the other."""
-        shared = self.inner.shared(lambda: (sample.half(1 - held) for sample in samples()))
-        moments = np.zeros(2)
-        for sample in samples():
-            train, test = sample.half(1 - held), sample.half(held)
-            told = self.inner.fitted(train, shared).apply(test.predicted, test.digits)
-            mean = train.target.mean
-            moved = told - mean
-            moments += (moved * (test.true - mean)).sum(), np.square(moved, dtype=float).sum()
-        return moments
+        train, test = sample.half(1 - held), sample.half(held)
+        mean = train.target.mean
+        moved = self.inner.fitted_on(train).apply(test.predicted, test.digits) - mean
+        return np.array([(moved * (test.true - mean)).sum(), np.square(moved, dtype=float).sum()])

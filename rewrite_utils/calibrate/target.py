@@ -63,11 +63,6 @@ class Target:
         """The sorted positive activations of one latent."""
         return self.values[self.offsets[latent] : self.offsets[latent + 1]]
 
-    def block(self, start: int, stop: int) -> "Target":
-        """The latents ``start`` … ``stop - 1``."""
-        offsets = self.offsets[start : stop + 1]
-        return Target(self.values[offsets[0] : offsets[-1]], offsets - offsets[0], self.total)
-
     @property
     def positives(self) -> Int[np.ndarray, " latent"]:
         """How often each latent is active."""

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
-from rewrite_utils.explorer.alone import ARMS
-from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.explorer.stage import ALONE, ARMS
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.engine import Engine
@@ -22,9 +21,8 @@ from rewrite_utils.llm.protocol import Choices, Usage
 from rewrite_utils.params import ROOT, Params, Simulate, load, parse
 from rewrite_utils.rewrite.arms import Estimate, measure
 from rewrite_utils.rewrite.splicer import n_arms
-from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError
+from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError, count, in_hours, size
 from rewrite_utils.runs.machine import Machine, gpu
-from rewrite_utils.runs.plan import count, in_hours, size
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 from rewrite_utils.simulate.stage import rated_tokens as rated
 from rewrite_utils.site import PLANNED, costs, plan_of
