@@ -321,8 +321,17 @@ display.frame(verdicts.shown(final))
 # %%
 asked = run.params.studies.floors
 judged = {name: site.judged(averaged(site.floors)) for name, site in sites.items() if asked}
+if judged:
+    floors = verdicts.final(judged)
+    figure, places = figures.places(judged, width=5.8)
+    for (axis,), name, _ in places:
+        told = {"value": "minus_mean", "xlabel": curves.COST, "title": f"{name}, of {asked}"}
+        forests.forest(axis, floors[floors["site"] == name], **told)
+    figures.keep(made, "07_floors", figure, floors, unit="window", n=n)
+
+# %%
 NONE = "Not measured in this run: studies.floors is 0 (-p studies.floors 3 measures them, no LLM)."
-display.frame(verdicts.shown(verdicts.final(judged))) if judged else display.said(NONE)
+display.frame(verdicts.shown(floors)) if judged else display.said(NONE)
 
 # %% [markdown]
 # The paper's statistics of the same losses, under their names. v1 reports the median of |ΔCE|,
