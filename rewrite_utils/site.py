@@ -41,9 +41,8 @@ from rewrite_utils.rewrite.arms import TOPK
 from rewrite_utils.rewrite.estimates import without_llm
 from rewrite_utils.rewrite.rewritten import Rewritten
 from rewrite_utils.rewrite.splicer import splicer
-from rewrite_utils.runs.cost import Cost, PlanError
+from rewrite_utils.runs.cost import Cost, PlanError, plan
 from rewrite_utils.runs.machine import Machine
-from rewrite_utils.runs.plan import plan
 from rewrite_utils.runs.run import Run, Stage
 from rewrite_utils.runs.stage import Chosen, Declared, Derived, Made, Results, Staged, StagedSite
 from rewrite_utils.score import stage as scoring
