@@ -30,8 +30,7 @@ from rewrite_utils.llm import lengths
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
-from rewrite_utils.rewrite import at_once, whole_model
-from rewrite_utils.rewrite import floors as flooring
+from rewrite_utils.rewrite import at_once, studies, usefulness, whole_model
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
@@ -127,8 +126,8 @@ class SiteStages(StagedSite):
     evidence = Derived(rewriting.evidence)
     estimates = Derived(rewriting.estimates)
     held_out = Derived(studying.held_out)
-    studied = Derived(studying.studied)
-    material = Derived(studying.material)
+    studied = Derived(studies.studied)
+    material = Derived(studies.material)
     study = Derived(studying.study)
     few_windows = Derived(studying.few_windows)
     screened_estimates = Derived(studying.screened_estimates)
@@ -147,9 +146,9 @@ class SiteStages(StagedSite):
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
     control_verdict = Derived(rewriting.control_verdict)
-    floors = Made(flooring.FLOORS)
-    usefulness_stage = Staged(rewriting.USEFULNESS)
-    usefulness = Derived(rewriting.useful_table)
+    floors = Made(studying.FLOORS)
+    usefulness_stage = Staged(usefulness.USEFULNESS)
+    usefulness = Derived(usefulness.useful_table)
     checkpoints_stage = Staged(rewriting.CHECKPOINTS)
     training_curve = Made(rewriting.CHECKPOINTS)
 
@@ -449,7 +448,7 @@ PLANNED: tuple[Declared[Any], ...] = (
     *scoring.JUDGED.values(),
     simulating.SIMULATION,
     asking.WAYS_COST,
-    rewriting.USEFULNESS,
+    usefulness.USEFULNESS,
     rewriting.REWRITE,
     rewriting.CHECKPOINTS,
     studying.ORACLE,
@@ -457,7 +456,7 @@ PLANNED: tuple[Declared[Any], ...] = (
     studying.SHRINK,
     studying.SCREENED,
     studying.SPECIFICITY,
-    flooring.FLOORS,
+    studying.FLOORS,
     readings.READERS,
     layering.LAYER,
 )
@@ -481,7 +480,7 @@ def costs(params: Params, planned: tuple[Declared[Any], ...] = PLANNED) -> list[
             other = params.model_copy(update={"explain": params.explain.of_kind(kind)})
             parts = [cost for one in WORDED for cost in _costs(one, other, name, model)]
             found.append(scoring.together(kind, parts))
-    together = [studying.at_once_cost(params=params, model=model)]
+    together = [at_once.cost(params=params, model=model)]
     return found + together * params.studies.layers_at_once
 
 
