@@ -343,11 +343,8 @@ def test_the_floor_of_a_headline_with_top_k_keeps_the_k_largest_too(truncated):
     here = truncated["mlp"]
     values = here.estimates["shuffled explanations"].values
     named = {"a": Estimate(values, ("top",)), "b+topk": Estimate(values, ("top",))}
-    table = rewrite.measure(
-        here.subject, here.hookpoint, here.coder, here.cache("evaluate").tokens,
-        here.simulated_windows("evaluate"), described=np.array(here.simulated), estimates=named,
-        fractions=(1.0,), rankings={}, constants={}, seed=here.params.seed, name="t",
-    )  # fmt: skip
+    windows, latents = here.simulated_windows("evaluate"), np.array(here.simulated)
+    table = here.splicer.losses(windows, named, latents, "t", seed=here.params.seed)
     count = len(here.simulated)
     floor = losses_of(here.losses, "shuffled explanations", count)
     np.testing.assert_allclose(floor, losses_of(table, "b+topk", count), rtol=1e-4)
