@@ -11,7 +11,6 @@ from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.params.measuring import Studies
 from rewrite_utils.report import calibrations, verdicts
 from rewrite_utils.report import studies as reported
-from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.estimates import KEPT, REFITTED
