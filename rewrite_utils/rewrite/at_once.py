@@ -19,7 +19,7 @@ from rewrite_utils import stats
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
-from rewrite_utils.params import Params
+from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.rewrite.arms import by_window
 from rewrite_utils.rewrite.splicer import splice_cost
 from rewrite_utils.runs.cost import Cost
@@ -56,6 +56,16 @@ def sets(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Each place alone, then the first two, the first three …, and all of them."""
     alone = [(name,) for name in names]
     return alone + [tuple(names[:count]) for count in range(2, len(names) + 1)]
+
+
+def require_apart(layers: Mapping[str, int]) -> None:
+    """Raise ParameterError where two sites lie at one layer."""
+    if len(set(layers.values())) < len(layers):
+        told = ", ".join(f"{name} {layer}" for name, layer in layers.items())
+        raise ParameterError(
+            f"studies.layers_at_once rewrites one site a layer, but the layers are {told}: "
+            "remove sites, or set it to false"
+        )
 
 
 def measure(
