@@ -145,13 +145,6 @@ def read_losses(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / FILE)
 
 
-def spliced(model: ModelShape, settings: Site, *, whole: int, losses: int) -> int:
-    """FLOPs of ``whole`` tokens passed untouched and ``losses`` patched ones above the splice."""
-    above = model.n_layers - layer_of(model, settings) - 1
-    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * settings.latents
-    return whole * (model.flops() + flops_to(model, settings)) + losses * patched
-
-
 def splice_cost(
     stage: str,
     name: str,
@@ -165,13 +158,15 @@ def splice_cost(
 ) -> Cost:
     """Each window once whole, and one token a (window, arm) through the layers above."""
     whole = windows * params.corpus.row_tokens
+    above = model.n_layers - layer_of(model, settings) - 1
+    patched = model.flops(layers=above, logits=True) + 2 * model.d_model * settings.latents
     return Cost(
         stage,
         name,
         what,
         tokens=whole + losses,
         storage=60 * losses,
-        flops=spliced(model, settings, whole=whole, losses=losses),
+        flops=whole * (model.flops() + flops_to(model, settings)) + losses * patched,
         dtype=params.subject.measured_in,
     )
 
