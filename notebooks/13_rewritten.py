@@ -50,7 +50,7 @@ figures.use_style()
 import numpy as np
 
 site = next(iter(sites.values()))
-latent = int(site.told[0])
+latent = next(iter(site.level_texts["a"]))  # one that an LLM described
 for level, texts in site.level_texts.items():
     print(f"({level}) {texts[latent]}\n")
 
@@ -63,29 +63,91 @@ for level, texts in site.level_texts.items():
 # %%
 from rewrite_utils.explain.described import parse
 
-strength = {word.text: word.strength for word in parse(site.level_texts["c"][latent]).words}
+
+def words(tokens):
+    """The text of every token, BOS left out."""
+    kinds, at = np.unique(tokens[:, 1:], return_inverse=True)
+    return np.array([site.texts(kinds[[i]])[0] for i in range(len(kinds))], object)[at.ravel()]
 
 
-def dense(split):
-    """The latent's activation at every token [row, pos], and the tokens' texts."""
+def true(split, latent):
+    """The latent's activation at the same tokens."""
     cache = site.cache(split)
     found, (rows, positions, values) = np.zeros(cache.tokens.shape), cache.of(latent)
     found[rows, positions] = values
-    kinds, at = np.unique(cache.tokens[:, 1:], return_inverse=True)
-    names = np.array([site.texts(kinds[i : i + 1])[0] for i in range(len(kinds))], object)
-    return found[:, 1:], names[at].reshape(found[:, 1:].shape)
+    return found[:, 1:].ravel()
 
-
-true, words = dense("calibrate")
-grade = np.vectorize(lambda word: strength.get(word, "not listed"))(words)
-means = {name: true[grade == name].mean() for name in np.unique(grade)}
-print({str(name): round(float(mean), 3) for name, mean in means.items()})
 
 # %%
-true, words = dense("evaluate")
-said = np.vectorize(lambda word: means.get(strength.get(word, "not listed"), 0.0))(words)
-unexplained = ((true - said) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+seen = words(site.cache("calibrate").tokens)
+
+
+def by_list(latent, asked):
+    """What its list says of these words, and what each strength is worth."""
+    listed = {word.text: word.strength for word in parse(site.level_texts["c"][latent]).words}
+    strength = np.array([listed.get(word, "not listed") for word in seen])
+    fired = true("calibrate", latent)
+    worth = {one: float(fired[strength == one].mean()) for one in set(strength.tolist())}
+    return np.array([worth.get(listed.get(word, "not listed"), 0.0) for word in asked]), worth
+
+
+said, worth = by_list(latent, words(site.cache("evaluate").tokens))
+here = true("evaluate", latent)
+unexplained = ((here - said) ** 2).sum() / ((here - here.mean()) ** 2).sum()
+print({strength: round(mean, 3) for strength, mean in worth.items()})
 print(f"R² of this latent by its list alone, on text nothing was fitted on: {1 - unexplained:.2f}")
+
+# %% [markdown]
+# **The splice, at every position.** As in 07, but nothing of the layer is left: every latent gets a
+# number at every token, the decoder turns the numbers into what the layer writes, and no encoder
+# runs. First the mean of each latent, which is the ablation, then what the lists say. *Prediction:
+# lists of words, read by the simplest reader there is, undo most of the damage.*
+
+# %%
+import torch
+
+title, rows = next(iter(site.reader_rows.items()))
+tokens = torch.from_numpy(rows[[0]]).long()
+coder, model, at = site.coder.requires_grad_(False), site.subject.bridge, site.hookpoint
+places = torch.from_numpy(~np.isin(rows[0], site.corpus.masked))
+places[0] = False  # the BOS
+
+
+def loss(hooks):
+    """Mean of −log p(next token) over the row, in nats."""
+    with torch.no_grad():
+        logits = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, :-1].float()
+    kept = places[:-1] & places[1:]
+    return -logits.log_softmax(-1)[kept, tokens[0, 1:][kept]].mean().item()
+
+
+# %%
+_, cache = model.run_with_cache(tokens, names_filter=at.input_hook)
+skip = 0 if coder.W_skip is None else cache[at.input_hook][0].float() @ coder.W_skip.T
+
+
+def rewritten(latents):
+    """The row's loss with these latents [pos, latent] at every position, in the layer's place."""
+
+    def splice(output, hook):
+        output[0, places] = (latents @ coder.W_dec + coder.b_dec + skip)[places].to(output)
+        return output
+
+    return loss([(at.output_hook, splice)])
+
+
+# %%
+means = torch.from_numpy(site.latent_means).float().expand(len(rows[0]), -1)
+read, asked = means.clone(), words(rows[[0]])
+for one in site.level_texts["c"]:
+    read[1:, one] = torch.from_numpy(by_list(one, asked)[0]).float()
+losses = {"model": loss([]), "lists": rewritten(read), "mean": rewritten(means)}
+print({name: round(value, 3) for name, value in losses.items()})
+
+# %%
+stored = losses_together(sites).query("text == @title and row == 0").set_index("model")["loss"]
+assert abs(losses["model"] - stored["model"]) < 1e-4, "not the model's stored loss"
+assert abs(losses["mean"] - stored[f"mean, {site.name}"]) < 1e-3, "not the ablation's stored loss"
 
 # %% [markdown]
 # **The reader at scale** also compares with words that are *not* listed, by how alike their

@@ -11,6 +11,8 @@ from rewrite_utils.coder.sparse import random_coder
 from rewrite_utils.params import ROOT
 
 NOTEBOOKS = [next((ROOT / "notebooks").glob(f"{n:02}_*.py")) for n in range(1, 8)]
+READ = ROOT / "notebooks/13_rewritten.py"
+"""Its sites have readers: `test_reader_stages` works it out."""
 LONGEST = 12
 """Lines of a cell that a reader may want to copy."""
 each_notebook = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda file: file.stem)
@@ -37,7 +39,7 @@ def quiet(drawing, monkeypatch):
     monkeypatch.setattr(plt, "show", plt.close)
 
 
-@each_notebook
+@pytest.mark.parametrize("source", [*NOTEBOOKS, READ], ids=lambda file: file.stem)
 def test_cells_are_short_and_the_last_one_asserts(source):
     *_, last = cells = by_hand(source)
     code = [cell.source for cell in cells if cell.cell_type == "code"]

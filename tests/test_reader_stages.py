@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from stage_cases import made
+from test_by_hand import READ, by_hand
 
 from rewrite_utils.explain.described import LEVELS, parse
 from rewrite_utils.params import ParameterError
@@ -176,3 +177,12 @@ def test_r_squared_is_one_for_the_truth_and_zero_for_the_mean(read):
 def test_too_few_labels_name_the_parameter():
     with pytest.raises(ParameterError, match=r"sites\.s: 3 labels .* readers.folds = 2 needs 4"):
         require_enough(np.arange(3), 2, "s")
+
+
+def test_by_hand_the_model_and_its_ablation_have_the_stored_losses(read):
+    for name, site in read.items():
+        names = {"sites": {name: site}, "losses_together": losses_together}
+        for cell in by_hand(READ):
+            if cell.cell_type == "code":
+                exec(compile(cell.source, "13_rewritten", "exec"), names)
+        assert names["losses"]["lists"] > 0
