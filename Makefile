@@ -83,8 +83,6 @@ test: env ## ruff, pytest, the live smoke series, nbval: what continuous integra
 test-browser: env ## the explorer in headless Chromium against JupyterLab (apt install chromium)
 	@echo "test-browser: embedded models and text"
 	$(BIN)/python -m rewrite_utils.assets
-	echo "test-browser: the stages of params/smoke.yaml, if they are not there"
-	$(BIN)/python -m rewrite_utils.series params/smoke.yaml --only 10
 	$(BIN)/python -m pytest tests/browser
 
 check-gpu: env ## every computing part on the GPU against the CPU, with speeds (3 minutes)

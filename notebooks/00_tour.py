@@ -28,10 +28,9 @@ params_file: str = "params/embedded-full.yaml"  # what every notebook of a run s
 overrides: dict = {}  # single parameters by dotted name, e.g. {"sites.early.k": 8}
 
 # %%
-import pandas as pd
-
 from rewrite_utils.explorer import LatentExplorer
-from rewrite_utils.report import coders, display, figures, verdicts
+from rewrite_utils.report import coders, display, figures, tables, verdicts
+from rewrite_utils.report.pipeline import pipeline
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.site import open_sites
 
@@ -45,12 +44,17 @@ figures.use_style()
 # ## At scale
 
 # %% [markdown]
-# ### The experiment, drawn (the paper's figure 2)
+# ### The experiment at one token (the paper's figure 2, with this run's numbers)
+#
+# Of the windows whose next token the model itself expects (chance .1 or more) the one on which the
+# sentences win over mean ablation what they win on average. Bold: the token that the text goes on
+# with. Below the latents that fire, the two silent ones that their sentences overrate most.
 
 # %%
-verdict = {name: one.verdict for name, one in sites.items()}
-stages = pd.DataFrame(run.opened.items(), columns=["stage", "hash"])
-figures.keep(made, "00_pipeline", figures.pipeline(), stages, unit="stage", n=len(stages))
+example = site.example
+figure = pipeline(*example, layer=site.hookpoint.name)
+data = tables.stacked({"latents": example.latents, "next tokens": example.said})
+figures.keep(made, "00_pipeline", figure, data.rename(columns={"site": "part"}), unit="window", n=1)
 
 # %% [markdown]
 # ### The layer
@@ -74,6 +78,7 @@ LatentExplorer(site)
 # ### What the rewrite does to the model
 
 # %%
+verdict = {name: one.verdict for name, one in sites.items()}
 said = verdicts.headline(verdict, run.params.rewrite.headline)
 run.headline("00_tour", {"text": said})
 display.said(said, head=True)

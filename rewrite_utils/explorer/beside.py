@@ -6,9 +6,9 @@ says which side is better, with its interval.
 
 from collections.abc import Mapping, Sequence
 
-from rewrite_utils.explorer import curve, marks
+from rewrite_utils.explorer import marks, scatter
+from rewrite_utils.explorer.card import Known
 from rewrite_utils.explorer.prediction import Judged, Spell
-from rewrite_utils.explorer.records import Known
 from rewrite_utils.report.display import SMALL, Html, token
 from rewrite_utils.stats import Estimate
 
@@ -19,18 +19,24 @@ CARRIED = 12
 def beside(known: Known, judged: Sequence[Judged], *, spell: Spell) -> Html:
     """The run's description, and the edited one if there is one."""
     names = ["the run's", "yours"][: len(judged)]
-    end = max([1e-6, *(curve.end(one.tokens) for one in judged if len(one.tokens))])
+    end = scatter.end(*(one.tokens for one in judged))
     pairs = list(zip(names, judged, strict=True))
-    cells = [
-        marks.section(
-            f"Read from {'your' if name == 'yours' else name} description",
-            marks.slim(_curve(one, end), width=320) + _strips(known, one, spell),
-        )
-        for name, one in pairs
-    ]
+    cells = [_read(known, name, one, end, spell) for name, one in pairs]
     parts = [_numbers(pairs), marks.columns(cells, even=True)]
     text = "; ".join(f"{name}: R² {one.r2}, AUROC {one.auroc}" for name, one in pairs)
-    return Html(f'<div style="line-height: 1.4">{"".join(parts)}</div>', text)
+    return Html(marks.whole(parts), text)
+
+
+def _read(known: Known, name: str, judged: Judged, end: float, spell: Spell) -> str:
+    """The calibration curve of a description, and its latent's windows as it reads them."""
+    read = {
+        kind: one._replace(shown=[window.read(judged.said, spell) for window in one.shown])
+        for kind, one in known.windows.items()
+    }
+    curve = marks.slim(_curve(judged, end), width=320)
+    strips = marks.kinds(read, maximum=known.maximum, nothing="none: it never fires")
+    title = f"Read from {'your' if name == 'yours' else name} description"
+    return marks.section(title, curve + strips)
 
 
 def _numbers(pairs: Sequence[tuple[str, Judged]]) -> str:
@@ -43,17 +49,17 @@ def _numbers(pairs: Sequence[tuple[str, Judged]]) -> str:
         found = [getattr(one, field) for _, one in pairs]
         reach = ends or (0.0, max([0.001, *(one.high for one in found if one.high == one.high)]))
         body += [
-            [f"{label}, {name}", marks.within(one), _mark(one, reach), better]
+            [
+                f"{label}, {name} ({better})",
+                marks.within(one),
+                marks.interval(one, ends=reach, floor=reach[0]),
+            ]
             for (name, _), one in zip(pairs, found, strict=True)
         ]
     rows = pairs[0][1].r2.n
     remark = f"all tokens of {rows} evaluate rows, 95 % over rows; CE: nats, (1 − R²) × its mean’s"
-    table = marks.rows(["", "value", "", ""], body)
+    table = marks.rows(["", "value", ""], body)
     return marks.section("What the description alone predicts", table, remark=remark)
-
-
-def _mark(found: Estimate, ends: tuple[float, float]) -> str:
-    return marks.interval(found, ends=ends, floor=ends[0])
 
 
 def words(carried: Sequence[tuple[str, float]]) -> Html:
@@ -76,21 +82,7 @@ def _curve(judged: Judged, end: float) -> str:
     if judged.tokens.empty:
         return marks.note("no token fires and none is said to")
     words = marks.note(f"→ predicted, ↑ true, both 0 … {end:.2f}; {len(judged.tokens)} tokens")
-    return curve.calibration(judged.tokens, end=end) + words
-
-
-def _strips(known: Known, judged: Judged, spell: Spell) -> str:
-    return "".join(
-        marks.section(
-            name.capitalize(),
-            marks.strips(
-                [one.read(judged.said, spell) for one in kind.shown],
-                maximum=known.maximum,
-                nothing="none: it never fires",
-            ),
-        )
-        for name, kind in known.windows.items()
-    )
+    return scatter.calibration(judged.tokens, end=end) + words
 
 
 def exact(over: Mapping[str, Estimate], gain: Estimate) -> Html:

@@ -4,13 +4,15 @@ In: records of one latent. Out: Html whose every activation is on one scale. A c
 old sentence beside the new one.
 """
 
-from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
-from rewrite_utils.explain.logits import caveat
-from rewrite_utils.explorer import curve, marks
-from rewrite_utils.explorer.records import Known, Reading
+from rewrite_utils.explain.logits import Promoted, caveat
+from rewrite_utils.explorer import marks, scatter
 from rewrite_utils.explorer.scores import Scored
 from rewrite_utils.explorer.windows import Kind
 from rewrite_utils.report.display import SMALL, Html, token, visible
@@ -30,6 +32,49 @@ FEW = 5
 """Firing windows below which an AUROC's interval is known to be too narrow (stats.auroc)."""
 
 
+class Reading(NamedTuple):
+    """One sentence of one latent, and what came of it."""
+
+    latent: int
+    """Index in the coder."""
+    sentence: str
+    """What the simulator read."""
+    origin: str
+    """Who wrote it: explainer or curated."""
+    rated: pd.DataFrame
+    """One row a rated window: split (the calibrator was fitted on "calibrate"), row and end there,
+    true activation, the simulator's E (expected, 0 … 9), and predicted in the unit of the truth."""
+    scores: list[Scored]
+    """How good that is."""
+    errors: dict[str, Kind]
+    """The worst windows of each kind of error (``windows.errors``)."""
+    alone: pd.DataFrame
+    """What each arm costs the model (``stage.verdict``)."""
+
+
+class Known(NamedTuple):
+    """What a latent does, whatever is said of it; all on the explain rows."""
+
+    title: str
+    """Site, hookpoint, latent, and of how many."""
+    tokens: int
+    """Tokens of the explain rows."""
+    firings: Float[ndarray, " firing"]
+    """Activation at each token where it fires."""
+    maximum: float
+    """The largest of them, the scale of everything that is drawn; 0 if there is none."""
+    share: float
+    """Of the variance that all latents write, each counted alone."""
+    windows: dict[str, Kind]
+    """Top, quantile and random windows (``windows.of_text``)."""
+    promoted: Promoted
+    """What its direction does to the logits."""
+    above: int
+    """Layers above the hookpoint, which the logits leave out."""
+    near: dict[str, list[tuple[int, float, str]]]
+    """Nearest latents by two measures: index, value, sentence."""
+
+
 def card(known: Known, reading: Reading | None, described: str, missing: str) -> Html:
     """The whole card; ``reading`` is what came of a simulated sentence, if there is one, and
     ``described`` what is said of the latent besides."""
@@ -40,18 +85,19 @@ def card(known: Known, reading: Reading | None, described: str, missing: str) ->
         head.append(_described(described))
     if missing:
         head.append(marks.note(missing))
-    first, *rest = _judged(reading) if reading else [marks.note("its sentence was not simulated")]
-    return _whole(
-        [
-            *head,
-            marks.columns([first, _firing(known), *rest]),
-            marks.section("Windows", marks.legend(known.maximum)),
-            _strips(reading.errors, known.maximum, nothing="none") if reading else "",
-            _strips(known.windows, known.maximum, nothing="none: it never fires"),
-            marks.columns([_logits(known), _near(known)], even=True),
-        ],
-        line(known, reading, described),
-    )
+    if not reading:
+        head.append(marks.note("its sentence was not simulated"))
+    judged = _judged(reading) if reading else []
+    errors = marks.kinds(reading.errors, maximum=known.maximum, nothing="none") if reading else ""
+    parts = [
+        *head,
+        marks.columns([*judged[:1], _firing(known), *judged[1:]]),
+        marks.section("Windows", marks.legend(known.maximum)),
+        errors,
+        marks.kinds(known.windows, maximum=known.maximum, nothing="none: it never fires"),
+        marks.columns([_logits(known), _near(known)], even=True),
+    ]
+    return Html(marks.whole(parts), line(known, reading, described))
 
 
 def line(known: Known, reading: Reading | None, described: str) -> str:
@@ -67,7 +113,7 @@ def line(known: Known, reading: Reading | None, described: str) -> str:
 
 
 def _judged(reading: Reading) -> list[str]:
-    return [_scores(reading), _curve(reading, curve.end(reading.rated)), _alone(reading)]
+    return [_scores(reading), _curve(reading, scatter.end(reading.rated)), _alone(reading)]
 
 
 def _described(text: str) -> str:
@@ -79,10 +125,6 @@ def _described(text: str) -> str:
     return f'<div style="max-width: 90em; overflow-wrap: anywhere">described: {said}</div>'
 
 
-def _whole(parts: Sequence[str], text: str) -> Html:
-    return Html(f'<div style="line-height: 1.4">{"".join(parts)}</div>', text)
-
-
 def _said(reading: Reading) -> str:
     return (
         f'<div style="max-width: 90em; margin: 2px 0">“{visible(reading.sentence)}” '
@@ -91,7 +133,7 @@ def _said(reading: Reading) -> str:
 
 
 def _scores(reading: Reading) -> str:
-    header = ["score", "value", "0 … 1, right is better, grey: floor", "floor", "firing + silent"]
+    header = ["score, windows", "value", "0 … 1, right is better, grey: floor", "floor"]
     table = marks.rows(header, map(_score, reading.scores))
     if few := dict.fromkeys(str(one.n) for one in reading.scores if one.firing < FEW):
         warning = marks.note(
@@ -99,14 +141,15 @@ def _scores(reading: Reading) -> str:
             "too narrow, it cannot know the windows that were not drawn"
         )
         table += marks.slim(warning, width=560)
-    return marks.section("Scores", table, remark="95 % over windows, of which so many fire")
+    return marks.section("Scores", table, remark="95 % over windows, firing + silent ones")
 
 
 def _score(one: Scored) -> list[str]:
     drawn = marks.interval(one.found, ends=(0.0, 1.0), floor=one.floor)
     why = f"<span style='{SMALL}; white-space: normal'>{visible(one.floor_name)}</span>"
     floor = f"{marks.number(one.floor, 2)} {why}"
-    return [visible(one.name), marks.within(one.found, 2), drawn, floor, one.n]
+    name = f"{visible(one.name)} <span style='{SMALL}'>{one.n}</span>"
+    return [name, marks.within(one.found, 2), drawn, floor]
 
 
 def _firing(known: Known) -> str:
@@ -125,10 +168,10 @@ def _curve(reading: Reading, end: float) -> str:
     held = int((reading.rated["split"] == "evaluate").sum())
     words = f"→ predicted, ↑ true, both 0 … {end:.2f}, the largest here; dots: the diagonal"
     remark = (
-        f"blue: {held} evaluate windows, orange: means of {curve.BINS} bins of them, grey: "
+        f"blue: {held} evaluate windows, orange: means of {scatter.BINS} bins of them, grey: "
         f"{len(reading.rated) - held} it was fitted on"
     )
-    body = curve.calibration(reading.rated, end=end) + marks.note(words)
+    body = scatter.calibration(reading.rated, end=end) + marks.note(words)
     return marks.slim(marks.section("Predicted and true", body, remark=remark), width=320)
 
 
@@ -152,17 +195,6 @@ def _arm(name: str, over: Estimate, reach: float) -> list[str]:
     drawn = marks.interval(over, ends=(-reach, reach), floor=0.0)
     said = marks.within(over, sign=True)
     return [visible(name), "0 by definition" if name == ARM_NAMES["truth"] else said, drawn]
-
-
-def _strips(kinds: Mapping[str, Kind], scale: float, *, nothing: str) -> str:
-    return "".join(
-        marks.section(
-            name.capitalize(),
-            marks.strips(kind.shown, maximum=scale, nothing=nothing),
-            remark=kind.remark,
-        )
-        for name, kind in kinds.items()
-    )
 
 
 def _logits(known: Known) -> str:

@@ -47,7 +47,7 @@ class Change(NamedTuple):
         word = f"“{marks.plain(self.word, WORD)}”"
         if self.strength is None:
             return f"− {word}: it does not fire"
-        return f"＋ {word}, {self.strength}, {self.share:.0%}"
+        return f"+ {word}, {self.strength}, {self.share:.0%}"
 
     def made(self, description: str) -> str:
         """The description with the change made."""

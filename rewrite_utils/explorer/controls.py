@@ -7,24 +7,27 @@ cancel button, and until it is done all other controls are disabled.
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import zip_longest
 
 import ipywidgets as widgets
 
 from rewrite_utils.explorer import marks, scatter, table
 from rewrite_utils.explorer.change import SHOWN, WORD, Change
+from rewrite_utils.explorer.desk import Cancelled
 from rewrite_utils.explorer.find import MODES, TEXT
 from rewrite_utils.explorer.session import Session
 from rewrite_utils.explorer.speak import Spoken
-from rewrite_utils.explorer.turn import Cancelled
-from rewrite_utils.report.display import Html
+from rewrite_utils.report.display import NO_TEXT, Html
 
 WIDE = widgets.Layout(width="98%")
-STYLE = (
-    "<style>.explorer select {font-family: monospace; white-space: pre} .explorer svg "
-    "{max-width: 100%; height: auto} .explorer .widget-hbox {flex-wrap: wrap} .explorer "
-    ".widget-button {max-width: 30em; overflow: hidden}</style>"
-)
-"""What the controls have no trait for."""
+STYLE = """<style>
+.explorer select, .explorer pre {font-family: monospace; white-space: pre; min-width: 0}
+.explorer svg {max-width: 100%; height: auto}
+.explorer .widget-hbox {flex-wrap: wrap}
+.explorer .widget-box > * {max-width: 100%}
+.explorer .widget-html-content {width: 100%; min-width: 0}
+</style>"""
+"""What no trait sets."""
 
 
 class Controls:
@@ -32,12 +35,12 @@ class Controls:
 
     def __init__(self, session: Session, *, seen: Callable[[], None] | None = None) -> None:
         """``seen`` is called once a page has drawn the widgets, and after each selection."""
-        self.session, self._seen = session, seen
+        self.session, self._seen = session, seen or (lambda: None)
         self._cancel, self._busy, self._filling = threading.Event(), False, False
         self._ready = seen is None  # a page that nobody sees is not read for
         self._spoken: Spoken | None = None
         self._changes: list[Change] = []
-        self.card = widgets.HTML(layout=WIDE)
+        self.card, self.said = widgets.HTML(layout=WIDE), widgets.HTML()
         parts = [self._chooser(), self.card, self._editor(), self._reader(), self._speaker()]
         self.widget = widgets.VBox([*parts, self._whole()])
         self.widget.add_class("explorer")
@@ -54,9 +57,8 @@ class Controls:
     # ── parts ────────────────────────────────────────────────────────────────────────────────
 
     def _chooser(self) -> widgets.Widget:
-        session = self.session
         self.number = widgets.BoundedIntText(
-            value=session.latent, min=0, max=session.shelf.cache.n_latents - 1,
+            value=self.session.latent, min=0, max=self.session.shelf.cache.n_latents - 1,
             description="latent", layout=widgets.Layout(width="170px"),
         )  # fmt: skip
         self.number.add_class(scatter.NUMBER)
@@ -67,69 +69,62 @@ class Controls:
             description="find", layout=widgets.Layout(width="460px"),
         )  # fmt: skip
         self.list = widgets.Select(rows=7, layout=WIDE)
-        self.previous = self._button("◀ previous", lambda: self.select(self._beside(-1)))
-        self.next = self._button("next ▶", lambda: self.select(self._beside(1)))
-        self.random = self._button("random", lambda: self.select(session.random()))
+        self.previous = self._button("◀ previous", lambda: self._move(-1))
+        self.next = self._button("next ▶", lambda: self._move(1))
+        self.random = self._button("random", lambda: self.select(self.session.random()))
         self.cancel = self._button("cancel", self._cancel.set)
         self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px"))
-        self.said = widgets.HTML()
         jump = [self.number, self.previous, self.next, self.random, self.cancel, self.progress]
         header = widgets.HTML(f"{STYLE}<pre style='margin: 0 0 0 6px'>{table.HEADER}</pre>")
         order = widgets.HBox([self.mode, self.query, self.sort])
         return widgets.VBox([widgets.HBox([*jump, self.said]), order, header, self.list])
 
     def _editor(self) -> widgets.Widget:
-        session = self.session
-        remark = "every keystroke is read and judged, without an LLM"
-        head = widgets.HTML(marks.section("A better description?", "", remark=remark))
+        head = _head("A better description?", "every keystroke is read and judged, without an LLM")
         self.description = widgets.Textarea(layout=WIDE, rows=4)
         self.beside, self.measured, self.words = (widgets.HTML(layout=WIDE) for _ in range(3))
         self.changes = [
-            self._button("", lambda at=at: self._write(session.change(self._changes[at])))
+            self._button("", lambda at=at: self._write(self.session.change(self._changes[at])))
             for at in range(2 * SHOWN)
         ]
         self.suggested = widgets.HTML()
-        self.undo = self._button("undo", lambda: self._write(session.undo()))
-        self.exact = self._button("", lambda: self.ask(partial(_put, self.measured), session.exact))
-        self.discard = self._button("discard", lambda: self._write(session.discard()))
-        self.save = self._button("save", lambda: _say(self.said, session.save()))
+        self.undo = self._button("undo", lambda: self._write(self.session.undo()))
+        self.exact = self._button(
+            "", lambda: self.ask(partial(_put, self.measured), self.session.exact)
+        )
+        self.discard = self._button("discard", lambda: self._write(self.session.discard()))
+        self.save = self._button("save", lambda: _say(self.said, self.session.save()))
         then = widgets.HBox([self.undo, self.discard, self.save, self.exact])
         offers = widgets.HBox([self.suggested, *self.changes])
         below = [offers, then, self.measured, self.words, self.beside]
         return widgets.VBox([head, self.description, *below])
 
     def _reader(self) -> widgets.Widget:
-        head = widgets.HTML(marks.section("Your own text", ""))
         self.text = widgets.Textarea(placeholder="paste a text", layout=WIDE, rows=3)
         self.read = widgets.HTML(layout=WIDE)
         self.fires = self._button(
             "which latents fire?", lambda: self.ask(self._found, self.session.read, self.text.value)
         )
-        return widgets.VBox([head, self.text, self.fires, self.read])
+        line = widgets.HBox([self.fires])
+        return widgets.VBox([_head("Your own text"), self.text, line, self.read])
 
     def _speaker(self) -> widgets.Widget:
-        remark = "with the descriptions as they stand above"
-        head = widgets.HTML(marks.section("The rewritten model speaks", "", remark=remark))
+        head = _head("The rewritten model speaks", "with the descriptions as they stand above")
         self.prompt = widgets.Text(value="The river", description="prompt", layout=WIDE)
-        self.spoken, self.because = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.spoken, self.because = (widgets.HTML(layout=WIDE) for _ in range(2))
         self.go = self._button(
             "continue it", lambda: self.ask(self._heard, self.session.speak, self.prompt.value)
         )
-        put = partial(_put, self.because)
         self.token = widgets.Dropdown(options=[], description="token")
-        self.why = self._button(
-            "why there?",
-            lambda: self.ask(put, self.session.why, self._spoken, self.token.value),
-        )
+        self.why = self._button("why there?", self._ask_why)
         line = widgets.HBox([self.go, self.token, self.why])
         return widgets.VBox([head, self.prompt, line, self.spoken, self.because])
 
     def _whole(self) -> widgets.Widget:
-        remark = "a latent a dot; hover names it, a click selects it; the list above is the same"
-        head = widgets.HTML(marks.section("The whole layer", "", remark=remark))
+        head = _head("The whole layer", "a latent a dot; hover names it, a click selects it")
         self.map, self.layer = widgets.HTML(), widgets.HTML()
         self.work = self._button("work list: what loses most", self._worst)
-        return widgets.VBox([head, widgets.HBox([self.layer, self.map]), self.work])
+        return widgets.VBox([head, widgets.HBox([self.layer, self.map]), widgets.HBox([self.work])])
 
     def _button(self, name: str, act: Callable[[], None]) -> widgets.Button:
         button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
@@ -158,13 +153,12 @@ class Controls:
         self.layer.value = session.layer(live=True)
         if session.desk.finder.drawn_already:
             self.map.value = session.map(live=True)
-        if self._seen is not None and (self.widget._view_count or 0) > 0:
+        if (self.widget._view_count or 0) > 0:
             self._seen()
 
     def _drawn(self) -> None:
         """A page is there: what is slow the first time is made now, map and reading."""
-        if self._seen is not None:
-            self._seen()
+        self._seen()
         if not self.map.value:
             self.ask(self._warm, lambda step: Html(self.session.map(live=True), ""))
 
@@ -182,12 +176,12 @@ class Controls:
         self._filling = False
         self._buttons()
 
+    def _move(self, step: int) -> None:
+        self.select(self.session.beside(step, **self._search))
+
     @property
     def _search(self) -> dict[str, str]:
         return {"sort": self.sort.value, "text": self.query.value, "mode": self.mode.value}
-
-    def _beside(self, step: int) -> int:
-        return self.session.beside(step, **self._search)
 
     def _write(self, text: str) -> None:
         """Put a description into its field, and read it."""
@@ -212,8 +206,7 @@ class Controls:
 
     def _worst(self) -> None:
         self.mode.value, self.query.value, self.sort.value = MODES[0], "", "lost"
-        for latent in self.session.work()["latent"].head(1):
-            self.select(int(latent))
+        self.select(next(iter(self.session.work()["latent"]), None))
 
     def _buttons(self) -> None:
         """Which controls can be used, what pressing them costs, and what could be changed."""
@@ -233,8 +226,7 @@ class Controls:
         self._offer()
 
     def _offer(self) -> None:
-        for place, button in enumerate(self.changes):
-            change = self._changes[place] if place < len(self._changes) else None
+        for button, change in zip_longest(self.changes, self._changes):
             button.layout.display = "" if change else "none"
             if change is not None:
                 button.description = change.offer
@@ -270,12 +262,16 @@ class Controls:
 
     def _heard(self, found: tuple[list[Spoken], Html]) -> None:
         spoken, drawn = found
-        read = {one.arm: one for one in spoken}.get("rewrite")
-        self.spoken.value, self.because.value, self._spoken = drawn.markup, "", read
+        read = self._spoken = {one.arm: one for one in spoken}.get("rewrite")
+        self.spoken.value, self.because.value = drawn.markup, ""
         if read is not None:
-            words = [marks.plain(text, WORD) for text in read.texts[1:]]
+            words = [marks.plain(text, WORD) or NO_TEXT for text in read.texts[1:]]
             self.token.options = [(f"{at}: {word}", at) for at, word in enumerate(words, 2)]
             self.token.value = int(abs(read.change[1:]).argmax()) + 2
+
+    def _ask_why(self) -> None:
+        show = partial(_put, self.because)
+        self.ask(show, self.session.why, self._spoken, self.token.value)
 
     def _step(self, share: float) -> None:
         self.progress.value = share
@@ -290,6 +286,10 @@ class Controls:
             _say(self.said, "cancelled; nothing has changed")
         except Exception as error:
             _say(self.said, str(error.args[0] if error.args else error))
+
+
+def _head(title: str, remark: str = "") -> widgets.HTML:
+    return widgets.HTML(marks.section(title, "", remark=remark))
 
 
 def _put(target: widgets.HTML, found: Html) -> None:

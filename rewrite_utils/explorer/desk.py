@@ -4,29 +4,53 @@ model continued, one latent replaced.
 In: a Shelf. Out: records and estimates. Draws nothing; whoever asks takes turns (``turn``).
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from math import nan
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.explain import curated
 from rewrite_utils.explorer.find import Finder
+from rewrite_utils.explorer.owntext import LONGEST, OwnText
 from rewrite_utils.explorer.prediction import Judged, Predictor
-from rewrite_utils.explorer.records import LONGEST, OwnText
 from rewrite_utils.explorer.shelf import Shelf
-from rewrite_utils.explorer.speak import Speaker
-from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.explorer.speak import Speaker, own_ids
 from rewrite_utils.llm.embedding import embedder
 from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.stats import Estimate, bootstrap
 from rewrite_utils.subject.splice import hooked
+
+Step = Callable[[float], None]
+"""Told the share that is done; raises Cancelled to stop."""
+
+
+class Cancelled(Exception):
+    """The person at the keyboard asked to stop."""
+
+
+def silent(share: float) -> None:
+    """A Step that tells nobody."""
+
+
+_computing = threading.RLock()
+
+
+@contextlib.contextmanager
+def turn(step: Step = silent) -> Iterator[None]:
+    """Compute alone; waits until no other thread computes, and ``step`` may raise meanwhile."""
+    while not _computing.acquire(timeout=0.1):
+        step(0.0)
+    try:
+        yield
+    finally:
+        _computing.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +92,7 @@ class Desk:
         return Speaker(site.subject, site.hookpoint, site.coder, means, read)
 
     def exactly(
-        self, judged: Sequence[Judged], *, step: Callable[[float], None]
+        self, judged: Sequence[Judged], *, step: Step
     ) -> tuple[dict[str, Estimate], Estimate]:
         """CE of each description and of the mean over the truth, measured, nats; and the last
         description's minus the first's."""
@@ -88,19 +112,9 @@ class Desk:
         options = {"seed": self.shelf.params.seed, "resamples": self.shelf.params.rewrite.bootstrap}
         return bootstrap(gap.to_numpy(), unit="evaluate window", **options)
 
-    @property
-    def exact_seconds(self) -> float:
-        """About what ``exactly`` takes: its share of the run's own pass over all latents, the
-        untouched model in full; NaN where the run made none."""
-        shelf = self.shelf
-        return float(shelf.site.stage(ALONE).manifest["seconds"]) if shelf.latents else nan
-
     def ids(self, text: str) -> list[int]:
         """Token ids of a text of one's own; ValueError when there is none."""
-        ids = plain_ids(self.shelf.site.subject.tokenizer, [text])[0]
-        if not ids:
-            raise ValueError("the text is empty: paste some words")
-        return ids
+        return own_ids(self.shelf.site.subject, text, "the text is empty: paste some words")
 
     @torch.no_grad()
     def own(self, text: str) -> OwnText:

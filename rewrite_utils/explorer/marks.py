@@ -6,19 +6,19 @@ page's own colour; every other colour is part transparent or stands out in both 
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from rewrite_utils.explorer.windows import Shown
+from rewrite_utils.explorer.windows import Kind, Shown
 from rewrite_utils.report.display import BLUE, DEEPEST, GREY, ORANGE, SMALL, tokens, visible
 from rewrite_utils.stats import Estimate
 
 Found = Estimate | tuple[float, float, float]
 """A value and the ends of its interval."""
-WIDTH = 150
+WIDTH = 120
 """Pixels of an interval's axis."""
 
 
@@ -26,6 +26,18 @@ def strips(shown: Iterable[Shown], *, maximum: float, nothing: str) -> str:
     """Several windows under one another, or why there are none."""
     drawn = [tokens(*one[:3], maximum=maximum, note=one.note).markup for one in shown]
     return "".join(drawn) or note(nothing)
+
+
+def kinds(shown: Mapping[str, Kind], *, maximum: float, nothing: str) -> str:
+    """Windows of several kinds, a section each."""
+    return "".join(
+        section(
+            name.capitalize(),
+            strips(kind.shown, maximum=maximum, nothing=nothing),
+            remark=kind.remark,
+        )
+        for name, kind in shown.items()
+    )
 
 
 def legend(maximum: float) -> str:
@@ -90,6 +102,11 @@ def section(title: str, body: str, *, remark: str = "") -> str:
     return f"{head}{small if remark else ''}</div>{body}"
 
 
+def whole(parts: Iterable[str]) -> str:
+    """All that is shown of something; a word that is longer than the page is broken."""
+    return f'<div style="line-height: 1.4; overflow-wrap: break-word">{"".join(parts)}</div>'
+
+
 def columns(cells: Iterable[str], *, even: bool = False) -> str:
     """Parts beside one another, below one another where the page is too narrow for that.
 
@@ -110,10 +127,16 @@ def slim(body: str, *, width: int) -> str:
 
 
 def rows(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    cell = "text-align: left; padding: 1px 12px 1px 0; white-space:"
-    head = "".join(f'<th style="{cell} normal">{name}</th>' for name in header)
-    lines = ("".join(f'<td style="{cell} nowrap">{one}</td>' for one in row) for row in body)
+    """A table of cells that are HTML already; the first column and the heads may break."""
+    cell = "text-align: left; padding: 1px 12px 1px 0"
+    head = "".join(f'<th style="{cell}; white-space: normal">{name}</th>' for name in header)
+    lines = (
+        "".join(
+            f'<td style="{cell}; white-space: {"nowrap" if place else "normal"}">{one}</td>'
+            for place, one in enumerate(row)
+        )
+        for row in body
+    )
     whole = "".join(f'<tr style="background: none">{line}</tr>' for line in lines)
     return f"<table><tr>{head}</tr>{whole}</table>"
 

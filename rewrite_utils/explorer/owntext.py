@@ -5,19 +5,36 @@ asked for. Out: which latents are worth showing, and the text once for each of t
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from rewrite_utils.explorer import marks
-from rewrite_utils.explorer.records import OwnText
 from rewrite_utils.report.display import NO_TEXT, Html, tokens
 
+LONGEST = 200
+"""Tokens of one's own text that are read; the rest is left out, and said so."""
 SHOWN = 4
 """Latents that a text is drawn for, at most."""
+LEAD = 160
+"""Characters of a description above its text."""
 LISTED = 20
 """Firing latents that are named, at most."""
+
+
+class OwnText(NamedTuple):
+    """A text as the coder sees it."""
+
+    texts: list[str]
+    """Exact text of each token, BOS left out."""
+    true: Float[ndarray, "pos latent"]
+    """Activation of every latent of the coder."""
+    left_out: int
+    """Tokens beyond ``LONGEST``."""
+    ids: tuple[int, ...] = ()
+    """Token ids."""
 
 
 def strongest(
@@ -43,12 +60,12 @@ def drawn(
         guess = None if predicted is None else predicted[:, place]
         note = f"scale 0 … {scale:.2f}"
         body = tokens(own.texts, own.true[:, latent], guess, maximum=scale, note=note).markup
-        parts.append(marks.section(f"latent {latent}", body, remark=sentence))
+        parts.append(marks.section(f"latent {latent}", body, remark=marks.plain(sentence, LEAD)))
     firing = np.flatnonzero(own.true.any(0))
     said = f"{len(firing)} of {own.true.shape[1]} latents fire on {len(own.texts)} tokens"
     if own.left_out:
         said += f"; the last {own.left_out} tokens were left out"
-    return Html(f"<div>{marks.note(f'{said}: {_listed(own, firing)}')}{''.join(parts)}</div>", said)
+    return Html(marks.whole([marks.note(f"{said}: {_listed(own, firing)}"), *parts]), said)
 
 
 def _listed(own: OwnText, firing: ndarray) -> str:

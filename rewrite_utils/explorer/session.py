@@ -5,21 +5,20 @@ prompt that is continued. Knows no widgets.
 """
 
 import functools
-from math import isnan
 
 import numpy as np
 import pandas as pd
 
 from rewrite_utils.explorer import beside, card, owntext, scatter, speak
 from rewrite_utils.explorer.change import Change
-from rewrite_utils.explorer.desk import Desk
+from rewrite_utils.explorer.desk import Desk, Step, silent, turn
 from rewrite_utils.explorer.find import WORDS, Mode
+from rewrite_utils.explorer.owntext import OwnText
 from rewrite_utils.explorer.prediction import Judged
-from rewrite_utils.explorer.records import OwnText
 from rewrite_utils.explorer.scatter import Axes
 from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.speak import Speaker, Spoken
-from rewrite_utils.explorer.turn import Step, silent, turn
+from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.report.display import Html
 from rewrite_utils.site import SiteStages
 
@@ -182,12 +181,12 @@ class Session:
 
     @property
     def exact_price(self) -> str:
-        """What ``exact`` takes, in words; nothing is computed for it."""
-        seconds = self.desk.exact_seconds
-        windows = self.shelf.site.settings.evaluate_windows
-        return f"{windows} windows, " + (
-            "time not yet known" if isnan(seconds) else f"at most {max(1, round(seconds))} s"
-        )
+        """What ``exact`` takes, in words: no longer than the run's own pass over all latents took;
+        nothing is computed for it."""
+        site, price = self.shelf.site, "time not yet known"
+        if self.shelf.latents:
+            price = f"at most {max(1, round(site.stage(ALONE).manifest['seconds']))} s"
+        return f"{site.settings.evaluate_windows} windows, {price}"
 
     def exact(self, *, step: Step = silent) -> Html:
         """The measured CE of the edited description, the run's, and the mean in its place."""

@@ -15,18 +15,17 @@ from numpy import ndarray
 
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.explain.stage import EXPLANATIONS
-from rewrite_utils.explorer import alone, scores, windows
+from rewrite_utils.explorer import scores, windows
+from rewrite_utils.explorer.card import Known, Reading
 from rewrite_utils.explorer.prediction import Predictor, predictor
-from rewrite_utils.explorer.records import Known, Reading
 from rewrite_utils.explorer.scores import Scored
-from rewrite_utils.explorer.stage import ALONE, FITTED
+from rewrite_utils.explorer.stage import ALONE, FITTED, verdict
 from rewrite_utils.explorer.windows import EACH, Kind
 from rewrite_utils.latents import neighbours
 from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import Params
-from rewrite_utils.rewrite.estimates import Evidence
 from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
@@ -143,15 +142,10 @@ class Shelf:
         both = [self.site.ratings(split) for split in SIMULATED]
         return Ratings(*(np.concatenate(field) for field in zip(*both, strict=True)))
 
-    @property
-    def evidence(self) -> Evidence:
-        """What calibrators are fitted on: the ratings of the calibrate windows beside the truth."""
-        return self.site.evidence
-
     @functools.cached_property
     def predicted(self) -> Float[ndarray, "window latent"]:
         """The ratings, calibrated by the run's headline calibrator."""
-        return self.evidence.calibrated(self.params.rewrite.headline, self.ratings)
+        return self.site.evidence.calibrated(self.params.rewrite.headline, self.ratings)
 
     @functools.cached_property
     def losses(self) -> dict[int, pd.DataFrame]:
@@ -251,8 +245,8 @@ class Shelf:
         found += self._detection(latent)
         errors = {kind: self._strips(latent, rated.iloc[which[:EACH]], len(which))
                   for kind, which in windows.errors(rated).items()}  # fmt: skip
-        verdict = alone.verdict(losses, seed=seed, resamples=self.params.rewrite.bootstrap)
-        return Reading(latent, sentence, origin, rated, found, errors, verdict)
+        alone = verdict(losses, seed=seed, resamples=self.params.rewrite.bootstrap)
+        return Reading(latent, sentence, origin, rated, found, errors, alone)
 
     def _detection(self, latent: int) -> list[Scored]:
         judged = self.site.judgements

@@ -17,7 +17,16 @@ from torch import Tensor
 from rewrite_utils.assets.splits import plain_ids
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.explorer import marks
-from rewrite_utils.report.display import BLUE, DEEPEST, ORANGE, SMALL, Html, in_a_line, visible
+from rewrite_utils.report.display import (
+    BLUE,
+    DEEPEST,
+    NO_TEXT,
+    ORANGE,
+    SMALL,
+    Html,
+    in_a_line,
+    visible,
+)
 from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, Says, coded, constant
 from rewrite_utils.subject.model import Hookpoint, Subject
@@ -28,6 +37,8 @@ TOKENS = 24
 """Tokens that follow the prompt."""
 CANDIDATES, NAMED = 24, 5
 """Latents that are exchanged one by one to explain a token, and those that are named."""
+LEAD = 160
+"""Characters of a description that are shown."""
 FULL = 3.0
 """Change of log p (nats) that is drawn in the strongest colour."""
 
@@ -76,7 +87,8 @@ class Speaker:
 
     def speak(self, prompt: str, *, step: Callable[[float], None]) -> list[Spoken]:
         """Each arm's likeliest continuation; ValueError for an empty prompt."""
-        ids, arms, found = self._ids(prompt), self.arms, []
+        arms, found = self.arms, []
+        ids = own_ids(self.subject, prompt, "the prompt is empty: give the text a beginning")
         known = len(self.subject.tokenizer)  # logits may be wider: padding, which has no text
         for done, (arm, model) in enumerate(arms.items()):
             step(done / len(arms))
@@ -93,12 +105,6 @@ class Speaker:
             texts = token_texts(self.subject.tokenizer, row[0, 1:].tolist())
             found.append(Spoken(arm, row[0], texts, change))
         return found
-
-    def _ids(self, prompt: str) -> list[int]:
-        ids = plain_ids(self.subject.tokenizer, [prompt])[0]
-        if not ids:
-            raise ValueError("the prompt is empty: give the text a beginning")
-        return ids
 
     @torch.no_grad()
     def why(self, row: Int[Tensor, " pos"], at: int) -> list[tuple[int, float]]:
@@ -126,6 +132,14 @@ class Speaker:
         return ranked[:NAMED]
 
 
+def own_ids(subject: Subject, text: str, empty: str) -> list[int]:
+    """Token ids of a text of one's own, control tokens as text; ValueError(empty) for none."""
+    ids = plain_ids(subject.tokenizer, [text])[0]
+    if not ids:
+        raise ValueError(empty)
+    return ids
+
+
 def drawn(spoken: Sequence[Spoken], prompt: str) -> Html:
     """What each arm says, side by side, coloured by what changed."""
     cells = [marks.section(one.arm, _line(one)) for one in spoken]
@@ -136,16 +150,16 @@ def drawn(spoken: Sequence[Spoken], prompt: str) -> Html:
     )
     line = " | ".join(f"{one.arm}: {''.join(one.texts)}" for one in spoken)
     head = f'<div style="{SMALL}">{key}</div>'
-    return Html(f"<div>{marks.columns(cells, even=True)}{head}</div>", f"{prompt!r}: {line}")
+    return Html(marks.whole([marks.columns(cells, even=True), head]), f"{prompt!r}: {line}")
 
 
 def explained(latents: Sequence[tuple[int, float]], said: Mapping[int, str], token: str) -> Html:
     """The latents that made the difference at a token."""
     body = [
-        [str(one), f"{change:+.2f}", visible(said.get(one, "")[:90])] for one, change in latents
+        [visible(said.get(one, "")[:LEAD]), str(one), f"{change:+.2f}"] for one, change in latents
     ]
-    title = f"Δ logit of “{visible(token)}”, one description at a time in its latent’s place"
-    header = ["latent", "Δ logit", "description"]
+    title = f"Δ logit of “{token or NO_TEXT}”, one description at a time in its latent’s place"
+    header = ["description", "latent", "Δ logit"]
     return Html(f"<div>{marks.note(title)}{marks.rows(header, body)}</div>", title)
 
 

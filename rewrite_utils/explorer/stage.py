@@ -18,6 +18,8 @@ from rewrite_utils.rewrite.usefulness import useful_hashes
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate.readers.kept import Kept
+from rewrite_utils.stats import Estimate as Interval
+from rewrite_utils.stats import bootstrap
 from rewrite_utils.subject.model import Subject
 
 SOURCES = {
@@ -27,6 +29,8 @@ SOURCES = {
     "zero": "zero",
 }
 """Which of the rewrite's estimates stands for each arm of the card, beside the sentence."""
+ARMS = ("truth", "sentence", *SOURCES)
+"""What stands in the place of the latent; another's sentence is the floor."""
 
 
 def make_alone(
@@ -55,6 +59,22 @@ def make_alone(
 def read_alone(folder: Path) -> pd.DataFrame:
     """One row a (window, latent, arm)."""
     return pd.read_parquet(folder / "alone.parquet")
+
+
+def verdict(losses: pd.DataFrame, *, seed: int, resamples: int = 2000) -> pd.DataFrame:
+    """One row an arm: a latent's loss minus the truth's, paired, with its interval over windows.
+
+    ``delta`` is the truth's own loss minus the untouched model's (nats); None for the other arms.
+    """
+    loss = losses.pivot(index="window", columns="arm", values="loss")
+    base = losses.groupby("window")["base_loss"].first()
+    gaps = {arm: loss[arm] - loss["truth"] for arm in ARMS if arm in loss}
+
+    def over(gap: pd.Series) -> Interval:
+        return bootstrap(gap.to_numpy(), unit="window", seed=seed, resamples=resamples)
+
+    delta = [over(loss["truth"] - base) if arm == "truth" else None for arm in gaps]
+    return pd.DataFrame({"arm": list(gaps), "over_truth": map(over, gaps.values()), "delta": delta})
 
 
 def alone_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:

@@ -11,32 +11,21 @@ import pandas as pd
 from rewrite_utils.explorer import marks
 from rewrite_utils.report.display import Html, visible
 
-SORTS = {
-    "latent": True,
-    "lost": False,
-    "won back": False,
-    "at stake": False,
-    "R²": False,
-    "firing rate": False,
-    "share of output": False,
-    "rating AUROC": False,
-    "detection AUROC": False,
-    "CE sentence − mean": True,
-    "sentence": True,
-}
-"""What can be sorted by, and whether small comes first; "lost" first is the work list."""
 BOUNDS = {
-    "r2": "R²",
-    "stake": "at stake",
-    "won": "won back",
     "lost": "lost",
+    "won": "won back",
+    "stake": "at stake",
+    "r2": "R²",
+    "fires": "firing rate",
+    "share": "share of output",
     "rating": "rating AUROC",
     "detect": "detection AUROC",
-    "fires": "firing rate",
     "ce": "CE sentence − mean",
-    "share": "share of output",
 }
 """What a filter calls the columns of numbers."""
+SORTS = ("latent", *BOUNDS.values(), "sentence")
+"""What can be sorted by; "lost" is the work list."""
+SMALL_FIRST = ("latent", "CE sentence − mean", "sentence")
 BOUND = re.compile(rf"\b({'|'.join(BOUNDS)})\s*([<>])\s*(-?(?:\d+\.?\d*|\.\d+))(%?),?")
 """One bound in a filter: ``rating > .7``, ``fires<5%``."""
 SHOWN = {"R²": 2, "at stake": 4, "won back": 4, "rating AUROC": 2, "CE sentence − mean": 4}
@@ -61,7 +50,9 @@ def chosen(table: pd.DataFrame, *, sort: str = "latent", text: str = "") -> pd.D
     if words:
         sentence, number = table["sentence"].str.lower(), table["latent"].astype(str)
         table = table[sentence.str.contains(words, regex=False) | (number == words)]
-    return table.sort_values([sort, "latent"], ascending=[SORTS[sort], True], na_position="last")
+    return table.sort_values(
+        [sort, "latent"], ascending=[sort in SMALL_FIRST, True], na_position="last"
+    )
 
 
 def lines(table: pd.DataFrame) -> list[tuple[str, int]]:

@@ -34,10 +34,6 @@ class Shown(NamedTuple):
     """Predicted activation at each token; NaN where nothing was predicted."""
     note: str
     """Where it comes from."""
-    row: int = -1
-    """Its row in the split it was cut from."""
-    end: int = -1
-    """Position of its last token there."""
     ids: tuple[int, ...] = ()
     """Its token ids."""
 
@@ -105,8 +101,8 @@ def cut(cache: LatentCache, latent: int, windows: Windows, texts: Texts) -> list
     length = int(min(LENGTH, *(windows.ends.tolist() or [LENGTH])))
     ids = window_tokens(cache, windows, length)
     values = window_values(cache, latent, windows, length)
+    nothing = np.full(length, np.nan)
     return [
-        Shown(texts(part), true, np.full(length, np.nan), f"peak {true.max():.2f}", *at,
-              tuple(part.tolist()))
-        for part, true, *at in zip(ids, values, *(w.tolist() for w in windows), strict=True)
-    ]  # fmt: skip
+        Shown(texts(part), true, nothing, f"peak {true.max():.2f}", tuple(part.tolist()))
+        for part, true in zip(ids, values, strict=True)
+    ]

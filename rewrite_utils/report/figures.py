@@ -226,27 +226,3 @@ def page(figure: Figure) -> bytes:
     told = flat.quantize(PAGE_COLOURS, Picture.Quantize.MAXCOVERAGE, dither=Picture.Dither.NONE)
     told.save(small, "png", optimize=True)
     return small.getvalue()
-
-
-def pipeline() -> Figure:
-    """The experiment as a drawing (figure 2): what each stage reads and who does it."""
-    steps = [
-        ("MLP", "of the subject"),
-        ("coder", "top-k latents"),
-        ("explainer", "one sentence\na latent"),
-        ("simulator", "sentence + text\n→ rating 0–9"),
-        ("calibration", "rating\n→ activation"),
-        ("decoder", "back into\nthe model"),
-    ]
-    figure, axes = plt.subplots(figsize=(11, 1.9), layout="constrained")
-    for place, (name, what) in enumerate(steps):
-        shade = PALETTE[0] if name in ("explainer", "simulator") else "#555555"
-        box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": shade, "lw": 1.6}
-        axes.text(2 * place, 0.55, name, ha="center", va="center", fontsize=11, bbox=box)
-        axes.text(2 * place, -0.45, what, ha="center", va="center", fontsize=8.5, color="#444444")
-        if place:
-            arrow = {"arrowstyle": "->", "color": "#555555", "lw": 1.4}
-            axes.annotate("", (2 * place - 0.68, 0.55), (2 * place - 1.32, 0.55), arrowprops=arrow)
-    axes.set(xlim=(-1, 11), ylim=(-1, 1.2))
-    axes.axis("off")
-    return figure

@@ -23,6 +23,7 @@ from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
+from rewrite_utils.rewrite import example as showing
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
@@ -131,6 +132,7 @@ class SiteStages(StagedSite):
     rewrite_stage = Staged(rewriting.REWRITE)
     losses = Made(rewriting.REWRITE)
     verdict = Derived(rewriting.verdict)
+    example = Derived(showing.example)
     control_verdict = Derived(rewriting.control_verdict)
     floors = Made(studying.FLOORS)
     usefulness_stage = Staged(usefulness.USEFULNESS)

@@ -35,7 +35,10 @@ TYPED = """([field, text, shown]) => new Promise(done => {
   field.dispatchEvent(new Event('input', {bubbles: true}));
 })"""
 """Milliseconds from a key to the numbers of what it made."""
-WIDTHS = (900, 1100, 1600)
+WIDTHS, TALL = (900, 1100, 1600), 7000
+"""Pixels of the page; so tall that all of it is on the screenshots."""
+SHOWN = {(900, "Light"), (1600, "Dark")}
+"""Of which the screenshots are kept."""
 ONE = pytest.mark.parametrize("architecture", ["llama"], indirect=True, scope="session")
 pytestmark = [pytest.mark.usefixtures("architecture"), ONE]
 
@@ -47,12 +50,13 @@ def live(browser, lab, world, tmp_path_factory):
     raw.write_text(json.dumps(world.raw))
     source = (
         f"import sys\nsys.path[:0] = [{str(ROOT / 'tests')!r}]\nfrom reading_cases import opened\n"
+        "from rewrite_utils.explorer import change\nchange.COVERED = 100  # all is missed\n"
         f"opened({str(raw)!r}, {str(world.run.folder)!r})"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
     nbformat.write(notebook, lab.folder / "live.ipynb")
-    page = browser.new_context(viewport={"width": 1600, "height": 2600}).new_page()
+    page = browser.new_context(viewport={"width": 1600, "height": TALL}).new_page()
     page.set_default_timeout(5 * MINUTES)
     opened(page, lab.page("live.ipynb"))
     run_all(page)
@@ -84,18 +88,33 @@ def typed(page: Page, found: Locator, text: str) -> float:
     return page.evaluate(TYPED, [field(found).element_handle(), text, shown.element_handle()])
 
 
+def cut(found: Locator) -> list[str]:
+    """What is cut; lines of the list box may be longer than it, and its head is as long."""
+    lists = "<option", "<select", "<pre"
+    return [one for one in found.evaluate(CUT) if not one.startswith(lists)]
+
+
 def test_every_key_is_answered(live):
     page, found = live
     times = [typed(page, found, f'Fires strongly on "{word}".') for word in ("a", " the", " man")]
     print(f"key to new numbers, in the page: {', '.join(f'{one:.0f} ms' for one in times)}")
-    assert max(times) < 5000
+    assert sorted(times)[1] < 1000  # 200 ms on a machine that does nothing else
     wait(page, "AUROC, yours")
+
+
+def test_the_words_that_carry_it_are_those_of_the_description(live):
+    page, found = live
+    typed(page, found, WORDS)
+    shown = found.locator(".widget-html", has_text="Words that carry it").first
+    page.wait_for_function("node => node.innerText.includes('of 2 words carry less')",
+                           arg=shown.element_handle())  # fmt: skip
+    assert {"·the", "·man"} == set(shown.locator("code").all_inner_texts())
 
 
 def test_one_click_adds_a_word_and_undo_takes_it_back(live):
     page, found = live
     typed(page, found, 'Fires strongly on "zzz".')
-    found.get_by_role("button", name="＋").first.click()
+    found.get_by_role("button", name="+ “").first.click()
     page.wait_for_function("node => !node.value.endsWith('\"zzz\".')",
                            arg=field(found).element_handle())  # fmt: skip
     found.get_by_role("button", name="undo").click()
@@ -103,10 +122,11 @@ def test_one_click_adds_a_word_and_undo_takes_it_back(live):
                            arg=field(found).element_handle())  # fmt: skip
 
 
-def test_a_click_on_the_map_selects(live):
+@pytest.mark.parametrize("picture", [0, 1], ids=["the whole layer", "the map"])
+def test_a_click_on_a_picture_selects(live, picture):
     page, found = live
     before = selected(found)
-    dot = found.locator(f"svg >> nth=1 >> circle:not([data-latent='{before}'])").first
+    dot = found.locator(f"svg >> nth={picture} >> circle:not([data-latent='{before}'])").last
     wanted = int(dot.get_attribute("data-latent"))
     dot.dispatch_event("click")
     wait(page, f"latent {wanted} of")
@@ -127,10 +147,60 @@ def test_a_search_orders_the_list_and_next_keeps_it(live):
     wait(page, f"latent {following} of")
 
 
-def test_the_rewritten_model_speaks_and_says_why(live):
+def listed(found: Locator) -> list[int]:
+    """The latents of the list box, in order."""
+    rows = found.locator(".widget-select select option").all_inner_texts()
+    return [int(row.split()[0]) for row in rows]
+
+
+def search(page: Page, found: Locator, mode: str, query: str) -> list[int]:
+    """What a search lists."""
+    found.locator("select").first.select_option(mode)
+    found.get_by_placeholder("words, a latent's number").fill(query)
+    page.wait_for_timeout(2000)
+    return listed(found)
+
+
+def test_latents_are_found_by_meaning_by_bounds_and_by_a_text(live):
     page, found = live
-    found.get_by_role("button", name="continue it").click()
-    wait(page, "mean ablation")
+    every = search(page, found, "words, bounds", "")
+    assert len(every) == 12
+    for bound in ("fires>20%", "r2>.1", "lost>0"):
+        assert 0 < len(search(page, found, "words, bounds", bound)) < 12
+    said = field(found).input_value()
+    assert search(page, found, "meaning", said[:120])[0] == selected(found)
+    found.get_by_placeholder("paste a text").fill("the thin man")
+    found.get_by_role("button", name="which latents fire?").click()
+    wait(page, "latents fire on")
+    page.wait_for_timeout(2000)
+    assert found.locator("select").first.input_value() == "your text"
+    assert 0 < len(listed(found)) <= 12
+
+
+def test_the_work_list_begins_with_what_loses_most(live):
+    page, found = live
+    found.get_by_role("button", name="work list").click()
+    page.wait_for_timeout(2000)
+    assert listed(found)[0] == selected(found)
+    assert found.locator("select").nth(1).input_value() == "lost"
+
+
+def test_the_rewritten_model_speaks_and_an_edit_changes_what_it_says(live):
+    page, found = live
+    said = []
+    for text in (WORDS, 'Fires strongly on "e", "t", "n", " ".'):
+        typed(page, found, text)
+        found.get_by_role("button", name="continue it").click()
+        page.wait_for_function(
+            "old => { const all = [...document.querySelectorAll('.explorer .widget-html')]"
+            ".filter(one => one.innerText.includes('mean ablation') && one.innerText.includes("
+            "'strongest at')); return all.length && all[0].innerHTML !== old; }",
+            arg=said[-1] if said else "", timeout=5 * MINUTES,
+        )  # fmt: skip
+        shown = found.locator(".widget-html", has_text="strongest at").first
+        said.append(shown.evaluate("node => node.innerHTML"))
+    colours = set(re.findall(r"rgba\((?:30, 136, 210|230, 159, 0), 0\.[0-9]+\)", said[-1]))
+    assert len(colours) > 3, "tokens are not coloured"
     found.get_by_role("button", name="why there?").click()
     wait(page, "Δ logit")
 
@@ -171,23 +241,23 @@ def test_by_keyboard_alone(live):
 def test_nothing_is_cut_at_any_width(live, width, theme):
     page, found = live
     command(page, "apputils:change-theme", theme=f"JupyterLab {theme}")
-    page.set_viewport_size({"width": width, "height": 2600})
+    page.set_viewport_size({"width": width, "height": TALL})
     page.wait_for_timeout(1500)
-    shot(page, found, f"explorer-{width}-{theme.lower()}")
-    cut = found.evaluate(CUT)
-    assert not [one for one in cut if "<option" not in one and "<select" not in one]
+    if (width, theme) in SHOWN:
+        shot(page, found, f"explorer-{width}-{theme.lower()}")
+    assert not cut(found)
 
 
 def test_markup_control_characters_and_long_tokens_are_text(live):
     page, found = live
-    page.set_viewport_size({"width": 1600, "height": 2600})
+    page.set_viewport_size({"width": 1600, "height": TALL})
     for word in HOSTILE:
         typed(page, found, f"Men; fires on {json.dumps(word, ensure_ascii=False)}.")
     found.get_by_placeholder("paste a text").fill("\n".join(HOSTILE[:3]) + "x" * 2000)
     found.get_by_role("button", name="which latents fire?").click()
     wait(page, "latents fire on")
     assert page.evaluate("window.broken") is None
-    assert not [one for one in found.evaluate(CUT) if "<option" not in one and "<select" not in one]
+    assert not cut(found)
 
 
 def test_reopened_without_its_kernel_the_pictures_are_there(live, lab, browser):
@@ -196,7 +266,7 @@ def test_reopened_without_its_kernel_the_pictures_are_there(live, lab, browser):
     page.wait_for_timeout(3000)
     command(page, "kernelmenu:shutdown")
     page.wait_for_timeout(2000)
-    again = browser.new_context(viewport={"width": 1100, "height": 2600}).new_page()
+    again = browser.new_context(viewport={"width": 1100, "height": TALL}).new_page()
     again.set_default_timeout(MINUTES)
     opened(again, lab.page("live.ipynb"))
     folded = again.locator("details", has_text="as it stays when the kernel is gone").first

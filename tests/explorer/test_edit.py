@@ -15,7 +15,7 @@ from rewrite_utils.explain import curated
 from rewrite_utils.explain.described import parse
 from rewrite_utils.explorer import LatentExplorer, Shelf, change
 from rewrite_utils.explorer.change import Change, suggested, without
-from rewrite_utils.explorer.turn import Cancelled
+from rewrite_utils.explorer.desk import Cancelled
 from rewrite_utils.params import ParameterError
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.simulate.readers.competing import Competing, _together

@@ -8,9 +8,8 @@ import pytest
 from shown import FORBIDDEN, Shown
 
 from rewrite_utils.explain import logits
-from rewrite_utils.explorer import LatentExplorer, Shelf, browser, curve, marks, table, windows
-from rewrite_utils.explorer.card import card
-from rewrite_utils.explorer.records import Reading
+from rewrite_utils.explorer import LatentExplorer, Shelf, browser, marks, scatter, table, windows
+from rewrite_utils.explorer.card import Reading, card
 from rewrite_utils.explorer.windows import Shown as Window
 from rewrite_utils.latents.windows import firing_windows
 from rewrite_utils.site import SiteStages
@@ -100,7 +99,8 @@ def test_few_firing_windows_are_said_to_make_the_interval_too_narrow(shelf):
 
 
 def test_calibration_means_are_in_order_of_prediction():
-    means = curve.binned(np.array([3.0, 1.0, 2.0, 4.0]), np.array([1.0, 0.0, 0.0, 3.0]), bins=2)
+    points = np.array([(3.0, 1.0), (1.0, 0.0), (2.0, 0.0), (4.0, 3.0)])
+    means = scatter.binned(points, bins=2)
     np.testing.assert_allclose(means, [[1.5, 0.0], [3.5, 2.0]])
 
 
@@ -149,5 +149,5 @@ def test_where_there_is_no_interval_it_is_said_and_nothing_is_drawn_but_the_valu
     nowhere = (0.5, float("nan"), float("nan"))
     assert marks.within(nowhere, 2) == "0.50 [no interval]"
     drawn = marks.interval(nowhere, ends=(0.0, 1.0), floor=float("nan"))
-    assert "left: 75px; top: 6px; width: 1px" in drawn and "left: 72px" in drawn
+    assert "left: 60px; top: 6px; width: 1px" in drawn and "left: 57px" in drawn
     assert marks.interval((float("nan"),) * 3, ends=(0.0, 1.0), floor=0.0) == ""

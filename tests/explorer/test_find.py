@@ -8,9 +8,9 @@ from latent_cases import cache_of, drawn
 from shown import FORBIDDEN, Shown
 
 from rewrite_utils.explorer import scatter, speak, table
+from rewrite_utils.explorer.desk import Cancelled
 from rewrite_utils.explorer.find import FIRES, MEANING, TEXT, WORDS, Finder
 from rewrite_utils.explorer.scatter import Axes
-from rewrite_utils.explorer.turn import Cancelled
 
 ATTACK = '</title><script>alert("x")</script>'
 

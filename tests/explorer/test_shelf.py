@@ -7,7 +7,7 @@ from reading_cases import ReadSite
 from splice_cases import HOOKPOINTS, coder_for
 
 from rewrite_utils.explain import logits
-from rewrite_utils.explorer import Shelf, alone, headline, windows
+from rewrite_utils.explorer import Shelf, headline, stage, windows
 from rewrite_utils.explorer.desk import Desk
 from rewrite_utils.latents import neighbours
 from rewrite_utils.site import SiteStages
@@ -54,7 +54,7 @@ def test_the_verdict_is_paired_against_the_truth(shelf):
     latent = shelf.latents[0]
     mine = shelf.losses[latent]
     table_ = shelf.reading(latent).alone.set_index("arm")
-    assert list(table_.index) == list(alone.ARMS)
+    assert list(table_.index) == list(stage.ARMS)
     for arm in ("sentence", "mean"):
         loss = mine[mine["arm"] == arm].sort_values("window")["loss"].to_numpy()
         truth = mine[mine["arm"] == "truth"].sort_values("window")["loss"].to_numpy()

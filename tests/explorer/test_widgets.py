@@ -7,8 +7,8 @@ import pytest
 
 from rewrite_utils.explorer import Session, change
 from rewrite_utils.explorer.controls import Controls
+from rewrite_utils.explorer.desk import turn
 from rewrite_utils.explorer.find import FIRES, TEXT
-from rewrite_utils.explorer.turn import turn
 from rewrite_utils.report.display import Html
 from rewrite_utils.rewrite.splicer import Splicer
 
@@ -50,7 +50,7 @@ def test_one_click_adds_a_word_and_undo_takes_it_back(reading, monkeypatch):
     controls = Controls(reading)
     controls.description.value = 'Fires strongly on "zzz".'
     first = controls.changes[0]
-    assert first.description.startswith("＋ “") and first.layout.display == ""
+    assert first.description.startswith("+ “") and first.layout.display == ""
     assert controls.undo.disabled
     first.click()
     assert controls.description.value != 'Fires strongly on "zzz".' and not controls.undo.disabled

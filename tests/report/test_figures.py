@@ -231,10 +231,3 @@ def test_scores_without_a_number_are_left_out_of_the_histogram(axes):
     spreads.scores(axes, scores, title="t")
     f1, auroc = ([bar.get_height() for bar in bars] for bars in axes.containers)
     assert sum(f1) == sum(auroc) == 2 and f1[9] == auroc[9] == 1 and auroc[1] == 0
-
-
-def test_the_pipeline_names_every_step():
-    figure = figures.pipeline()
-    shown = [text.get_text() for text in figure.axes[0].texts]
-    steps = ["MLP", "coder", "explainer", "simulator", "calibration", "decoder"]
-    assert [text for text in shown if text in steps] == steps

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.shapes import PUBLISHED, family, from_config, shape
 from rewrite_utils.coder.sparse import CoderConfig, SparseCoder
-from rewrite_utils.explorer.alone import ARMS
-from rewrite_utils.explorer.stage import ALONE
+from rewrite_utils.explorer.stage import ALONE, ARMS
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.engine import Engine
