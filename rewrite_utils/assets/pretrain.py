@@ -30,33 +30,33 @@ END = "<|endoftext|>"
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Everything that determines the model."""
+    """Everything that determines the model; the defaults are the mini-Pythia's."""
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ("embedded/wikipedia",)
     """Names of the embedded texts it is trained on."""
-    train: float
+    train: float = 0.7
     """Share of the documents it sees: those of the train split at this share and seed."""
-    seed: int
+    seed: int = 22
     """Splits the documents, draws the weights, orders the rows."""
-    vocabulary: int
+    vocabulary: int = 4096
     """Tokens of its byte-level BPE, trained on the same documents."""
-    layers: int
+    layers: int = 4
     """Blocks, with parallel residual."""
-    d_model: int
+    d_model: int = 128
     """Width of the residual stream; the MLP is four times as wide."""
-    heads: int
+    heads: int = 4
     """Attention heads, a quarter of each rotary."""
-    row_tokens: int
+    row_tokens: int = 128
     """Tokens in a row, BOS included; also the model's context."""
-    rows: int
+    rows: int = 8
     """Rows in a step."""
-    steps: int
+    steps: int = 2048
     """Steps in all."""
-    lr: float
+    lr: float = 2e-3
     """Peak learning rate of AdamW: linear warm-up, then cosine to a tenth (Pythia's)."""
-    warmup: int
+    warmup: int = 50
     """Steps of warm-up."""
-    every: int
+    every: int = 256
     """Steps between two checkpoints after 512."""
 
     @property
@@ -67,21 +67,7 @@ class Pretraining:
         return [step for step in doubling if step < self.steps] + [*linear, self.steps]
 
 
-PYTHIA_MINI = Pretraining(
-    sources=("embedded/wikipedia",),
-    train=0.7,
-    seed=22,
-    vocabulary=4096,
-    layers=4,
-    d_model=128,
-    heads=4,
-    row_tokens=128,
-    rows=8,
-    steps=2048,
-    lr=2e-3,
-    warmup=50,
-    every=256,
-)
+PYTHIA_MINI = Pretraining()
 
 
 def pretrain(plan: Pretraining, texts: Texts, folder: Path, *, state: Path) -> None:

@@ -35,12 +35,12 @@ class ModelShape(NamedTuple):
     """Width of a head."""
     vocab: int
     """Rows of the embedding."""
-    gated: bool
-    """Three MLP matrices instead of two."""
-    tied: bool
-    """One matrix serves as embedding and as output."""
     context: int
     """Longest input in tokens."""
+    gated: bool = True
+    """Three MLP matrices instead of two."""
+    tied: bool = False
+    """One matrix serves as embedding and as output."""
     origin: str = "published shape"
     """Where these numbers come from."""
 
@@ -71,30 +71,23 @@ class ModelShape(NamedTuple):
         return 2 * (blocks * self.layer_parameters + output)
 
 
-def _published(*numbers: int, gated: bool = True, tied: bool = False) -> ModelShape:
-    n_layers, d_model, d_mlp, heads, kv_heads, d_head, vocab, context = numbers
-    return ModelShape(
-        n_layers, d_model, d_mlp, heads, kv_heads, d_head, vocab, gated, tied, context
-    )
-
-
 PUBLISHED = {
-    "pythia-mini": _published(4, 128, 512, 4, 4, 32, 4096, 128, gated=False),
-    "pythia-70m": _published(6, 512, 2048, 8, 8, 64, 50304, 2048, gated=False),
-    "pythia-160m": _published(12, 768, 3072, 12, 12, 64, 50304, 2048, gated=False),
-    "pythia-410m": _published(24, 1024, 4096, 16, 16, 64, 50304, 2048, gated=False),
-    "smollm2-135m": _published(30, 576, 1536, 9, 3, 64, 49152, 8192, tied=True),
-    "smollm2-360m": _published(32, 960, 2560, 15, 5, 64, 49152, 8192, tied=True),
-    "gemma-3-270m": _published(18, 640, 2048, 4, 1, 256, 262144, 32768, tied=True),
-    "llama-3.1-8b": _published(32, 4096, 14336, 32, 8, 128, 128256, 131072),
-    "llama-3.1-70b": _published(80, 8192, 28672, 64, 8, 128, 128256, 131072),
-    "qwen2.5-0.5b": _published(24, 896, 4864, 14, 2, 64, 151936, 32768, tied=True),
-    "qwen2.5-1.5b": _published(28, 1536, 8960, 12, 2, 128, 151936, 32768, tied=True),
-    "qwen2.5-3b": _published(36, 2048, 11008, 16, 2, 128, 151936, 32768, tied=True),
-    "qwen2.5-7b": _published(28, 3584, 18944, 28, 4, 128, 152064, 32768),
-    "qwen2.5-14b": _published(48, 5120, 13824, 40, 8, 128, 152064, 32768),
-    "qwen2.5-32b": _published(64, 5120, 27648, 40, 8, 128, 152064, 32768),
-    "qwen2.5-72b": _published(80, 8192, 29568, 64, 8, 128, 152064, 32768),
+    "pythia-mini": ModelShape(4, 128, 512, 4, 4, 32, 4096, 128, gated=False),
+    "pythia-70m": ModelShape(6, 512, 2048, 8, 8, 64, 50304, 2048, gated=False),
+    "pythia-160m": ModelShape(12, 768, 3072, 12, 12, 64, 50304, 2048, gated=False),
+    "pythia-410m": ModelShape(24, 1024, 4096, 16, 16, 64, 50304, 2048, gated=False),
+    "smollm2-135m": ModelShape(30, 576, 1536, 9, 3, 64, 49152, 8192, tied=True),
+    "smollm2-360m": ModelShape(32, 960, 2560, 15, 5, 64, 49152, 8192, tied=True),
+    "gemma-3-270m": ModelShape(18, 640, 2048, 4, 1, 256, 262144, 32768, tied=True),
+    "llama-3.1-8b": ModelShape(32, 4096, 14336, 32, 8, 128, 128256, 131072),
+    "llama-3.1-70b": ModelShape(80, 8192, 28672, 64, 8, 128, 128256, 131072),
+    "qwen2.5-0.5b": ModelShape(24, 896, 4864, 14, 2, 64, 151936, 32768, tied=True),
+    "qwen2.5-1.5b": ModelShape(28, 1536, 8960, 12, 2, 128, 151936, 32768, tied=True),
+    "qwen2.5-3b": ModelShape(36, 2048, 11008, 16, 2, 128, 151936, 32768, tied=True),
+    "qwen2.5-7b": ModelShape(28, 3584, 18944, 28, 4, 128, 152064, 32768),
+    "qwen2.5-14b": ModelShape(48, 5120, 13824, 40, 8, 128, 152064, 32768),
+    "qwen2.5-32b": ModelShape(64, 5120, 27648, 40, 8, 128, 152064, 32768),
+    "qwen2.5-72b": ModelShape(80, 8192, 29568, 64, 8, 128, 152064, 32768),
 }
 """Layers, d_model, MLP, heads, key-value heads, d_head, vocabulary and context of known models."""
 
@@ -156,13 +149,11 @@ def _config_file(name: str) -> Path | None:
         cached = cache_folder() / asset(name, kind="model").name / "config.json"
         return cached if cached.is_file() else None
     if placed(name).is_dir():
-        return _config_below(placed(name))
+        file = placed(name) / "config.json"
+        if not file.is_file():
+            raise PlanError(
+                f"{file.parent} is not a model's folder: it has no config.json; name another"
+            )
+        return file
     found = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
     return Path(found) if isinstance(found, str) else None
-
-
-def _config_below(folder: Path) -> Path:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise PlanError(f"{folder} is not a model's folder: it has no config.json; name another")
-    return file

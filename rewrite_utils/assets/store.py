@@ -88,58 +88,47 @@ def flaw(asset: Asset, folder: Path) -> str | None:
         return "its manifest.json is damaged"
     if written != (expected := provenance(asset) | {"files": sizes}):
         return f"it was made from or by something else: {written} where {expected} is wanted"
-    return next(iter(size_flaws(sizes, folder)), None)
-
-
-def size_flaws(sizes: dict[str, int], folder: Path) -> list[str]:
-    """One sentence for each file that is missing or has another size than the manifest says."""
     now = file_sizes(folder)
-    return [
-        f"{name} has {now.get(name, 0):,} bytes, not {size:,}"
-        for name, size in sizes.items()
-        if now.get(name) != size
-    ]
+    changed = next((name for name, size in sizes.items() if now.get(name) != size), None)
+    return changed and f"{changed} has {now.get(changed, 0):,} bytes, not {sizes[changed]:,}"
 
 
 def make(asset: Asset, folder: Path) -> None:
     """Fetch and convert (or train) in a folder beside, then rename. Held under the asset's lock."""
     partial = folder.with_name(folder.name + ".partial")
-    if asset.recipe == "pretrain":
-        train(asset, partial)  # what a killed process left is continued
-        finish(asset, partial, folder)
-        return
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    members, made = partial / "members", partial / "made"
-    members.mkdir(parents=True)
-    made.mkdir()
-    try:
-        with tqdm(total=2, desc=f"{asset.name}: fetching") as bar:
-            fetch(asset, members)
-            bar.update()
-            bar.set_description(f"{asset.name}: converting")
-            convert(asset, members, made)
-            bar.update()
-        finish(asset, partial, folder)
-    finally:
+    made, kept = partial / "made", asset.recipe == "pretrain"
+    if not kept:  # of a killed process; what a killed training left is continued
         shutil.rmtree(partial, ignore_errors=True)
+    made.mkdir(parents=True, exist_ok=True)
+    try:
+        (train if kept else fetch_and_convert)(asset, partial, made)
+        manifest = provenance(asset) | {"files": file_sizes(made)}
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+        kept = False
+    finally:
+        if not kept:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def train(asset: Asset, partial: Path) -> None:
-    """Train the asset into `partial`/made, with what a killed training needs beside it."""
-    (partial / "made").mkdir(parents=True, exist_ok=True)
+def fetch_and_convert(asset: Asset, partial: Path, made: Path) -> None:
+    """The asset's members, then what is made of them."""
+    members = partial / "members"
+    members.mkdir()
+    with tqdm(total=2, desc=f"{asset.name}: fetching") as bar:
+        fetch(asset, members)
+        bar.update()
+        bar.set_description(f"{asset.name}: converting")
+        convert(asset, members, made)
+        bar.update()
+
+
+def train(asset: Asset, partial: Path, made: Path) -> None:
+    """Train the asset, with what a killed training needs beside it."""
     check_space(asset, partial)
     texts = [documents(source) for source in PYTHIA_MINI.sources]
-    pretrain(PYTHIA_MINI, texts, partial / "made", state=partial / "training.pt")
-
-
-def finish(asset: Asset, partial: Path, folder: Path) -> None:
-    """Write the manifest of `partial`/made and put it in the place of `folder`."""
-    made = partial / "made"
-    manifest = provenance(asset) | {"files": file_sizes(made)}
-    (made / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
-    shutil.rmtree(partial)
+    pretrain(PYTHIA_MINI, texts, made, state=partial / "training.pt")
 
 
 def provenance(asset: Asset) -> dict[str, object]:

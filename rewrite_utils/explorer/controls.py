@@ -121,7 +121,7 @@ class Controls:
         return widgets.VBox([head, self.prompt, line, self.spoken, self.because])
 
     def _whole(self) -> widgets.Widget:
-        head = _head("The whole layer", "a latent a dot; hover names it, a click selects it")
+        head = _head("The whole layer", "a click selects; at stake: measured, or shared by output")
         self.map, self.layer = widgets.HTML(), widgets.HTML()
         self.work = self._button("work list: what loses most", self._worst)
         return widgets.VBox([head, widgets.HBox([self.layer, self.map]), widgets.HBox([self.work])])

@@ -26,6 +26,8 @@ from rewrite_utils.latents.cache import LatentCache, Windows
 from rewrite_utils.latents.stage import SIMULATED
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import Params
+from rewrite_utils.rewrite.layer import CODER, MEAN
+from rewrite_utils.rewrite.layer_stage import LAYER
 from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
@@ -169,14 +171,23 @@ class Shelf:
 
     @functools.cached_property
     def worth(self) -> pd.DataFrame:
-        """What each latent is worth: measured where the run did, ``at stake`` elsewhere in
-        proportion to its share of the output."""
+        """What each latent is worth: measured where the run did; elsewhere ``at stake`` is shared
+        out in proportion to the output, from what is measured of latents or of the whole layer."""
         share = self.site.energy / max(float(self.site.energy.sum()), 1e-12)
         whole = pd.DataFrame({"share of output": share}).rename_axis("latent").join(self._measured)
         known = whole["at stake"].notna()
         rate = whole["at stake"].sum() / max(whole["share of output"][known].sum(), 1e-12)
-        guessed = whole["share of output"] * (rate if known.any() else np.nan)
+        guessed = whole["share of output"] * (rate if known.any() else self._layer_worth)
         return whole.assign(measured=known, **{"at stake": whole["at stake"].fillna(guessed)})
+
+    @property
+    def _layer_worth(self) -> float:
+        """CE with every latent at its mean over CE with the coder (nats); NaN where notebook 13
+        has not measured it."""
+        if not (self.site.settings.reader and self.site.finished(LAYER)):
+            return np.nan
+        own = self.site.layer_losses.query("text == 'evaluate'").groupby("source")["loss"].mean()
+        return float(own[MEAN] - own[CODER])
 
     @functools.cached_property
     def fitted(self) -> pd.Series:

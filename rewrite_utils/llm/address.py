@@ -4,6 +4,7 @@ In: a path below the address, a body. Out: the JSON that the server answers. The
 environment variable and goes into one header, nowhere else. Knows nothing of prompts.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ LONGEST_WAIT = 300.0
 """Seconds that a server may ask for (Retry-After) before it counts as away."""
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Answers that say: try again."""
+ADVICE = dict.fromkeys((401, 403), " (is the key in simulator.key_variable the right one?)")
+ADVICE[404] = " (does simulator.address end in /v1?)"
 HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -57,23 +60,16 @@ class Address:
         """Let go of the connections; the server runs on."""
         self._client.close()
 
-    def get(self, path: str) -> Any:
-        """What a GET answers; errors as `post`."""
-        return self._patiently("GET", path, None)
-
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """What a POST answers.
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """What a POST of ``body`` answers; without one, a GET.
 
         Raises EngineError on an answer that a second attempt would not change, EngineDied when no
         attempt is left.
         """
-        return self._patiently("POST", path, body)
-
-    def _patiently(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         reason = ""
         for wait in (*self._waits, None):
             try:
-                return self._once(method, path, body)
+                return self._once(path, body)
             except _Busy as busy:
                 reason, asked = str(busy), busy.seconds
             if asked > LONGEST_WAIT:
@@ -87,7 +83,8 @@ class Address:
             "Nothing of this call was kept; start it (make serve) and run again"
         )
 
-    def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    def _once(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        method = "GET" if body is None else "POST"
         try:
             answer = self._client.request(method, f"{self.url}/{path}", json=body)
         except httpx.TransportError as error:  # nobody there, too slow, or cut off half-way
@@ -97,7 +94,7 @@ class Address:
         if answer.status_code >= 300:
             raise EngineError(
                 f"{answer.request.url} refused with status {answer.status_code}: "
-                f"{self._said(answer)}{self._advice(answer.status_code)}"
+                f"{self._said(answer)}{ADVICE.get(answer.status_code, '')}"
             )
         try:
             return answer.json()
@@ -110,11 +107,6 @@ class Address:
         """The beginning of an answer; a key that a server repeats is left out."""
         text = " ".join(answer.text.split())
         return (text.replace(self._key, "…") if self._key else text)[:500]
-
-    def _advice(self, status: int) -> str:
-        if status in (401, 403):
-            return " (is the key in simulator.key_variable the right one?)"
-        return " (does simulator.address end in /v1?)" if status == 404 else ""
 
 
 def checked(url: str) -> str:
@@ -151,12 +143,8 @@ def key_in(variable: str) -> str:
 def retry_after(answer: httpx.Response) -> float:
     """Seconds that the answer asks to wait: a number or a date; 0 where it asks nothing."""
     asked = answer.headers.get("retry-after", "")
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(asked))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(asked)
-    except ValueError:
-        return 0.0
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    with contextlib.suppress(ValueError):
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
+    return 0.0

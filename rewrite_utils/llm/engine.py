@@ -9,6 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,9 @@ from rewrite_utils.llm.protocol import (
 
 SLICE = 256
 """Prompts handed to the model at a time."""
+Answer = TypeVar("Answer")
+Read = Callable[[list[int], list[Prompt]], tuple[Sequence[Answer], Usage]]
+"""What a slice's prompts (with their row numbers) are answered by, and what it took."""
 
 
 class Engine(ABC):
@@ -47,13 +51,10 @@ class Engine(ABC):
         max_tokens: int,
         label: str = "",
     ) -> None:
-        """``label``: what computes, such as "vllm bfloat16"; two with one label give the same
-        numbers up to the last bits."""
-        self.tokenizer = tokenizer
-        self._label = label or type(self).__name__
-        self._vocab_size = vocab_size
-        self._max_tokens = max_tokens
-        self._usage = Usage()
+        """``max_tokens``: of the longest prompt with its answer; ``label``: what computes, such as
+        "vllm bfloat16"; two with one label give the same numbers up to the last bits."""
+        self.tokenizer, self.context, self.usage = tokenizer, max_tokens, Usage()
+        self._label, self._vocab_size = label or type(self).__name__, vocab_size
         self._counting = threading.Lock()
 
     @property
@@ -61,22 +62,8 @@ class Engine(ABC):
         """What computes the answers; it is kept with them."""
         return self._label
 
-    @property
-    def context(self) -> int:
-        """Tokens of the longest prompt with its answer."""
-        return self._max_tokens
-
-    @property
-    def usage(self) -> Usage:
-        """What was done since the engine was opened."""
-        return self._usage
-
     def choices(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        options: Sequence[int],
-        answers: int = 1,
+        self, prompts: Sequence[Prompt], *, options: Sequence[int], answers: int = 1
     ) -> Choices:
         """Probabilities of the ``options`` (token ids) as the next token of each prompt.
 
@@ -87,18 +74,13 @@ class Engine(ABC):
         if answers < 1:
             raise ValueError(f"answers = {answers}: at least one is read")
         self._check_prompts(prompts, room=answers)
-
-        def read(_: list[int], part: list[Prompt]) -> tuple[Logprobs, Usage]:
-            return self._choices(part, list(options), answers)
-
-        return self._read(prompts, read, options, answers)
+        asked = list(options)
+        return self._read(
+            prompts, lambda _, part: self._choices(part, asked, answers), options, answers
+        )
 
     def choices_inside(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        at: Sequence[Sequence[int]],
-        options: Sequence[int],
+        self, prompts: Sequence[Prompt], *, at: Sequence[Sequence[int]], options: Sequence[int]
     ) -> Choices:
         """Probabilities of the ``options`` behind tokens ``at`` of each prompt's own part.
 
@@ -106,10 +88,10 @@ class Engine(ABC):
         reads behind a prompt's end.
         """
         self._check_prompts(prompts, room=0)
-        answers = _check_places(prompts, at)
+        answers, asked = _check_places(prompts, at), list(options)
 
         def read(rows: list[int], part: list[Prompt]) -> tuple[Logprobs, Usage]:
-            return self._choices_inside(part, [list(at[row]) for row in rows], list(options))
+            return self._choices_inside(part, [list(at[row]) for row in rows], asked)
 
         return self._read(prompts, read, options, answers)
 
@@ -128,15 +110,11 @@ class Engine(ABC):
             )
         self._check_prompts(prompts, room=max_tokens)
         sampling = Sampling(max_tokens, temperature)
-        replies: dict[int, Generation] = {}
 
-        def ask(rows: list[int], part: list[Prompt]) -> Usage:
-            found, usage = self._generate(part, sampling, [prompt_seed(seed, row) for row in rows])
-            replies.update(zip(rows, found, strict=True))
-            return usage
+        def write(rows: list[int], part: list[Prompt]) -> tuple[list[Generation], Usage]:
+            return self._generate(part, sampling, [prompt_seed(seed, row) for row in rows])
 
-        self._in_slices(prompts, ask)
-        return [replies[row] for row in range(len(prompts))]
+        return self._in_slices(prompts, write)
 
     @abstractmethod
     def close(self) -> None:
@@ -170,42 +148,33 @@ class Engine(ABC):
         )
 
     def _read(
-        self,
-        prompts: Sequence[Prompt],
-        read: Callable[[list[int], list[Prompt]], tuple[Logprobs, Usage]],
-        options: Sequence[int],
-        answers: int,
+        self, prompts: Sequence[Prompt], read: Read, options: Sequence[int], answers: int
     ) -> Choices:
         """The answers that ``read`` finds behind the prompts of each slice."""
         self._check_options(options)
-        logprobs = np.empty((len(prompts), answers, len(options)), np.float32)
+        found = self._in_slices(prompts, read)
+        shape = len(prompts), answers, len(options)
+        return renormalised(np.array(found, np.float32).reshape(shape))
 
-        def ask(rows: list[int], part: list[Prompt]) -> Usage:
-            logprobs[rows], usage = read(rows, part)
-            return usage
-
-        self._in_slices(prompts, ask)
-        return renormalised(logprobs)
-
-    def _in_slices(
-        self,
-        prompts: Sequence[Prompt],
-        ask: Callable[[list[int], list[Prompt]], Usage],
-    ) -> None:
-        """``ask`` for row numbers and prompts, similar shared parts next to each other."""
+    def _in_slices(self, prompts: Sequence[Prompt], ask: Read[Answer]) -> list[Answer]:
+        """What ``ask`` gives for every prompt, similar shared parts having been asked together."""
+        answers: dict[int, Answer] = {}
         order = by_shared(prompts)
         for start in range(0, len(order), SLICE):
             rows, began = order[start : start + SLICE], time.perf_counter()
-            usage = ask(rows, [prompts[row] for row in rows])
+            found, usage = ask(rows, [prompts[row] for row in rows])
+            answers |= zip(rows, found, strict=True)
             with self._counting:
                 spent = usage._replace(seconds=time.perf_counter() - began)
-                self._usage = self._usage.plus(spent)
+                self.usage = self.usage.plus(spent)
+        return [answers[row] for row in range(len(prompts))]
 
     def _check_prompts(self, prompts: Sequence[Prompt], *, room: int) -> None:
-        ranges = {shared: _range(shared) for shared in {prompt.shared for prompt in prompts}}
+        parts = {part for prompt in prompts for part in prompt}
+        ranges = {part: (min(part, default=0), max(part, default=0)) for part in parts}
         for row, prompt in enumerate(prompts):
-            (low, high), (own_low, own_high) = ranges[prompt.shared], _range(prompt.own)
-            low, high = min(low, own_low), max(high, own_high)
+            lows, highs = zip(*(ranges[part] for part in prompt), strict=True)
+            low, high = min(lows), max(highs)
             length = len(prompt.shared) + len(prompt.own)
             if not prompt.own:
                 raise ValueError(f"prompt {row} has no token of its own; it needs at least one")
@@ -214,10 +183,10 @@ class Engine(ABC):
                     f"prompt {row} has token {low if low < 0 else high}, but the vocabulary has "
                     f"{self._vocab_size} tokens; was it made with another model's tokenizer?"
                 )
-            if length + room > self._max_tokens:
+            if length + room > self.context:
                 raise ValueError(
                     f"prompt {row} has {length} tokens and needs {room} for the answer: more than "
-                    f"the context of {self._max_tokens}; shorten it or open the engine with more"
+                    f"the context of {self.context}; shorten it or open the engine with more"
                 )
 
     def _check_options(self, options: Sequence[int]) -> None:
@@ -252,7 +221,3 @@ def _check_places(prompts: Sequence[Prompt], at: Sequence[Sequence[int]]) -> int
         if not places or min(places) < 0 or max(places) >= len(prompt.own):
             raise ValueError(f"prompt {row}: places {list(places)} of {len(prompt.own)} own tokens")
     return counts.pop() if counts else 0
-
-
-def _range(tokens: tuple[int, ...]) -> tuple[int, int]:
-    return (min(tokens), max(tokens)) if tokens else (0, 0)

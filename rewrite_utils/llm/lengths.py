@@ -107,21 +107,7 @@ def asked(
         remark = f"{llm.model}: whole prompts are sent to {llm.address}; its hours are not counted."
         return Cost(stage, site, what, tokens=sent, **made, remarks=(remark,))
     model = shape(llm.model)
-    width = BYTES[this_precision(llm)]
-    return Cost(
-        stage,
-        site,
-        what,
-        tokens=tokens,
-        **made,
-        flops=tokens * model.flops(),
-        dtype=llm.dtype,
-        memory={
-            f"LLM {llm.model}": model.parameters * width + (llm.memory_gb or CPU_CACHE) * 2**30
-        },
-    )
-
-
-def this_precision(llm: LLM) -> str:
-    """The narrowest precision an LLM may be held in: bfloat16 where the machine chooses."""
-    return "float32" if llm.dtype == "float32" else "bfloat16"
+    width = BYTES["float32" if llm.dtype == "float32" else "bfloat16"]  # auto: the narrower
+    held = model.parameters * width + (llm.memory_gb or CPU_CACHE) * 2**30
+    made |= {"dtype": llm.dtype, "memory": {f"LLM {llm.model}": held}}
+    return Cost(stage, site, what, tokens=tokens, flops=tokens * model.flops(), **made)

@@ -54,22 +54,12 @@ def open_engine(llm: LLM) -> Engine:
         # Handed down, so that a worker chooses its engine on its own machine.
         changed = {"model": folder, "engine": llm.worker_engine, "dtype": dtype}
         return RayEngine.load(llm.model_copy(update=changed), open_engine)
-    return _loaded(folder, engine, llm, dtype)
-
-
-def _loaded(folder: str, engine: str, llm: LLM, dtype: str) -> Engine:
-    """An engine that holds the model itself."""
     if engine == "vllm":
         from rewrite_utils.llm.vllm import VLLMEngine as Chosen  # noqa: PLC0415
     else:
         from rewrite_utils.llm.transformers import TransformersEngine as Chosen  # noqa: PLC0415
-    return Chosen.load(
-        folder,
-        dtype=dtype,
-        max_tokens=llm.context,
-        threads=llm.threads or None,
-        memory_gb=llm.memory_gb,
-    )
+    how = {"dtype": dtype, "max_tokens": llm.context, "memory_gb": llm.memory_gb}
+    return Chosen.load(folder, threads=llm.threads or None, **how)
 
 
 def require_installed(package: str, what: str) -> None:

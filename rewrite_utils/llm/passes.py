@@ -50,7 +50,8 @@ class Run:
 
     def _pass(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch pos"]) -> None:
         self._position = positions[:, -1:]
-        with self._attending():
+        attending = prefix.attending(self._model, self._shared)
+        with attending if self._apart else contextlib.nullcontext():
             self.states = self._model.base_model(
                 tokens.to(self._model.device),
                 attention_mask=self._mask(tokens.shape[1]),
@@ -58,11 +59,6 @@ class Run:
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state
-
-    def _attending(self) -> contextlib.AbstractContextManager[None]:
-        if self._apart:
-            return prefix.attending(self._model, self._shared)
-        return contextlib.nullcontext()
 
     def _mask(self, width: int) -> Tensor:
         """What the last ``width`` tokens may read: 2D over all tokens, or the own ones in 4D.

@@ -71,24 +71,6 @@ class Usage(NamedTuple):
     seconds: float = 0.0
     """Wall time inside the calls."""
 
-    @property
-    def prompts_per_second(self) -> float:
-        """Prompts a second; NaN before the first call."""
-        return self.prompts / self.seconds if self.seconds else float("nan")
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens put through the model a second; NaN before the first call."""
-        # The last token of a reply is read off and never put in.
-        written = self.generated_tokens - self.prompts
-        computed = self.prompt_tokens - self.cached_tokens + written
-        return computed / self.seconds if self.seconds else float("nan")
-
-    @property
-    def cached_share(self) -> float:
-        """Share of the prompt tokens that came from the cache; NaN before the first call."""
-        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else float("nan")
-
     def plus(self, other: "Usage") -> "Usage":
         """Both together."""
         return Usage(*(one + more for one, more in zip(self, other, strict=True)))
@@ -98,11 +80,15 @@ class Usage(NamedTuple):
         return Usage(*(now - then for now, then in zip(self, before, strict=True)))
 
     def summary(self) -> dict[str, str]:
-        """For a progress bar: prompts/s, computed tokens/s, cached share."""
+        """For a progress bar: prompts and computed tokens a second, cached share; NaN at first."""
+        # The last token of a reply is read off and never put in.
+        written = self.generated_tokens - self.prompts
+        computed = self.prompt_tokens - self.cached_tokens + written
+        seconds, tokens = self.seconds or np.nan, self.prompt_tokens or np.nan
         return {
-            "prompts/s": f"{self.prompts_per_second:.1f}",
-            "tokens/s": f"{self.tokens_per_second:.0f}",
-            "cached": f"{self.cached_share:.0%}",
+            "prompts/s": f"{self.prompts / seconds:.1f}",
+            "tokens/s": f"{computed / seconds:.0f}",
+            "cached": f"{self.cached_tokens / tokens:.0%}",
         }
 
 

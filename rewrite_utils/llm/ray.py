@@ -113,8 +113,9 @@ class RayEngine(Engine):
             try:
                 found = ray.get(actor.call.remote(name, *arguments))
             except RayActorError as error:
-                reason = str(error).strip().splitlines()[-1]
-                actor = self._replaced(actor)
+                reason, dead, actor = str(error).strip().splitlines()[-1], actor, self._start()
+                with self._changing:
+                    self._actors = [actor if one is dead else one for one in self._actors]
                 continue
             except RayTaskError as error:
                 raise EngineError(f"a Ray worker failed: {error.cause}") from None
@@ -125,12 +126,6 @@ class RayEngine(Engine):
             f"{ATTEMPTS} Ray workers died over the same {len(arguments[0])} prompts ({reason}); "
             "nothing of them was kept"
         )
-
-    def _replaced(self, dead: Any) -> Any:
-        fresh = self._start()
-        with self._changing:
-            self._actors = [fresh if actor is dead else actor for actor in self._actors]
-        return fresh
 
 
 def placed(

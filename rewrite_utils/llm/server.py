@@ -102,8 +102,7 @@ class ServerEngine(Engine):
             "logprob_token_ids": options,
             "return_tokens_as_token_ids": True,
         }
-        replies = self._ask([self._body(prompt, **asked) for prompt in prompts])
-        return _stacked(replies, lambda reply: exact(reply, options, answers))
+        return self._asked(prompts, asked, lambda reply: exact(reply, options, answers))
 
     def _among_likeliest(
         self, prompts: list[Prompt], options: list[int], answers: int
@@ -111,10 +110,9 @@ class ServerEngine(Engine):
         top, texts = self._llm.top_logprobs, self._texts(options)
         asked = {"logprobs": True, "top_logprobs": top} if self._chat else {"logprobs": top}
         asked |= {"max_tokens": self._length(answers), "temperature": 0.0}
-        replies = self._ask([self._body(prompt, **asked) for prompt in prompts])
-        beginning = self._beginning(prompts[0])
-        return _stacked(
-            replies, lambda reply: among_likeliest(reply, texts, answers, beginning=beginning)
+        behind = {"beginning": self._beginning(prompts[0])}
+        return self._asked(
+            prompts, asked, lambda reply: among_likeliest(reply, texts, answers, **behind)
         )
 
     def _counted(
@@ -128,17 +126,10 @@ class ServerEngine(Engine):
             rows = [row for row, found in enumerate(drawn) if len(found) < self._llm.samples]
             if not rows:
                 break
-            bodies = [
-                self._body(
-                    prompts[row],
-                    n=self._llm.samples - len(drawn[row]),
-                    max_tokens=self._length(answers),
-                    temperature=1.0,
-                    seed=attempt,
-                )
-                for row in rows
-            ]
-            replies = self._ask(bodies)
+            how = {"max_tokens": self._length(answers), "temperature": 1.0, "seed": attempt}
+            missing = [self._llm.samples - len(drawn[row]) for row in rows]
+            pairs = zip(rows, missing, strict=True)
+            replies = self._ask([self._body(prompts[row], n=n, **how) for row, n in pairs])
             for row, reply in zip(rows, replies, strict=True):
                 drawn[row] += [continued(text, beginning) for text, _ in self._said(reply)]
             usage = usage.plus(usage_of(replies))
@@ -151,22 +142,27 @@ class ServerEngine(Engine):
         asked = sampling._asdict() | ({} if self._chat else {"return_token_ids": True})
         if self._chat:
             asked["max_tokens"] += ROOM
-        bodies = [
-            self._body(prompt, **asked, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
-        replies = self._ask(bodies)
+        pairs = zip(prompts, seeds, strict=True)
+        replies = self._ask([self._body(prompt, **asked, seed=seed) for prompt, seed in pairs])
         found = [self._reply(*pair) for pair in zip(prompts, replies, strict=True)]
         return found, usage_of(replies)._replace(prompts=len(prompts))
 
     def _reply(self, prompt: Prompt, reply: Any) -> Generation:
         """Its tokens, where the server does not tell them, as this side's tokenizer reads it."""
-        [(text, reason)] = self._said(reply)[:1]
+        text, reason = self._said(reply)[0]
         text = continued(text, self._beginning(prompt))
         tokens = reply["choices"][0].get("token_ids") or text_tokens(self.tokenizer, text)
         return Generation(text, tuple(tokens), reason == "stop")
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────
+
+    def _asked(
+        self, prompts: list[Prompt], asked: Body, read: Callable[[Any], np.ndarray]
+    ) -> tuple[Logprobs, Usage]:
+        """What ``read`` finds in the reply to each prompt, and what the replies took."""
+        replies = self._ask([self._body(prompt, **asked) for prompt in prompts])
+        usage = usage_of(replies)._replace(prompts=len(replies))
+        return np.stack([read(reply) for reply in replies]), usage
 
     def _body(self, prompt: Prompt, **how: Any) -> Body:
         tokens = [*prompt.shared, *prompt.own]
@@ -189,7 +185,7 @@ class ServerEngine(Engine):
     def _ask(self, bodies: Sequence[Body]) -> list[Any]:
         """One reply a body, in order; the first that fails for good cancels the rest."""
         path = "chat/completions" if self._chat else "completions"
-        futures = [self._pool.submit(self._address.post, path, body) for body in bodies]
+        futures = [self._pool.submit(self._address.ask, path, body) for body in bodies]
         try:
             return [future.result() for future in futures]
         finally:
@@ -215,7 +211,7 @@ class ServerEngine(Engine):
 
     def _longest(self) -> int:
         """The context of the model there; ValueError if the server has only other models."""
-        told = self._address.get("models")
+        told = self._address.ask("models")
         try:
             listed = told if isinstance(told, list) else told["data"]
             served = {model["id"]: model for model in listed}
@@ -232,8 +228,3 @@ class ServerEngine(Engine):
             )
         there = served[self._llm.model]
         return next((int(there[name]) for name in CONTEXTS if there.get(name)), 2**31)
-
-
-def _stacked(replies: list[Any], read: Callable[[Any], np.ndarray]) -> tuple[Logprobs, Usage]:
-    usage = usage_of(replies)._replace(prompts=len(replies))
-    return np.stack([read(reply) for reply in replies]), usage

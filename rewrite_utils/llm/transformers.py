@@ -6,8 +6,9 @@ shared and the own part, so the last token stands at the same place in every row
 """
 
 import contextlib
+import operator
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
@@ -50,7 +51,9 @@ class TransformersEngine(Engine):
         )
         self._model: Model = model.eval()
         self._threads = threads
-        self._memory = memory_gb * 2**30 or cache_bytes(model.device)
+        on_cpu = model.device.type == "cpu"
+        free = CPU_CACHE * 2**30 if on_cpu else CACHE * machine.memory(model.device)
+        self._memory = memory_gb * 2**30 or free
         config = model.config.get_text_config()
         states = 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
         self._step = machine.at_once(STEP_TOKENS, each=states, device=model.device)
@@ -65,13 +68,8 @@ class TransformersEngine(Engine):
         """Read the model's folder; on a GPU if there is one."""
         weights: Model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(model)
-        return cls(
-            weights.to(machine.device()),
-            tokenizer,
-            max_tokens=max_tokens,
-            threads=threads,
-            memory_gb=memory_gb,
-        )
+        how = {"max_tokens": max_tokens, "threads": threads, "memory_gb": memory_gb}
+        return cls(weights.to(machine.device()), tokenizer, **how)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -152,7 +150,7 @@ class TransformersEngine(Engine):
 
     def _share(self, shared: tuple[int, ...]) -> None:
         """Bring the cache to this prefix, keeping what it has in common."""
-        kept = common_prefix(self._shared, shared)
+        kept = sum(takewhile(bool, map(operator.eq, self._shared, shared)))
         cache, surplus = self._cache, len(self._shared) - kept
         self._forget()  # an interrupted pass must not leave half a prefix behind
         if kept == 0:
@@ -185,24 +183,11 @@ class TransformersEngine(Engine):
             torch.set_num_threads(before)
 
 
-def cache_bytes(device: torch.device) -> float:
-    """Bytes for keys and values where nothing else is asked for."""
-    return CPU_CACHE * 2**30 if device.type == "cpu" else CACHE * machine.memory(device)
-
-
-def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Length of the common beginning."""
-    same = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(same, min(len(one), len(other)))
-
-
 def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end a reply."""
-    config = model.generation_config
-    given = config.eos_token_id if config is not None else None
-    own: Any = tokenizer.eos_token_id
+    given = getattr(model.generation_config, "eos_token_id", None)
     listed = given if isinstance(given, list) else [given]
-    return frozenset(token for token in (*listed, own) if token is not None)
+    return frozenset({*listed, tokenizer.eos_token_id} - {None})
 
 
 @torch.inference_mode()

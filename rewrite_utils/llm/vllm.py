@@ -95,30 +95,24 @@ class VLLMEngine(Engine):
     def _choices(
         self, prompts: list[Prompt], options: list[int], answers: int
     ) -> tuple[Logprobs, Usage]:
-        logprobs, counts = self._ask(
-            "choices", prompts=joined(prompts), options=options, answers=answers
-        )
-        return logprobs, Usage(len(prompts), *counts)
+        return self._ask("choices", prompts, options=options, answers=answers)
 
     def _generate(
         self, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
     ) -> tuple[list[Generation], Usage]:
-        replies, counts = self._ask(
-            "generate",
-            prompts=joined(prompts),
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            seeds=seeds,
-        )
-        return [Generation(*reply) for reply in replies], Usage(len(prompts), *counts)
+        replies, usage = self._ask("generate", prompts, **sampling._asdict(), seeds=seeds)
+        return [Generation(*reply) for reply in replies], usage
 
-    def _ask(self, name: str, **arguments: Any) -> Any:
+    def _ask(self, name: str, prompts: list[Prompt], **how: Any) -> tuple[Any, Usage]:
+        """The child's answer; vLLM's cache finds the shared parts by itself."""
         if not self._end.alive:
             raise EngineDied("this vLLM engine is closed; open another one")
         self._ticket += 1
+        how["prompts"] = [prompt.shared + prompt.own for prompt in prompts]
         with self._talking():
-            self._connection.send((self._ticket, name, arguments))
-        return self._receive()
+            self._connection.send((self._ticket, name, how))
+        found, counts = self._receive()
+        return found, Usage(len(prompts), *counts)
 
     def _receive(self) -> Any:
         """The answer to the last request; those to interrupted ones before it are dropped."""
@@ -146,7 +140,8 @@ class VLLMEngine(Engine):
     def _death(self) -> EngineDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(PATIENCE)
-        code, tail = self._process.poll(), log_tail(self._log)
+        log = self._log.read_text(errors="replace") if self._log.exists() else ""
+        code, tail = self._process.poll(), "\n".join(log.splitlines()[-LOG_LINES:]) or "(empty)"
         self.close()
         return EngineDied(
             f"the vLLM process {self._process.pid} died (exit code {code}) in request "
@@ -234,14 +229,3 @@ def end(process: subprocess.Popen[bytes], connection: Connection, log: Path, own
             break
     connection.close()
     log.unlink(missing_ok=True)
-
-
-def log_tail(log: Path) -> str:
-    """The last lines of the child's log."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(lines[-LOG_LINES:]) or "(empty)"
-
-
-def joined(prompts: list[Prompt]) -> list[tuple[int, ...]]:
-    """The prompts as vLLM takes them: its cache finds the shared part by itself."""
-    return [prompt.shared + prompt.own for prompt in prompts]

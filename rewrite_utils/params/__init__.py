@@ -10,25 +10,3 @@ from rewrite_utils.params.place import Corpus, Site, Subject
 from rewrite_utils.params.reading import find, load, names, parse
 from rewrite_utils.params.run import Params
 from rewrite_utils.params.section import ROOT, SPLITS, ParameterError, Section, placed
-
-__all__ = [
-    "LLM",
-    "ROOT",
-    "SPLITS",
-    "Corpus",
-    "Explain",
-    "ParameterError",
-    "Params",
-    "Rewrite",
-    "Score",
-    "Section",
-    "Simulate",
-    "Site",
-    "Studies",
-    "Subject",
-    "find",
-    "load",
-    "names",
-    "parse",
-    "placed",
-]

@@ -1,7 +1,7 @@
 """Where the rewrite happens: the subject, its text, and the sites with their coders."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -169,22 +169,22 @@ class Site(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Site":
+        for complaint in self._complaints():
+            raise ValueError(complaint)
+        return self
+
+    def _complaints(self) -> Iterator[str]:
         if self.k > self.latents:
-            raise ValueError(
-                f"k = {self.k} is more than the coder's {self.latents} latents; lower k"
-            )
+            yield f"k = {self.k} is more than the coder's {self.latents} latents; lower k"
         if self.described > self.latents:
-            raise ValueError(
-                f"described = {self.described} is more than the {self.latents} latents"
-            )
+            yield f"described = {self.described} is more than the {self.latents} latents"
         if self.normalize_decoder and (self.hookpoint.endswith(".mlp") or self.optimizer != "adam"):
-            raise ValueError(
+            yield (
                 "normalize_decoder = true is for SAEs (layers.N) trained with adam: a transcoder's "
                 "decoder starts at 0, Signum averages weights; leave it out"
             )
         if self.bias_convention != "current" and self.coder in ("", "random"):
-            raise ValueError(
+            yield (
                 f"bias_convention = {self.bias_convention!r} is for coders that are loaded: name "
                 "one in coder, or leave it out"
             )
-        return self

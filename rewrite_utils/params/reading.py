@@ -105,29 +105,22 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (
-        f"; did you mean {close[0]!r}?"
-        if close
-        else "; see python -m rewrite_utils.series --parameters"
-    )
+    for close in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"; did you mean {close!r}?"
+    return "; see python -m rewrite_utils.series --parameters"
 
 
 def _complaint(item: Any) -> str:
     """One pydantic error as a sentence."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        sites = item["loc"][1:2] if item["loc"][0] == "sites" else ("<site>",)
-        return f"no parameter {where!r}" + _nearest(
-            where, [name.replace("<site>", str(sites[0])) for name, *_ in names()]
-        )
+        site = str(item["loc"][1]) if item["loc"][0] == "sites" else "<site>"
+        known = [name.replace("<site>", site) for name, *_ in names()]
+        return f"no parameter {where!r}" + _nearest(where, known)
     if item["type"] == "missing":
         return f"parameter {where!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "secret":
         return f"{where}: {message}"
-    return (
-        f"{where} = {item['input']!r}: {message}"
-        if where and not isinstance(item["input"], dict)
-        else message
-    )
+    told = where and not isinstance(item["input"], dict)
+    return f"{where} = {item['input']!r}: {message}" if told else message

@@ -1,13 +1,13 @@
 """A whole run, and what its sections must agree on."""
 
 import zlib
+from collections.abc import Iterator
 
 from pydantic import Field, field_validator, model_validator
 
 from rewrite_utils.params.asking import LLM, Explain, Score, Simulate
-from rewrite_utils.params.measuring import TOPK, Rewrite, Studies
+from rewrite_utils.params.measuring import TOPK, Readers, Rewrite, Studies
 from rewrite_utils.params.place import Corpus, Site, Subject
-from rewrite_utils.params.readers import Readers
 from rewrite_utils.params.section import Section
 
 
@@ -49,60 +49,58 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        last = self.simulate.last_position or self.corpus.row_tokens - 2
-        if not self.simulate.first_position <= last <= self.corpus.row_tokens - 2:
-            raise ValueError(
-                f"rated positions {self.simulate.first_position} … {last} do not fit a row of "
-                f"{self.corpus.row_tokens} tokens whose last one has no next token"
+        for complaint in (*self._of_rows(), *self._of_choices()):
+            raise ValueError(complaint)
+        return self
+
+    def _of_rows(self) -> Iterator[str]:
+        """What does not fit the rows of the corpus."""
+        (first, last), row = self.rated_positions, self.corpus.row_tokens
+        if not first <= last <= row - 2:
+            yield (
+                f"rated positions {first} … {last} do not fit a row of {row} tokens whose last one "
+                "has no next token"
             )
-        if self.simulate.window_tokens > self.simulate.first_position:
-            raise ValueError(
-                f"a window of {self.simulate.window_tokens} tokens cannot end at position "
-                f"{self.simulate.first_position}: raise simulate.first_position"
+        if self.simulate.window_tokens > first:
+            yield (
+                f"a window of {self.simulate.window_tokens} tokens cannot end at position {first}: "
+                "raise simulate.first_position"
             )
         for name in ("explain", "score"):
             length = getattr(self, name).window_tokens
-            if length >= self.corpus.row_tokens:
-                raise ValueError(
-                    f"{name}.window_tokens = {length} does not fit a row of "
-                    f"{self.corpus.row_tokens} tokens with BOS: at most "
-                    f"{self.corpus.row_tokens - 1}"
+            if length >= row:
+                yield (
+                    f"{name}.window_tokens = {length} does not fit a row of {row} tokens with BOS: "
+                    f"at most {row - 1}"
                 )
-        if self.corpus.faithful and (
-            self.explain.refine or "refined" in str(self.explain.compared)
-        ):
-            raise ValueError(
+        refined = self.explain.refine or "refined" in str(self.explain.compared)
+        if self.corpus.faithful and refined:
+            yield (
                 "explain.refine needs explain rows that are not scored, and corpus.faithful makes "
                 "them the same: set explain.refine = 0 or corpus.faithful = false"
             )
-        self._require_reading_inside()
-        self._require_readers()
-        if self.rewrite.headline not in self.rewrite.calibrators:
-            raise ValueError(
-                f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"
+
+    def _of_choices(self) -> Iterator[str]:
+        """What does not go together, or is not among what there is to choose from."""
+        asked = self.simulator
+        reader = asked.worker_engine if asked.engine == "ray" else asked.engine
+        if self.simulate.mode == "all" and reader in ("vllm", "server"):
+            yield (
+                f"simulate.mode = 'all' is read inside a prompt, which the engine {reader!r} "
+                "cannot: use transformers or auto"
             )
-        return self
+        for name, site in self.sites.items():
+            if site.reader and site.reader not in (arms := self.arms_of(name)):
+                yield (
+                    f"sites.{name}.reader {site.reader!r} is not among its arms "
+                    f"({', '.join(arms)}): add it to readers.arms"
+                )
+        if self.rewrite.headline not in self.rewrite.calibrators:
+            yield f"rewrite.headline {self.rewrite.headline!r} is not in rewrite.calibrators"
 
     def arms_of(self, site: str) -> tuple[str, ...]:
         """The readers of a site."""
         return self.sites[site].arms or self.readers.arms
-
-    def _require_readers(self) -> None:
-        for name, site in self.sites.items():
-            if site.reader and site.reader not in self.arms_of(name):
-                raise ValueError(
-                    f"sites.{name}.reader {site.reader!r} is not among its arms "
-                    f"({', '.join(self.arms_of(name))}): add it to readers.arms"
-                )
-
-    def _require_reading_inside(self) -> None:
-        asked = self.simulator
-        reader = asked.worker_engine if asked.engine == "ray" else asked.engine
-        if self.simulate.mode == "all" and reader in ("vllm", "server"):
-            raise ValueError(
-                f"simulate.mode = 'all' is read inside a prompt, which the engine {reader!r} "
-                "cannot: use transformers or auto"
-            )
 
     @property
     def draws(self) -> int:
@@ -126,10 +124,8 @@ class Params(Section):
     @property
     def rated_positions(self) -> tuple[int, int]:
         """First and last position of a row that may be rated, both included."""
-        return (
-            self.simulate.first_position,
-            self.simulate.last_position or self.corpus.row_tokens - 2,
-        )
+        last = self.simulate.last_position or self.corpus.row_tokens - 2
+        return self.simulate.first_position, last
 
 
 def _require_plain(name: str, why: str) -> None:

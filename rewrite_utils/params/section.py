@@ -38,10 +38,7 @@ class Section(BaseModel):
         or read only when a table is drawn) left out, and those in ``LATER`` (added after stages
         were made) while they have their default, or the value in ``BEFORE`` that such stages were
         made with, so that they stay what they are."""
-        before = {name: self._default(name) for name in self.LATER} | dict(self.BEFORE)
+        fields = type(self).model_fields
+        before = {name: fields[name].default for name in self.LATER} | dict(self.BEFORE)
         unset = {name for name, value in before.items() if getattr(self, name) == value}
         return self.model_dump(mode="json", exclude=set(self.UNHASHED) | unset)
-
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        return cls.model_fields[name].default

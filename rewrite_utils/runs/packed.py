@@ -27,9 +27,7 @@ def pack(folder: Path, target: Path) -> dict[str, Any]:
     with tarfile.open(temporary, "w:xz", preset=9) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                entry = archive.gettarinfo(path, arcname=str(path.relative_to(folder)))
-                with path.open("rb") as stream:
-                    archive.addfile(_plain(entry), stream)
+                archive.add(path, arcname=str(path.relative_to(folder)), filter=_plain)
     temporary.replace(file)
     return described(file)
 

@@ -18,6 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from rewrite_utils.runs.kernel import sockets
+from rewrite_utils.runs.whole import whole
 from rewrite_utils.series import NOTEBOOKS, choose
 
 LIMIT = 3600
@@ -92,16 +93,17 @@ def stripped(notebook: NotebookNode, *, name: str) -> NotebookNode:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [_plain(output) for output in cell.outputs if not _is_bar(output)]
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
+            for output in cell.outputs:  # without the live widget, whose id is random
+                output.get("data", {}).pop(WIDGET, None)
     return notebook
 
 
 def write(notebook: NotebookNode, target: Path) -> None:
     """Write a valid notebook so that the file is either the old or the whole new one."""
     nbformat.validate(notebook)
-    temporary = target.with_suffix(".ipynb.tmp")
-    temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    with whole(target) as part:
+        part.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 def _keep_results(notebook: NotebookNode, old: NotebookNode) -> None:
@@ -122,22 +124,13 @@ def _is_bar(output: NotebookNode) -> bool:
     return WIDGET in data and "text/html" not in data
 
 
-def _plain(output: NotebookNode) -> NotebookNode:
-    """The output without its live widget, whose id is random; its HTML and text stay."""
-    output.get("data", {}).pop(WIDGET, None)
-    return output
-
-
 def _child(source: Path, limit: int, sender) -> None:
     """In the child process: execute, write, and send None or what went wrong."""
     try:
         write(execute(source, limit=limit), source.with_suffix(".ipynb"))
-    except CellExecutionError as error:
-        sender.send(str(error))
-    except Exception as error:
-        sender.send(repr(error))
-    else:
         sender.send(None)
+    except Exception as error:
+        sender.send(str(error) if isinstance(error, CellExecutionError) else repr(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

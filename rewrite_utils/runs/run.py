@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from filelock import FileLock
 
 from rewrite_utils.runs import packed
 from rewrite_utils.runs.machine import device, this_machine
+from rewrite_utils.runs.whole import whole
 from rewrite_utils.params import ROOT, Params, load
 
 MANIFEST = "manifest.json"
@@ -87,17 +87,14 @@ class Run:
         ``version`` is the builder's own: raise it when the code would give other content.
         """
         key = _key(name, parameters, inputs, version)
-        digest = _digest(key)
-        target = self.folder / "stages" / f"{name}-{digest}"
+        target = self.folder / "stages" / f"{name}-{key['hash']}"
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(target.suffix + ".lock")):
-            stage = _reusable(name, target) or self._unpacked(name, target)
-            made = stage is None
+            found = _reusable(name, target) or self._unpacked(name, target)
             started = time.monotonic()
-            if stage is None:
-                stage = _make(name, target, build, key | {"hash": digest})
+            stage = found or _make(name, target, build, key)
         self.opened[name] = stage.hash
-        self._journal(stage, made=made, seconds=time.monotonic() - started)
+        self._journal(stage, made=found is None, seconds=time.monotonic() - started)
         return stage
 
     def finished(
@@ -109,9 +106,9 @@ class Run:
         version: int = 1,
     ) -> bool:
         """Whether the stage with this hash is there already, or published; nothing is made."""
-        whole = f"{name}-{_digest(_key(name, parameters, inputs, version))}"
-        packs = [self.published / (whole + packed.ENDING)] if self.published else []
-        places = [self.folder / "stages" / whole / MANIFEST, *packs]
+        folder = f"{name}-{_key(name, parameters, inputs, version)['hash']}"
+        packs = [self.published / (folder + packed.ENDING)] if self.published else []
+        places = [self.folder / "stages" / folder / MANIFEST, *packs]
         return any(place.is_file() for place in places)
 
     def with_params(self, params: Params) -> "Run":
@@ -121,7 +118,11 @@ class Run:
     @property
     def journal(self) -> list[dict[str, Any]]:
         """Every use of a stage so far: name, hash, made or reused, seconds, in order."""
-        return _read_lines(self.folder / "journal.jsonl")
+        file, found = self.folder / "journal.jsonl", []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            with contextlib.suppress(ValueError):  # a line that a full disk has cut
+                found.append(json.loads(line))
+        return found
 
     def headline(self, notebook: str, record: Mapping[str, Any]) -> None:
         """Keep a notebook's headline number (text, value, low, high, n, unit) for the runner's
@@ -164,12 +165,8 @@ class Run:
         return _reusable(name, target) if there else None
 
     def _journal(self, stage: Stage, *, made: bool, seconds: float) -> None:
-        event = {
-            "stage": stage.name,
-            "hash": stage.hash,
-            "made": made,
-            "seconds": round(seconds, 2),
-        }
+        event = {"stage": stage.name, "hash": stage.hash, "made": made}
+        event |= {"seconds": round(seconds, 2)}
         file = self.folder / "journal.jsonl"
         cut = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
         with file.open("a", encoding="utf-8") as stream:
@@ -189,12 +186,9 @@ def open_run(params_file: str | Path, overrides: Mapping[str, Any] | None = None
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    temporary.replace(path)
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def require_space(folder: Path, *, needed: int) -> None:
@@ -216,11 +210,10 @@ def _make(
     (partial / MANIFEST).unlink(missing_ok=True)  # of a run that was killed before the rename
     started = time.time()
     facts = build(partial) or {}
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
     manifest = key | {
         "facts": dict(facts),
-        "files": {
-            str(file.relative_to(partial)): packed.described(file) for file in _files(partial)
-        },
+        "files": {str(file.relative_to(partial)): packed.described(file) for file in files},
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
         "machine": this_machine(device()).told(),
@@ -265,28 +258,15 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
 
 def _key(
     name: str, parameters: Mapping[str, Any], inputs: Sequence[Stage], version: int
 ) -> dict[str, Any]:
-    """Everything that determines a stage's content."""
+    """Everything that determines a stage's content, and its hash."""
     made_of = {stage.name: stage.hash for stage in inputs}
-    return {"stage": name, "parameters": dict(parameters), "inputs": made_of, "version": version}
-
-
-def _digest(key: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):  # a line that a full disk has cut
-            found.append(json.loads(line))
-    return found
+    key = {"stage": name, "parameters": dict(parameters), "inputs": made_of, "version": version}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return key | {"hash": digest}
 
 
 def _installed(package: str) -> str | None:

@@ -23,10 +23,6 @@ Wants = Callable[..., Any]
 """A function whose keywords are results of a site."""
 
 
-def _nothing() -> dict[str, Any]:
-    return {}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared(Generic[T]):
     """One stage of a site."""
@@ -39,7 +35,7 @@ class Declared(Generic[T]):
     """``read(folder, **results)``: what the stage holds."""
     on: tuple[str, ...] | Wants = ()
     """Results that are the stages it stands on; or a function of results that names them."""
-    hashes: Wants = _nothing
+    hashes: Wants = lambda: {}
     """What of the parameters determines its content, as JSON-able values."""
     cost: Callable[..., Cost | list[Cost] | None] | None = None
     """What it would cost, from parameters alone; None where it would not be made."""
@@ -60,15 +56,10 @@ class Results:
 
     def call(self, function: Callable[..., T], *first: Any) -> T:
         """Call ``function`` with the results its keywords name; defaults are left as they are."""
-        return function(*first, **{name: self[name] for name in self._wanted(function)})
-
-    def _wanted(self, function: Callable[..., Any]) -> list[str]:
-        return [
-            name
-            for name, keyword in inspect.signature(function).parameters.items()
-            if keyword.kind is keyword.KEYWORD_ONLY
-            and (keyword.default is keyword.empty or name in self._given)
-        ]
+        keywords = inspect.signature(function).parameters.values()
+        asked = [word for word in keywords if word.kind is word.KEYWORD_ONLY]
+        wanted = [w.name for w in asked if w.default is w.empty or w.name in self._given]
+        return function(*first, **{name: self[name] for name in wanted})
 
 
 class StagedSite:
@@ -104,62 +95,33 @@ class StagedSite:
         }
 
 
-class _Once(Generic[T]):
-    """A property of a site that is found once."""
-
-    def find(self, site: Any) -> T:
-        """The result."""
-        raise NotImplementedError
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, site: Any, owner: type | None = None) -> T:
-        if site is None:
-            return self  # type: ignore[return-value]
-        site.__dict__[self.name] = found = self.find(site)
-        return found
-
-
-class Staged(_Once[Stage]):
+class Staged(functools.cached_property[Stage]):
     """A property of a site: a stage, made if it is not there."""
 
     def __init__(self, declared: Declared[Any]) -> None:
+        super().__init__(lambda site: site.stage(declared))
         self.declared, self.__doc__ = declared, declared.make.__doc__
 
-    def find(self, site: StagedSite) -> Stage:
-        """The stage on disk."""
-        return site.stage(self.declared)
 
-
-class Made(_Once[T]):
+class Made(functools.cached_property[T]):
     """A property of a site: what a stage holds."""
 
     def __init__(self, declared: Declared[T]) -> None:
+        super().__init__(lambda site: site.read(declared))
         self.declared, self.__doc__ = declared, declared.read.__doc__
 
-    def find(self, site: StagedSite) -> T:
-        """What is read of it."""
-        return site.read(self.declared)
 
-
-class Derived(_Once[T]):
+class Derived(functools.cached_property[T]):
     """A property of a site that needs no stage of its own: a function of other results."""
 
     def __init__(self, function: Callable[..., T]) -> None:
+        super().__init__(lambda site: Results(site).call(function))
         self.function, self.__doc__ = function, function.__doc__
 
-    def find(self, site: StagedSite) -> T:
-        """What the function says."""
-        return Results(site).call(self.function)
 
-
-class Chosen(_Once[Stage]):
+class Chosen(functools.cached_property[Stage]):
     """A property of a site: one stage or another, as a function of results names it."""
 
     def __init__(self, choose: Wants) -> None:
-        self.choose, self.__doc__ = choose, choose.__doc__
-
-    def find(self, site: StagedSite) -> Stage:
-        """The stage it names."""
-        return getattr(site, Results(site).call(self.choose))
+        super().__init__(lambda site: getattr(site, Results(site).call(choose)))
+        self.__doc__ = choose.__doc__

@@ -21,9 +21,8 @@ from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
 from rewrite_utils.rewrite import study_stages as studying
 from rewrite_utils.rewrite.arms import TOPK
-from rewrite_utils.runs.cost import Cost, PlanError
+from rewrite_utils.runs.cost import Cost, PlanError, plan
 from rewrite_utils.runs.machine import Machine
-from rewrite_utils.runs.plan import plan
 from rewrite_utils.runs.stage import Declared, Results
 from rewrite_utils.score import stage as scoring
 from rewrite_utils.simulate import stage as simulating

@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import isclose
 from pathlib import Path
 
 from jaxtyping import Bool, Int64
@@ -15,15 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rewrite_utils.assets.catalogue import nearest
 from rewrite_utils.assets.sources import source_texts
-from rewrite_utils.assets.splits import Place, Split, assign, rows_of
+from rewrite_utils.assets.splits import Place, Split, Texts, assign, rows_of
 from rewrite_utils.params import SPLITS
 from rewrite_utils.runs.whole import whole
 from rewrite_utils.subject.masking import measured
 
 SHARED = SPLITS[1:]
 """The splits that are one and the same in a faithful corpus: the authors held nothing out."""
+FITTED = ("calibrate", "evaluate")
+"""The splits that calibrations are fitted and measured on."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -117,56 +117,42 @@ def load_corpus(
     train are pooled and each takes its rows from the pool's beginning. Documents that lie in
     calibrate or evaluate by one of the seeds ``apart_from`` are left out of evaluate.
 
-    Raises ValueError for wrong shares, an unknown source, or a split too small for one row.
+    Raises ValueError for an unknown source, or a split too small for one row.
     """
-    shares = checked_shares(shares)
+    shares = {name: shares[name] for name in SPLITS if shares.get(name)}
     texts = [source_texts(source) for source in sources]
-    places = assign(texts, shares, seed=seed, draw=draw)
-    if faithful:
-        pool = sorted(chain.from_iterable(places[name] for name in shares if name in SHARED))
-        places = {name: pool if name in SHARED else places[name] for name in shares}
-    if used := _measured(texts, shares, apart_from):
-        places["evaluate"] = [one for one in places["evaluate"] if one[1:] not in used]
-    splits = {}
+    places = _placed(texts, shares, seed, draw, faithful=faithful, apart_from=apart_from)
+    splits, size = {}, {"row_tokens": row_tokens, "bos": bos}
     for name, found in places.items():
         limit = (max_rows or {}).get(name)
-        splits[name] = rows_of(
-            texts, found, tokenizer, name=name, row_tokens=row_tokens, bos=bos, limit=limit
-        )
+        splits[name] = rows_of(texts, found, tokenizer, name=name, limit=limit, **size)
         if not len(splits[name].rows):
-            raise empty_split(name, places, share=shares[name], row_tokens=row_tokens)
+            total = len(set(chain.from_iterable(places.values())))
+            raise ValueError(
+                f"split {name!r} is empty: its share of {shares[name]:g} holds {len(found)} of "
+                f"{total} documents, too little text for one row of {row_tokens} tokens. Give it a "
+                "larger share, add a source, or shorten the rows."
+            )
     made_of = {"sources": tuple(sources), "seed": seed, "faithful": faithful}
     return Corpus(splits=splits, masked=tuple(masked), **made_of)
 
 
-def _measured(
-    texts: Sequence[Sequence[str | None]], shares: Mapping[str, float], seeds: Sequence[int]
-) -> set[tuple[int, int]]:
-    """(source, index) of the documents that these seeds put into calibrate or evaluate."""
-    drawn = [assign(texts, shares, seed=seed) for seed in seeds]
-    splits = ("calibrate", "evaluate")
-    return {tuple(place[1:]) for found in drawn for name in splits for place in found.get(name, ())}
-
-
-def empty_split(
-    name: str, places: Mapping[str, Sequence[Place]], *, share: float, row_tokens: int
-) -> ValueError:
-    """The error for a split without a single full row."""
-    total = len(set(chain.from_iterable(places.values())))
-    return ValueError(
-        f"split {name!r} is empty: its share of {share:g} holds {len(places[name])} of {total} "
-        f"documents, too little text for one row of {row_tokens} tokens. Give it a larger share, "
-        "add a source, or shorten the rows."
-    )
-
-
-def checked_shares(shares: Mapping[str, float]) -> dict[str, float]:
-    """The positive shares in the order of `SPLITS`; ValueError for anything that is no share."""
-    for name, share in shares.items():
-        if name not in SPLITS:
-            raise ValueError(f"no split is called {name!r}{nearest(name, SPLITS)}")
-        if share < 0:
-            raise ValueError(f"the share of split {name!r} is {share:g}: it cannot be negative")
-    if not isclose(total := sum(shares.values()), 1.0, abs_tol=1e-6):
-        raise ValueError(f"the shares {dict(shares)} sum to {total:g}: they must sum to 1")
-    return {name: shares[name] for name in SPLITS if shares.get(name)}
+def _placed(
+    texts: Texts,
+    shares: Mapping[str, float],
+    seed: int,
+    draw: int | None,
+    *,
+    faithful: bool,
+    apart_from: Sequence[int],
+) -> dict[str, list[Place]]:
+    """Each split's documents, in its order."""
+    places = assign(texts, shares, seed=seed, draw=draw)
+    if faithful:
+        pool = sorted(chain.from_iterable(places[name] for name in shares if name in SHARED))
+        places = {name: pool if name in SHARED else places[name] for name in shares}
+    if apart_from:
+        drawn = [assign(texts, shares, seed=other) for other in apart_from]
+        used = {one[1:] for each in drawn for name in FITTED for one in each.get(name, ())}
+        places["evaluate"] = [one for one in places["evaluate"] if one[1:] not in used]
+    return places

@@ -1,6 +1,7 @@
 """What the explorer knows of a latent: one latent alone, and numbers by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from reading_cases import ReadSite
@@ -10,6 +11,7 @@ from rewrite_utils.explain import logits
 from rewrite_utils.explorer import Shelf, headline, stage, windows
 from rewrite_utils.explorer.desk import Desk
 from rewrite_utils.latents import neighbours
+from rewrite_utils.rewrite.layer_stage import LAYER
 from rewrite_utils.site import SiteStages
 from rewrite_utils.stats import auroc, auroc_value
 from rewrite_utils.subject.splice import GivenLatents, OneLatent, Site, TrueLatents
@@ -170,6 +172,24 @@ def test_a_run_without_simulation_opens_by_its_reader(world, read_site, monkeypa
     assert not shelf.latents and "notebook 05 does it" in shelf.missing
     assert shelf.rows["rating AUROC"].isna().all() and shelf.rows["at stake"].isna().all()
     assert "notebook 05 does it" in headline({"mlp": shelf})
+
+
+def test_what_the_whole_layer_costs_is_shared_out_where_no_latent_was_measured(
+    world, read_site, monkeypatch
+):
+    monkeypatch.setattr(SiteStages, "is_simulated", False)
+    site = ReadSite(world.again(), "mlp").like(read_site)
+    losses = {"coder": 3.0, "mean": 5.0, "token table": 4.0}
+    site.layer_losses = pd.DataFrame(
+        {"text": text, "source": source, "row": row, "loss": loss + extra + row}
+        for text, extra in (("evaluate", 0), ("embedded/recipes", 9))
+        for source, loss in losses.items()
+        for row in range(2)
+    )
+    finished = site.finished
+    monkeypatch.setattr(site, "finished", lambda one: one is LAYER or finished(one), raising=False)
+    worth = Shelf(site).worth
+    assert worth["at stake"].sum() == pytest.approx(5.0 - 3.0) and not worth["measured"].any()
 
 
 def test_a_run_without_ratings_and_without_its_llm_opens_and_says_so(world, monkeypatch):

@@ -91,10 +91,12 @@ def test_usage_counts_only_what_went_through_the_model() -> None:
     usage = Usage(10, 1000, 800, 10, 2.0).plus(Usage(10, 1000, 900, 30, 2.0))
     assert usage == Usage(20, 2000, 1700, 40, 4.0)
     # 300 prompt tokens, and of the 40 written the last of each reply was only read off
-    assert usage.tokens_per_second == (300 + 20) / 4
-    assert usage.prompts_per_second == 5
-    assert usage.cached_share == 0.85
-    assert np.isnan(Usage().cached_share)
+    assert usage.summary() == {
+        "prompts/s": "5.0",
+        "tokens/s": f"{(300 + 20) / 4:.0f}",
+        "cached": "85%",
+    }
+    assert set(Usage().summary().values()) == {"nan", "nan%"}
 
 
 @pytest.mark.parametrize("engine", ["vllm", "ray"])

@@ -21,9 +21,8 @@ from rewrite_utils.llm.protocol import Choices, Usage
 from rewrite_utils.params import ROOT, Params, Simulate, load, parse
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.splicer import Splicer, n_arms
-from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError
+from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError, count, in_hours, size
 from rewrite_utils.runs.machine import Machine, gpu
-from rewrite_utils.runs.plan import count, in_hours, size
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
 from rewrite_utils.simulate.stage import rated_tokens as rated
 from rewrite_utils.site import PLANNED, costs, plan_of

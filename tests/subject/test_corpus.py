@@ -173,19 +173,6 @@ def test_written_and_read_again_it_is_the_same_and_the_bytes_repeat(make, tmp_pa
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("shares", "message"),
-    [
-        ({"train": 0.5, "score": 0.4}, "sum to 0.9: they must sum to 1"),
-        ({"train": 0.5, "scores": 0.5}, "no split is called 'scores': did you mean 'score'"),
-        ({"train": 1.5, "score": -0.5}, "share of split 'score' is -0.5"),
-    ],
-)
-def test_wrong_shares_are_refused(make, shares, message):
-    with pytest.raises(ValueError, match=message):
-        make(shares=shares)
-
-
 def test_an_empty_split_is_named_with_the_fix(make):
     shares = {"train": 0.9999, "evaluate": 0.0001}
     with pytest.raises(
