@@ -166,7 +166,7 @@ assert abs(spliced(y) - loss(logits)) < 1e-4
 import pandas as pd
 
 from rewrite_utils.report import curves, display, figures, forests, levers, tables, verdicts
-from rewrite_utils.rewrite.floors import averaged
+from rewrite_utils.rewrite.studies import averaged
 
 made = figures.Provenance.of(run.params, run.opened)
 

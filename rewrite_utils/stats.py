@@ -23,8 +23,6 @@ AT_ONCE = 2**20
 NAN = float("nan")
 Numbers = Float[ndarray, " number"]
 """One number a unit, or several."""
-Active = Bool[ndarray, " number"]
-"""Which of them fire."""
 Levels = Float[ndarray, "level window"]
 """A number of every window at several levels of something."""
 Units = Int[ndarray, " _"] | None
@@ -94,7 +92,7 @@ def ratio(
     undefined, none where every unit has the same ratio; ``method`` says which it is. ValueError for
     fewer than two units, and for a number that is not finite.
     """
-    sums = _summed(np.stack([top, bottom], axis=1), _members(top + bottom, unit, units))
+    sums = summed(np.stack([top, bottom], axis=1), units, unit=unit)
     n, (above, below) = len(sums), sums.T
     draws = resampled_means(sums, seed=seed, resamples=resamples)
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be nothing below the line
@@ -116,7 +114,7 @@ def detectable(sample: Numbers, *, units: Units = None) -> float:
     """Smallest mean that this many units can see: 2.8 standard errors (80 % power at 5 %,
     two-sided)."""
     pairs = np.stack([sample, np.ones(len(sample))], axis=1)
-    return float(2.8 * _error(*_summed(pairs, _members(sample, "number", units)).T))
+    return float(2.8 * _error(*summed(pairs, units, unit="number").T))
 
 
 def resampled(
@@ -193,7 +191,7 @@ def _chosen(
 ) -> Estimate:
     """A choice by the mean of each level, and by those of resampled windows or rows."""
     unit = "window" if units is None else "row"
-    sums = _summed(values.T, _members(values.sum(0), unit, units))
+    sums = summed(values.T, units, unit=unit)
     draws = resampled_means(sums, seed=seed, resamples=resamples)
     return _percentile(np.array([choice(m) for m in draws]), choice(sums.mean(0)), len(sums), unit)
 
@@ -209,12 +207,6 @@ def wilson(hits: float | int, n: int) -> tuple[float, float, float]:
     return p, max(0.0, float(low)), min(1.0, float(high))
 
 
-def wins(active: Active, score: Numbers) -> Float[ndarray, "firing silent"]:
-    """1 where a firing window scores above a silent one, ½ where they tie; the mean is AUROC."""
-    above = np.subtract.outer(score[active], score[~active])
-    return (above > 0) + 0.5 * (above == 0)
-
-
 def auroc_value(active: Bool[ndarray, "*pair"], score: Float[ndarray, "*pair"]) -> float:
     """P(an active one scores above a silent one), ties half; NaN without both kinds."""
     if active.all() or not active.any():
@@ -223,7 +215,7 @@ def auroc_value(active: Bool[ndarray, "*pair"], score: Float[ndarray, "*pair"]) 
 
 
 def auroc(
-    active: Active, score: Numbers, *, seed: int, resamples: int = 1000
+    active: Bool[ndarray, " number"], score: Numbers, *, seed: int, resamples: int = 1000
 ) -> tuple[float, float, float]:
     """AUROC with its 95 % percentile interval; windows redrawn within firing and silent ones.
 
@@ -232,7 +224,8 @@ def auroc(
     """
     if active.all() or not active.any():
         return NAN, NAN, NAN
-    table = wins(active, score)
+    above = np.subtract.outer(score[active], score[~active])
+    table = (above > 0) + 0.5 * (above == 0)  # 1 where a firing window scores above a silent one
     generator = np.random.default_rng(seed)
     weights = [generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in table.shape]
     drawn = np.einsum("ra,ab,rb->r", weights[0], table, weights[1], optimize=True)
@@ -284,16 +277,10 @@ def _members(sample: Numbers, unit: str, units: Units) -> Int[ndarray, " number"
 
 
 def summed(
-    values: Float[ndarray, "number column"], units: Int[ndarray, " number"]
-) -> Float[ndarray, "unit column"]:
-    """Sums over the numbers of each unit, to be resampled with a column that counts them."""
-    return _summed(values, _members(values.sum(1), "row", units))
-
-
-def _summed(
-    values: Float[ndarray, "number column"], member: Int[ndarray, " number"]
+    values: Float[ndarray, "number column"], units: Units, *, unit: str = "row"
 ) -> Float[ndarray, "unit column"]:
     """Sums over the numbers of each unit: ratios of their means are those of all numbers."""
+    member = _members(values.sum(1), unit, units)
     sums = np.zeros((member.max() + 1, values.shape[1]))
     np.add.at(sums, member, values)
     return sums

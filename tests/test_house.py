@@ -1,4 +1,4 @@
-"""The floor plan of the package: arrows go down, no circles, and only site.py knows all rooms."""
+"""The floor plan of the package: arrows go down, no circles, and only site/ knows all rooms."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ PACKAGE = ROOT / "rewrite_utils"
 ORDER = ["stats", "params", "runs", "assets", "llm", "subject", "coder", "latents", "explain"]
 ORDER += ["score", "simulate", "calibrate", "rewrite", "report", "site", "explorer", "series"]
 """Rooms, and the files beside them, from the ground up: each imports only what stands before it."""
-OPENED = ("rewrite_utils.site", "rewrite_utils.runs.run")
+OPENED = ("rewrite_utils.site", "rewrite_utils.site.stages", "rewrite_utils.runs.run")
 """Where a site and a run come from."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {
@@ -45,11 +45,11 @@ def room(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
-def test_there_are_at_most_fourteen_rooms_and_three_files_beside_them():
+def test_there_are_at_most_fourteen_rooms_and_the_site_and_two_files_beside_them():
     beside = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
     rooms = {file.relative_to(PACKAGE).parts[0] for file in FILES if file.parent != PACKAGE}
-    assert beside == {"stats", "site", "series"}
-    assert rooms | beside == set(ORDER) and len(rooms) <= 14
+    assert beside == {"stats", "series"} and "site" in rooms
+    assert rooms | beside == set(ORDER) and len(rooms - {"site"}) <= 14
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -14,6 +14,7 @@ from rewrite_utils.latents.controls import token_table, word_list
 from rewrite_utils.latents.stage import LATENTS, SIMULATED
 from rewrite_utils.latents.windows import window_values
 from rewrite_utils.params import ParameterError
+from rewrite_utils.report.verdicts import whole
 from rewrite_utils.runs.run import DamagedStageWarning
 from rewrite_utils.runs.stage import Results
 from rewrite_utils.simulate import Layout, Ratings, described
@@ -183,11 +184,11 @@ def test_the_verdict_is_finite_and_on_the_simulated_windows(site):
     assert np.isfinite(arms[["delta", "minus_mean", "minus_zero", "kl", "fvu"]]).all(axis=None)
     assert set(table["windows"]) == {5}
     losses = site.losses[(site.losses["source"] == "coder") & (site.losses["window"] < 5)]
-    coder = site.verdict_of("coder", 0)
+    coder = whole(site.verdict, "coder")
     assert coder["fvu"] == pytest.approx(
         losses["squared_error"].mean() / site.output_moments.variance
     )
-    assert site.verdict_of(site.params.rewrite.headline, len(site.simulated))["order"] == "all"
+    assert whole(site.verdict, site.params.rewrite.headline)["count"] == len(site.simulated)
 
 
 def test_the_verdict_on_the_controls_uses_all_evaluate_windows(site):

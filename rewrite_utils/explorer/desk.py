@@ -23,7 +23,6 @@ from rewrite_utils.explorer.prediction import Judged, Predictor
 from rewrite_utils.explorer.shelf import Shelf
 from rewrite_utils.explorer.speak import Speaker, own_ids
 from rewrite_utils.llm.embedding import embedder
-from rewrite_utils.rewrite import usefulness
 from rewrite_utils.rewrite.layer_stage import TokenReader
 from rewrite_utils.stats import Estimate, bootstrap
 from rewrite_utils.subject.splice import hooked
@@ -103,8 +102,7 @@ class Desk:
         values = self.reads().said(latent, [one.description for one in (judged[0], last)], kinds)
         sources = {(latent, "the run's"): values[:, 0], (latent, "yours"): values[:, 1]}
         sources[latent, "mean"] = np.full(len(kinds), site.latent_means[latent], np.float32)
-        place = site.subject, site.hookpoint, site.coder, tokens, windows
-        losses = usefulness.measure(*place, sources, name="your description", progress=step)
+        losses = site.splicer.alone(windows, sources, progress=step)
         loss = losses.pivot(index="window", columns="arm", values="loss")
         gaps = {arm: loss[arm] - loss["truth"] for _, arm in sources}
         found = {arm: self._over(gap) for arm, gap in gaps.items()}

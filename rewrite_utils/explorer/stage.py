@@ -14,7 +14,7 @@ from rewrite_utils.latents.stage import Caches, Drawn
 from rewrite_utils.params import Params, Site
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.splicer import Splicer, one_by_one
-from rewrite_utils.rewrite.stage import useful_hashes
+from rewrite_utils.rewrite.usefulness import useful_hashes
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate.readers.kept import Kept

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
 from rewrite_utils.coder.sparse import WEIGHTS
 from rewrite_utils.report import coders, curves, figures
+from rewrite_utils.report.tables import markdown
 from rewrite_utils.runs.run import open_run
 from rewrite_utils.runs.whole import whole
 from rewrite_utils.site import SiteStages, open_sites
@@ -97,19 +97,12 @@ def _text(site: SiteStages, rate: Float[ndarray, " latent"], tokens: int) -> str
         rows=row["rows"],
         sources=", ".join(params.corpus.sources),
         specials=params.corpus.special_tokens,
-        table=_markdown(coders.arms(site.quality.assign(site="")).drop(columns="site")),
+        table="\n".join(markdown(coders.arms(site.quality.assign(site="")).drop(columns="site"))),
         firing=f"On average {row['L0']:.2f} latents fire on a token; {dead}.",
         run=params.name,
         stage=site.coder_stage.hash,
         seed=params.seed,
     )
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown."""
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    lines += [list(map(str, row)) for row in table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,10 +28,7 @@ from rewrite_utils.stats import Estimate
 COSTS = {"mlp": "+10 %", "resid": "+33 %"}
 CHECKPOINT = {"mlp": "≈ 25 % of training", "resid": "< 10 % of training"}
 """What the paper says of its transcoder and of its SAE."""
-OURS = {
-    "mean": "beats mean ablation",
-    "token table": "beats the token table",
-}
+OURS = {"mean": "beats mean ablation", "token table": "beats the token table"}
 """The claim that the README puts to the test, by what it is compared with."""
 FLOOR = "shuffled explanations"
 SAME, OPPOSITE = "same direction", "opposite direction"
@@ -123,17 +120,8 @@ class Found:
 
 def claimed(found: Found) -> list[Claim]:
     """Every claim at one site, in the order of the paper."""
-    parts = (
-        _coder,
-        _checkpoint,
-        _distributions,
-        _rewrites,
-        _fewer,
-        _rates,
-        _needed,
-        _ours,
-        _beyond,
-    )
+    parts = [_coder, _checkpoint, _distributions, _rewrites, _fewer, _rates]
+    parts += [_needed, _ours, _beyond]
     return [Claim(found.site, *told) for part in parts for told in part(found)]
 
 
@@ -171,8 +159,7 @@ def _checkpoint(found: Found) -> Told:
     ours, verdict = "this subject has no checkpoints", "not measured"
     if at is not None:
         ours = f"{at.answer} (n = {at.windows} windows)"
-        surely = OPPOSITE if at.low >= at.final else "not resolved"
-        verdict = SAME if at.high < at.final else surely
+        verdict = _which(at.high < at.final, at.low >= at.final)
     yield claim, CHECKPOINT[found.kind], ours, verdict
 
 
@@ -199,8 +186,7 @@ def _rewrites(found: Found) -> Told:
     for source in found.calibrators:
         cost = found.against(source, "mean")
         claim = f"rewriting with {source} is no better than mean ablation"
-        verdict = SAME if cost.low > 0 else "not resolved"
-        yield claim, "no better", f"{cost} nat", OPPOSITE if cost.high < 0 else verdict
+        yield claim, "no better", f"{cost} nat", _which(cost.low > 0, cost.high < 0)
     raw, matched = found.first("raw"), found.first("quantile")
     if raw:
         cost = found.against(raw, "zero")
@@ -231,13 +217,14 @@ def _rates(found: Found) -> Told:
     if raw:
         own = found.rates[found.rates["source"] == raw]
         before = found.over_latents(own["specificity"].dropna().to_numpy())
-        told = SAME if before.high < 0.999 else "not resolved"
-        verdict = OPPOSITE if before.low >= 0.999 else told
         claim, said = "specificity before normalisation is too low", "≈ 80 %; 99.9 % needed"
-        yield claim, said, _percent(before), verdict
+        yield claim, said, _percent(before), _which(before.high < 0.999, before.low >= 0.999)
         claim = "false alarms a true activation before normalisation"
         said = "≈ 200 (6,000 of 32,768 latents, 32 true)"
-        yield claim, said, str(_alarms(found, own)), "not compared"
+        active = found.true > 0
+        silent = (~active).sum(0) * (1 - own["specificity"].fillna(0).to_numpy())
+        each = stats.ratio(silent, active.sum(0) * 1.0, unit="latent", seed=found.seed)
+        yield claim, said, str(each), "not compared"
     for rate, sign in (("specificity", +1), ("sensitivity", -1)) if raw and matched else ():
         wide = found.rates.pivot(index="latent", columns="source", values=rate)
         change = (wide[matched] - wide[raw]).dropna().to_numpy()
@@ -250,20 +237,13 @@ def _rates(found: Found) -> Told:
         yield from _better_scored(found, matched)
 
 
-def _alarms(found: Found, rates: pd.DataFrame) -> Estimate:
-    """False alarms a true activation, over the simulated latents and the evaluate windows."""
-    active = found.true > 0
-    silent = (~active).sum(0) * (1 - rates["specificity"].fillna(0).to_numpy())
-    return stats.ratio(silent, active.sum(0).astype(float), unit="latent", seed=found.seed)
-
-
 def _better_scored(found: Found, source: str) -> Told:
     """Are better-scored latents better in both rates?"""
     for rate in ("specificity", "sensitivity"):
         kept = found.rates[found.rates["source"] == source].dropna(subset=["f1", rate])
         if len(kept) < 3:
             continue
-        pair = kept["f1"].to_numpy(), kept[rate].to_numpy()
+        pair = kept[["f1", rate]].to_numpy().T
         rank = stats.rank_correlation(*pair, unit="latent", seed=found.seed)
         claim = f"better-scored latents have higher {rate} ({source}; rank correlation with F1)"
         verdict = _sign(rank, +1) if np.isfinite(rank.value) else "not resolved"
@@ -278,7 +258,7 @@ def _needed(found: Found) -> Told:
         f"{interval(even, '.2f')} alarms a true activation, extrapolated to 32 of 32,768 latents "
         f"{interval((value, low, high), '.2%')} (n = {even.n} {even.unit}s)"
     )
-    verdict = SAME if even.high < ten else OPPOSITE if even.low > ten else "not resolved"
+    verdict = _which(even.high < ten, even.low > ten)
     yield "a specificity of 99 % is not enough to beat ablation", "99.9 % needed", ours, verdict
 
 
@@ -292,8 +272,8 @@ def _ours(found: Found) -> Told:
 
 def _beyond(found: Found) -> Told:
     """What the paper did not measure: the two rewrites without an LLM, and the floor."""
-    pairs = {f"{name}, no LLM, against mean ablation": (name, "mean")
-             for name in ("token table", "word list")}  # fmt: skip
+    free = "token table", "word list"
+    pairs = {f"{name}, no LLM, against mean ablation": (name, "mean") for name in free}
     if FLOOR in found.losses["source"].unique():
         pairs[f"{found.headline} against the {FLOOR}"] = (found.headline, FLOOR)
     for claim, pair in pairs.items():
@@ -310,5 +290,10 @@ def _percent(found: Estimate) -> str:
 
 
 def _sign(found: Estimate, sign: int) -> str:
-    told = SAME if found.value * sign > 0 else OPPOSITE
-    return told if found.excludes_zero else "not resolved"
+    same = found.value * sign > 0
+    return _which(found.excludes_zero and same, found.excludes_zero)
+
+
+def _which(same: bool, opposite: bool) -> str:
+    """The verdict of an interval that lies wholly on one side, or on neither."""
+    return SAME if same else OPPOSITE if opposite else "not resolved"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from rewrite_utils.params import ROOT
 from rewrite_utils.report.figures import Provenance
+from rewrite_utils.report.tables import markdown
 
 FIGURES = ROOT / "figures"
 SCORE_FILES = {"detection": "08_sensitivity_specificity", "fuzzing": "08_fuzzing"}
@@ -98,9 +99,9 @@ def page(folder: Path) -> str:
     beside = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     claims = pd.read_csv(folder / "report.csv", keep_default_na=False)
     told = [f"- **{name}**: {text}" for name, text in beside["headlines"].items()]
-    lines = [f"# Run {beside['run']}: the paper's claims", "", *_markdown(claims)]
-    lines += ["", "## The paper's figures", "", *_markdown(figures(folder))]
-    lines += ["", "## Coders", "", *_markdown(pd.DataFrame(beside["coders"]))]
+    lines = [f"# Run {beside['run']}: the paper's claims", "", *markdown(claims)]
+    lines += ["", "## The paper's figures", "", *markdown(figures(folder))]
+    lines += ["", "## Coders", "", *markdown(pd.DataFrame(beside["coders"]))]
     return "\n".join([*lines, "", "## Headlines", "", *told]) + "\n"
 
 
@@ -108,7 +109,7 @@ def pages(folder: Path = FIGURES) -> dict[Path, str]:
     """Every page that is made of what lies below ``folder``, by file."""
     found = {file.with_suffix(".md"): page(file.parent) for file in folder.rglob("report.json")}
     whole = across(folder)
-    lines = ["# The paper's claims in every run", "", NOT_THERE, "", *_markdown(whole)]
+    lines = ["# The paper's claims in every run", "", NOT_THERE, "", *markdown(whole)]
     both = {folder / "runs.csv": whole.to_csv(index=False)}
     return found | both | {folder / "runs.md": "\n".join(lines) + "\n"}
 
@@ -135,8 +136,3 @@ def _reports(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     for file in sorted(folder.rglob("report.csv")):
         head = file.with_suffix(".md").read_text(encoding="utf-8").partition("\n")[0]
         yield head.removeprefix("# Run ").partition(":")[0], pd.read_csv(file)
-
-
-def _markdown(table: pd.DataFrame) -> list[str]:
-    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    return head + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]

@@ -76,3 +76,9 @@ def llm_costs(
         cached = usage["cached_tokens"] / max(usage["prompt_tokens"], 1)
         rows.append(row | {"share of prompt tokens from the cache": cached})
     return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> list[str]:
+    """The lines of a table in Markdown."""
+    head = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return head + ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]

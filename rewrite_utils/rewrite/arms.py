@@ -5,7 +5,7 @@ In: one estimate of the latents a source, and which latents each arm substitutes
 §6.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,19 +16,9 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params.measuring import TOPK
-from rewrite_utils.runs.machine import at_once
-from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice import (
-    GivenLatents,
-    GivenOutput,
-    Source,
-    TrueLatents,
-    arm_losses,
-    at_positions,
-)
+from rewrite_utils.subject.splice import at_positions
 from rewrite_utils.subject.splice import substituted as substitute
 
 ALL = "all"
@@ -93,64 +83,14 @@ def masks(
     """
     found = {}
     for count, order in {(arm.count, arm.order) for arm in planned}:
+        share = described, count / described
         if order in ("random", ALL):
-            generator = torch.Generator().manual_seed(seed)
-            mask = substitute(
-                described, count / described, "random", windows=n_windows, generator=generator
-            )
+            drawn = {"windows": n_windows, "generator": torch.Generator().manual_seed(seed)}
+            found[count, order] = substitute(*share, "random", **drawn)
         else:
-            ranking = torch.tensor(rankings[order])
-            mask = substitute(described, count / described, order, ranking=ranking)
-            mask = mask.expand(n_windows, -1)
-        found[count, order] = mask
+            mask = substitute(*share, order, ranking=torch.tensor(rankings[order]))
+            found[count, order] = mask.expand(n_windows, -1)
     return found
-
-
-def measure(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    tokens: Int[ndarray, "row pos"],
-    windows: Windows,
-    *,
-    described: Int[ndarray, " described"],
-    estimates: Mapping[str, Estimate],
-    fractions: Sequence[float],
-    rankings: Mapping[str, Float[ndarray, " described"]],
-    constants: Mapping[str, Float[Tensor, " d_out"]],
-    seed: int,
-    name: str,
-    batch: int | None = None,
-) -> pd.DataFrame:
-    """Losses of the coder as is, ``constants`` and all planned arms; ``batch`` windows at once."""
-    planned, n_windows = plan_arms(estimates, fractions, len(described)), len(windows.rows)
-    chosen = masks(planned, rankings, len(described), n_windows=n_windows, seed=seed)
-    whole = {Arm("coder", 0, ALL): TrueLatents()}
-    whole |= {Arm(key, 0, ALL): GivenOutput(value) for key, value in constants.items()}
-    places, width = torch.from_numpy(described), coder.config.num_latents
-
-    def wide(narrow: Tensor) -> Tensor:
-        """Columns of the described latents at their places among all, 0 elsewhere."""
-        return narrow.new_zeros(len(narrow), width).index_copy_(1, places, narrow)
-
-    def told(arm: Arm, part: slice) -> Source:
-        values, _, topk = estimates[arm.source]
-        given = wide(torch.from_numpy(values[part])), wide(chosen[arm.count, arm.order][part])
-        return GivenLatents(*given, topk=topk or arm.source.endswith(TOPK))
-
-    def losses(part: slice, rows: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        sources: list[Source] = [*whole.values(), *(told(arm, part) for arm in planned)]
-        found = arm_losses(subject, coder, hookpoint, sources, rows, mask)
-        return found.losses._asdict() | {"squared_error": found.squared_error}
-
-    arms = pd.DataFrame([*whole, *planned], columns=list(Arm._fields))
-    batch = batch or windows_at_once(subject, arms, latents=width)
-    return by_window(tokens, windows, arms, losses, name=f"rewrite of {name}", batch=batch)
-
-
-def windows_at_once(subject: Subject, arms: Sized, *, latents: int) -> int:
-    """Windows whose arms are made ready together: 8 on a CPU, or what a GPU holds of them."""
-    return at_once(8, each=latents * (32 + 5 * len(arms)), device=subject.device)
 
 
 @torch.no_grad()

@@ -16,9 +16,13 @@ from numpy import ndarray
 from torch import Tensor
 
 from rewrite_utils import stats
+from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.rewrite.arms import by_window
+from rewrite_utils.rewrite.splicer import splice_cost
+from rewrite_utils.runs.cost import Cost
 from rewrite_utils.subject.model import Hookpoint, Subject
 from rewrite_utils.subject.splice import (
     GivenLatents,
@@ -28,6 +32,7 @@ from rewrite_utils.subject.splice import (
     Untouched,
     losses_at_once,
 )
+from rewrite_utils.subject.stage import layer_of
 
 CODER = "coder"
 SOURCES = (CODER, "zero", "mean", "token table", "word list")
@@ -53,6 +58,16 @@ def sets(names: Sequence[str]) -> list[tuple[str, ...]]:
     return alone + [tuple(names[:count]) for count in range(2, len(names) + 1)]
 
 
+def require_apart(layers: Mapping[str, int]) -> None:
+    """Raise ParameterError where two sites lie at one layer."""
+    if len(set(layers.values())) < len(layers):
+        told = ", ".join(f"{name} {layer}" for name, layer in layers.items())
+        raise ParameterError(
+            f"studies.layers_at_once rewrites one site a layer, but the layers are {told}: "
+            "remove sites, or set it to false"
+        )
+
+
 def measure(
     subject: Subject,
     places: Sequence[Place],
@@ -71,6 +86,18 @@ def measure(
         return losses_at_once(subject, spots, rows, mask)._asdict()
 
     return by_window(tokens, windows, arms, losses, name=f"layers at once, {name}")
+
+
+def cost(*, params: Params, model: ModelShape) -> Cost:
+    """Stage 11: all sites spliced together."""
+    sites = sorted(params.sites.values(), key=lambda site: layer_of(model, site))
+    windows = min(site.control_windows for site in sites)
+    each = len(sets(list(params.sites))) * len(SOURCES)
+    sizes = {"windows": windows, "losses": windows * each}
+    what = f"{windows:,} windows × {each} arms over {len(sites)} layers"
+    found = splice_cost("11_at_once", "", what, params, sites[0], model, **sizes)
+    coders = windows * each * sum(4 * model.d_model * site.latents for site in sites)
+    return found._replace(flops=found.flops + coders)
 
 
 def judged(

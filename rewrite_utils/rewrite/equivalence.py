@@ -6,7 +6,7 @@ curve passes that loss more than once, none where it never does.
 Paper: §2 ("as good as a Pythia checkpoint at 25 % of training"), method §8.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,20 +109,17 @@ def next_token_losses(
         rows = torch.from_numpy(tokens[windows.rows[part]]).to(subject.device)
         ends = torch.from_numpy(windows.ends[part]).to(subject.device)
         places = torch.arange(len(rows), device=subject.device)
-        with subject.bridge.hooks(fwd_hooks=[("unembed.hook_in", _only(places, ends))]):
+
+        def only(hidden: Tensor, hook: object, at: tuple = (places, ends)) -> Tensor:
+            return hidden[at][:, None]  # one position a row: no other logits are needed
+
+        with subject.bridge.hooks(fwd_hooks=[("unembed.hook_in", only)]):
             logits = subject.bridge(rows[:, : int(ends.max()) + 1])[:, 0]
         loss = torch.nn.functional.cross_entropy(
             logits.float(), rows[places, ends + 1], reduction="none"
         )
         found.append(loss.cpu().numpy())
     return np.concatenate(found)
-
-
-def _only(
-    rows: Int[Tensor, " batch"], positions: Int[Tensor, " batch"]
-) -> Callable[[Tensor, object], Tensor]:
-    """A hook that leaves one position a row: no other logits are needed."""
-    return lambda hidden, hook: hidden[rows, positions][:, None]
 
 
 def _require_curve(

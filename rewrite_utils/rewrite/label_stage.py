@@ -72,7 +72,7 @@ def make_benchmark(
     said[SHUFFLED] = [said[LABELS][one] for one in order.tolist()]
     asked = reading.first_rows(cache("evaluate"), params.readers.evaluate_rows)
     read = {key: _read(reader, said[key], asked, subject) for key, reader in readers.items()}
-    says = {key: _says(latents, values) for key, values in read.items()}
+    says = {key: Says(latents, values.__getitem__) for key, values in read.items()}
     says[MEAN] = layer.whole_mean(latent_means, latents)
     how = {"name": f"{name}, labels", "masked": corpus.masked, "whole": {*says, layer.CODER}}
     losses = layer.measure(subject, hookpoint, coder, asked.tokens, says, output_mean, **how)
@@ -121,10 +121,6 @@ def _read(
 ) -> Float[ndarray, "row pos latent"]:
     text: Text = reading.text_of(cache.tokens, subject)
     return dense(reader.read(said, text), text)
-
-
-def _says(latents: Int[ndarray, " latent"], values: Float[ndarray, "row pos latent"]) -> Says:
-    return Says(latents, lambda part: values[part])
 
 
 def _verdict(

@@ -4,7 +4,7 @@ In: rows of text and, by name, what each source says of every latent at every to
 one row a (row of text, source). Beyond the paper, which patches one position a row.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,14 @@ from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.rewrite.rewritten import Place, Rewritten, constant
 from rewrite_utils.subject.masking import measured
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice import GivenLatents, GivenOutput, Source, TrueLatents, arm_losses
+from rewrite_utils.subject.splice import (
+    ArmLosses,
+    GivenLatents,
+    GivenOutput,
+    Source,
+    TrueLatents,
+    arm_losses,
+)
 
 CODER, MEAN, OUTPUT_MEAN = "coder", "mean", "output mean"
 AT_ONCE = 8
@@ -61,44 +68,37 @@ def measure(
     Sources: the coder as it is, the output at its mean, and all of ``says``. At ``masked`` tokens
     nothing is replaced or measured.
     """
-    rows, tables = torch.from_numpy(tokens).long(), []
+    rows, tables, masked = torch.from_numpy(tokens).long(), [], tuple(masked)
     for start in tqdm(range(0, len(rows), AT_ONCE), desc=name, unit=f"{AT_ONCE} rows"):
         part = slice(start, min(start + AT_ONCE, len(rows)))
+        these, positions = rows[part], measured(rows[part], masked)
         sources: dict[str, Source] = {CODER: TrueLatents(), OUTPUT_MEAN: GivenOutput(output_mean)}
-        sources |= {key: _given(one, part, rows[part], coder) for key, one in says.items()}
-        tables.append(
-            _part(subject, hookpoint, coder, rows[part], sources, whole, tuple(masked)).assign(
-                row=lambda table, first=start: table["row"] + first
-            )
-        )
+        sources |= {key: _given(one, part, these, coder) for key, one in says.items()}
+        given = list(sources.values())
+        found = arm_losses(subject, coder, hookpoint, given, these, positions)
+        table = _row_means(found, positions.sum(1).numpy(), list(sources))
+        for key in [key for key in sources if key in whole]:
+            model = Rewritten(subject, (Place(hookpoint, coder, constant(sources[key])),), masked)
+            at_once = np.nanmean(model.losses(these, batch=len(these)), axis=1)
+            table.loc[table["source"] == key, "whole"] = at_once
+        tables.append(table.assign(row=table["row"] + start))
     return pd.concat(tables, ignore_index=True)
 
 
-def _part(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    rows: Int[Tensor, "row pos"],
-    sources: Mapping[str, Source],
-    whole: Collection[str],
-    masked: tuple[int, ...],
+def _row_means(
+    found: ArmLosses, count: Int[ndarray, " row"], sources: Sequence[str]
 ) -> pd.DataFrame:
-    given, positions = list(sources.values()), measured(rows, masked)
-    found = arm_losses(subject, coder, hookpoint, given, rows, positions)
-    count = positions.sum(1).numpy()
-    base = np.bincount(found.rows, found.losses.base_loss, len(rows)) / count
-    table = pd.DataFrame({"row": np.repeat(np.arange(len(rows)), len(given))})
-    table["source"] = list(sources) * len(rows)
-    table["base_loss"], table["n"] = np.repeat(base, len(given)), np.repeat(count, len(given))
+    """Means over the ``count`` positions of each row, one row of the table a (row, source)."""
+
+    def mean(values: Float[Tensor, " site"]) -> Float[ndarray, " row"]:
+        return np.bincount(found.rows, values, len(count)) / count
+
+    table = pd.DataFrame({"row": np.repeat(np.arange(len(count)), len(sources))})
+    table["source"] = list(sources) * len(count)
+    table["base_loss"] = np.repeat(mean(found.losses.base_loss), len(sources))
+    table["n"] = np.repeat(count, len(sources))
     for key in ("loss", "kl"):
-        arms = getattr(found.losses, key).numpy().T
-        means = [np.bincount(found.rows, values, len(rows)) / count for values in arms]
-        table[key] = np.stack(means, axis=1).ravel()
-    asked = [(key, source) for key, source in sources.items() if key in whole]
-    for key, source in asked:
-        model = Rewritten(subject, (Place(hookpoint, coder, constant(source)),), masked)
-        at_once = np.nanmean(model.losses(rows, batch=len(rows)), axis=1)
-        table.loc[table["source"] == key, "whole"] = at_once
+        table[key] = np.stack([mean(x) for x in getattr(found.losses, key).T], axis=1).ravel()
     return table
 
 
@@ -130,21 +130,19 @@ def judged(
     whole = losses.pivot(index="row", columns="source", values="whole")
     base = losses.groupby("row")["base_loss"].first()
     how = {"unit": "row", "seed": seed, "resamples": resamples}
-    rows = []
+    rows, worth = [], (alone[OUTPUT_MEAN] - base).to_numpy()
     for source, ablation in against.items():
-        won, most = alone[ablation] - alone[source], alone[ablation] - alone[CODER]
-        worth = alone[OUTPUT_MEAN] - base
-        estimates = {
+        won, most = ((alone[ablation] - alone[one]).to_numpy() for one in (source, CODER))
+        found = {
             "delta": stats.bootstrap((alone[source] - base).to_numpy(), **how),
-            "minus_mean": stats.bootstrap(-won.to_numpy(), **how),
-            "of_range": stats.ratio(won.to_numpy(), most.to_numpy(), **how),
-            "of_worth": stats.ratio(won.to_numpy(), worth.to_numpy(), **how),
+            "minus_mean": stats.bootstrap(-won, **how),
+            "of_range": stats.ratio(won, most, **how),
+            "of_worth": stats.ratio(won, worth, **how),
             "minus_table": stats.bootstrap((alone[source] - alone[table]).to_numpy(), **how),
         }
         row = {"source": source, "against": ablation, "rows": len(alone)}
-        for name, estimate in estimates.items():
+        for name, estimate in found.items():
             row |= estimate.named(name)
-        row["perplexity"] = float(np.exp(whole[source].mean()))
-        row["detectable"] = stats.detectable(won.to_numpy())
-        rows.append(row)
+        row |= {"perplexity": float(np.exp(whole[source].mean()))}
+        rows.append(row | {"detectable": stats.detectable(won)})
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 The verdict on each reader against mean ablation of the same latents, and against a token table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,14 @@ def make_layer(
     for title, tokens in reader_rows.items():
         file = folder / f"part {title.replace('/', ' ')}.parquet"
         if not file.exists():
-            says = sources(tokens, subject, latent_means, totals, senses)
             text = text_of(tokens, subject)
-            says |= {arm: read_by(one, level_texts, text) for arm, one in kept.items()}
-            says |= dict(_ablations(kept, latent_means))
+            says = sources(tokens, text, latent_means, totals, senses)
+            for arm, one in kept.items():
+                said = [level_texts[one.level][latent] for latent in one.latents.tolist()]
+                values = dense(one.reader.read(said, text), text).astype(np.float16)
+                says[arm] = Said(one.latents, values.__getitem__)
+            for one in kept.values():
+                says[ablation(one.latents)] = layer.whole_mean(latent_means, one.latents)
             how = {"name": f"{name}, {title}", "masked": corpus.masked}
             how["whole"] = {layer.CODER, layer.OUTPUT_MEAN, MEAN, params.sites[name].reader}
             found = layer.measure(subject, hookpoint, coder, tokens, says, output_mean, **how)
@@ -85,39 +89,19 @@ def make_layer(
 
 def sources(
     tokens: Int[ndarray, "row pos"],
-    subject: Subject,
+    text: Text,
     latent_means: Float[ndarray, " latent"],
     totals: TokenTotals,
     senses: Senses,
 ) -> dict[str, Said]:
     """What needs no description: mean ablation of every latent, and both token tables."""
-    every = np.arange(len(latent_means))
-    text = text_of(tokens, subject)
-    ids = np.unique(tokens)
+    every, ids = np.arange(len(latent_means)), np.unique(tokens)
     vectors = senses.spaces["whitened"](text.kinds)
-    tables = {
-        TABLE: vocabulary_table(totals, ids),
-        BACKOFF: vocabulary_table(totals, ids, vectors),
-    }
     found = {MEAN: layer.whole_mean(latent_means, every)}
-    for title, table in tables.items():
+    for title, near in ((TABLE, ()), (BACKOFF, (vectors,))):
+        table = vocabulary_table(totals, ids, *near)
         found[title] = Said(every, lambda part, table=table: table[text.rows[part]])
     return found
-
-
-def read_by(kept: Kept, level_texts: Texts, text: Text) -> Said:
-    """What a reader says of a text."""
-    said = [level_texts[kept.level][one] for one in kept.latents.tolist()]
-    values = dense(kept.reader.read(said, text), text).astype(np.float16)
-    return Said(kept.latents, lambda part: values[part])
-
-
-def _ablations(
-    kept: Mapping[str, Kept], means: Float[ndarray, " latent"]
-) -> Iterator[tuple[str, Said]]:
-    """Mean ablation of the latents of each arm."""
-    for one in kept.values():
-        yield ablation(one.latents), layer.whole_mean(means, one.latents)
 
 
 def ablation(latents: Int[ndarray, " latent"]) -> str:

@@ -6,7 +6,6 @@ place it is the subject itself. Beyond the paper, which patches one position.
 """
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from torch import Tensor
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.subject.masking import counted, measured
 from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice import GivenLatents, Source, Spot, TrueLatents, spliced_at_once
+from rewrite_utils.subject.splice import Source, Spot, TrueLatents, spliced_at_once
 
 Says = Callable[[Int[Tensor, "batch pos"]], Source]
 """What stands in the place of the MLP, for the tokens of one pass."""
@@ -45,14 +44,6 @@ def coded(tokens: Int[Tensor, "batch pos"]) -> Source:
 def constant(source: Source) -> Says:
     """The same whatever the tokens are: mean ablation, a mean output."""
     return lambda tokens: source
-
-
-def by_token(table: Float[ndarray, "vocab latent"]) -> Says:
-    """A reader of single tokens, computed once from the descriptions. ValueError for NaN."""
-    if not np.isfinite(table).all():
-        raise ValueError("the table of the vocabulary holds NaN: read every token before rewriting")
-    values = torch.from_numpy(table).float()
-    return lambda tokens: GivenLatents(values[tokens.cpu()])
 
 
 @dataclass(frozen=True)
@@ -85,36 +76,15 @@ class Rewritten:
             found.append(-log_p.gather(2, target)[..., 0].cpu().numpy())
         return np.where(where, np.concatenate(found), np.nan)
 
-    def perplexity(self, rows: Int[Tensor, "row pos"], *, batch: int = 4) -> float:
-        """exp of the mean loss over all rows. (`losses` has what an interval over rows needs.)"""
-        return math.exp(float(np.nanmean(self.losses(rows, batch=batch))))
-
     @torch.no_grad()
-    def generate(
-        self,
-        prompt: str,
-        tokens: int = 40,
-        *,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> str:
-        """The text that follows ``prompt``: the likeliest next token, or drawn at a temperature.
-
-        ValueError for an empty prompt, or a temperature without a generator.
-        """
-        if temperature and generator is None:
-            raise ValueError(f"temperature {temperature} draws tokens: pass a generator")
+    def generate(self, prompt: str, tokens: int = 40) -> str:
+        """The likeliest text that follows ``prompt``; ValueError for an empty one."""
         ids = self.subject.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ValueError("the prompt is empty: give the text a beginning")
         row = torch.tensor([[self.subject.bos, *ids]])
         for _ in range(tokens):
-            following = self.logits(row)[0, -1].float().cpu()
-            if temperature:
-                chances = (following / temperature).softmax(-1)
-                chosen = int(chances.multinomial(1, generator=generator))
-            else:
-                chosen = int(following.argmax())
+            chosen = int(self.logits(row)[0, -1].float().cpu().argmax())
             if chosen == self.subject.tokenizer.eos_token_id:
                 break
             row = torch.cat([row, torch.tensor([[chosen]])], dim=1)

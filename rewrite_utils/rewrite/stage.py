@@ -1,5 +1,6 @@
-"""Stages of notebook 07: the losses of every arm, of every checkpoint, of every latent alone."""
+"""Stages of notebook 07: the losses of every arm and of every checkpoint."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,18 @@ from rewrite_utils.explain.floor import derangement
 from rewrite_utils.latents.stage import Caches, Drawn
 from rewrite_utils.latents.windows import shared_rows
 from rewrite_utils.params import Params, Site
-from rewrite_utils.rewrite import arms, measure, usefulness
+from rewrite_utils.rewrite import arms, measure
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.equivalence import next_token_losses
 from rewrite_utils.rewrite.estimates import Evidence, shuffled, target_of, without_llm
-from rewrite_utils.rewrite.splicer import Splicer, n_arms, one_by_one, splice_cost
+from rewrite_utils.rewrite.splicer import FILE, Splicer, n_arms, read_losses, splice_cost
 from rewrite_utils.runs.cost import Cost
-from rewrite_utils.runs.run import Stage
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate.ratings import Ratings
 from rewrite_utils.simulate.stage import Rated
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.stage import checkpoint
 
-FILE = "losses.parquet"
 FREE = ("zero", "mean", "token table", "word list")
 """Sources of latents that need no LLM, measured on all control windows."""
 FLOOR = "shuffled explanations"
@@ -93,11 +92,8 @@ def rankings(
 
 def rewrite_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     """The arms, and what puts latents in order."""
-    content = {
-        "rewrite": params.rewrite.content(),
-        "control_windows": settings.control_windows,
-        "seed": params.seed,
-    } | params.score.reading()
+    content = {"rewrite": params.rewrite.content(), "control_windows": settings.control_windows}
+    content |= {"seed": params.seed} | params.score.reading()
     if params.rewrite.headline.endswith(arms.TOPK):
         content["floor"] = "top k as the headline"
     return content
@@ -122,58 +118,38 @@ def make_rewrite(
 ) -> dict[str, Any]:
     """Losses of every arm: controls at all evaluate windows, sentences at the simulated."""
     count = windows.simulated_count("evaluate")
-    free = {key: e for key, e in estimates.items() if len(e.values) > count}
-    told = {key: e for key, e in estimates.items() if len(e.values) == count}
-    whole = torch.zeros_like(output_mean), output_mean
-    parts = [
-        splicer.losses(
-            drawn,
-            some,
-            np.array(simulated),
-            what,
-            seed=params.seed,
-            fractions=params.rewrite.fractions,
-            rankings=rankings,
-            constants=dict(zip(CONSTANTS, whole, strict=True)),
-        )
-        for drawn, some, what in (
-            (windows("evaluate"), free, "controls"),
-            (windows.simulated("evaluate"), told, "sentences"),
-        )
-    ]
+    constants = dict(zip(CONSTANTS, (torch.zeros_like(output_mean), output_mean), strict=True))
+    given = {"seed": params.seed, "fractions": params.rewrite.fractions}
+    given |= {"rankings": rankings, "constants": constants}
+    parts = []
+    for drawn, what, kept in (
+        (windows("evaluate"), "controls", lambda n: n > count),
+        (windows.simulated("evaluate"), "sentences", lambda n: n == count),
+    ):
+        some = {name: one for name, one in estimates.items() if kept(len(one.values))}
+        parts.append(splicer.losses(drawn, some, np.array(simulated), what, **given))
     table = pd.concat(parts).drop_duplicates(["window", "source", "count", "order"])
     table.reset_index(drop=True).to_parquet(folder / FILE)
     return {}
 
 
-def read_losses(folder: Path) -> pd.DataFrame:
-    """One row a (window, arm)."""
-    return pd.read_parquet(folder / FILE)
-
-
-class Judge:
-    """Turns losses into verdicts: paired differences to the ablations, with intervals over windows,
-    or over their rows where several windows come from one."""
-
-    def __init__(self, variance: float, windows: Drawn, params: Params) -> None:
-        self._variance, self._windows, self._params = variance, windows, params
-
-    def __call__(self, losses: pd.DataFrame, *, split: str = "evaluate") -> pd.DataFrame:
-        """One row an arm; ``split``: whose windows the losses are of."""
-        rows = self._windows(split).rows
-        shared = shared_rows(rows[losses["window"].unique()])
-        return measure.verdict(
-            losses,
-            units=None if shared is None else rows,
-            variance=self._variance,
-            seed=self._params.seed,
-            resamples=self._params.rewrite.bootstrap,
-        )
+Judge = Callable[..., pd.DataFrame]
+"""What `judged` gives."""
 
 
 def judged(*, output_variance: float, windows: Drawn, params: Params) -> Judge:
-    """What turns losses into a verdict."""
-    return Judge(output_variance, windows, params)
+    """Turns losses into verdicts: paired differences to the ablations, with intervals over windows,
+    or over their rows where several windows come from one."""
+
+    def judge(losses: pd.DataFrame, *, split: str = "evaluate") -> pd.DataFrame:
+        """One row an arm; ``split``: whose windows the losses are of."""
+        rows = windows(split).rows
+        shared = shared_rows(rows[losses["window"].unique()])
+        given = {"variance": output_variance, "seed": params.seed}
+        given |= {"resamples": params.rewrite.bootstrap}
+        return measure.verdict(losses, units=None if shared is None else rows, **given)
+
+    return judge
 
 
 def verdict(*, losses: pd.DataFrame, judged: Judge, settings: Site) -> pd.DataFrame:
@@ -187,44 +163,6 @@ def verdict(*, losses: pd.DataFrame, judged: Judge, settings: Site) -> pd.DataFr
 def control_verdict(*, losses: pd.DataFrame, judged: Judge) -> pd.DataFrame:
     """The same for the arms that need no LLM, on all evaluate windows."""
     return judged(losses[losses["source"].isin(["coder", *FREE, *CONSTANTS])])
-
-
-# ── one latent at a time ──────────────────────────────────────────────────────────────────────────
-
-
-def useful_hashes(*, params: Params) -> dict[str, Any]:
-    """What predicts each latent."""
-    return {"calibrator": params.rewrite.headline, "seed": params.seed}
-
-
-def make_usefulness(
-    folder: Path,
-    *,
-    splicer: Splicer,
-    evidence: Evidence,
-    windows: Drawn,
-    simulated: list[int],
-    params: Params,
-) -> dict[str, Any]:
-    """Losses at the calibrate windows with one latent predicted or at its mean, all others true.
-
-    Each window is predicted by a calibration fitted on the other rows of text.
-    """
-    drawn, name = windows.simulated("calibrate"), params.rewrite.headline
-    told = evidence.held_out(name, drawn.rows, seed=params.seed).astype(np.float32)
-    mean = np.tile(evidence.target.mean.astype(np.float32), (len(told), 1))
-    both = {usefulness.PREDICTED: told, usefulness.MEAN: mean}
-    sources = {(j, arm): v[:, i] for arm, v in both.items() for i, j in enumerate(simulated)}
-    table = splicer.alone(drawn, sources, split="calibrate")
-    table.to_parquet(folder / FILE)
-    return {"units": len(table), "windows": len(drawn.rows)}
-
-
-def useful_table(*, usefulness_stage: Stage, windows: Drawn, params: Params) -> pd.DataFrame:
-    """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
-    losses, draws = read_losses(usefulness_stage.folder), params.rewrite.bootstrap
-    units = shared_rows(windows.simulated("calibrate").rows)
-    return usefulness.usefulness(losses, seed=params.seed, resamples=draws, units=units)
 
 
 # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
@@ -266,21 +204,9 @@ def rewrite_cost(*, params: Params, settings: Site, name: str, model: ModelShape
     free = n_arms(params, settings, FREE) + len(CONSTANTS) + 1
     told = n_arms(params, settings, (*params.rewrite.calibrators, FLOOR))
     losses = controls * free + settings.evaluate_windows * told
-    what = (
-        f"{controls:,} windows × {free} arms + {settings.evaluate_windows:,} × {told} simulated "
-        f"= {losses:,} losses"
-    )
-    return splice_cost(
-        "07_rewrite", name, what, params, settings, model, windows=controls, losses=losses
-    )
-
-
-def usefulness_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
-    """Each simulated latent alone, predicted and at its mean, at calibrate windows."""
-    if "useful" not in params.rewrite.orders:
-        return None
-    windows = settings.calibrate_windows
-    return one_by_one("07_usefulness", params, settings, name, model, windows=windows, each=2)
+    what = f"{controls:,} windows × {free} arms + {settings.evaluate_windows:,} × {told} simulated "
+    what, sizes = f"{what}= {losses:,} losses", {"windows": controls, "losses": losses}
+    return splice_cost("07_rewrite", name, what, params, settings, model, **sizes)
 
 
 def checkpoints_cost(
@@ -288,21 +214,20 @@ def checkpoints_cost(
 ) -> Cost | None:
     """Every checkpoint of the subject once over the evaluate windows."""
     count = len(params.subject.checkpoints)
+    if not count:
+        return None
     windows = max(settings.control_windows, settings.evaluate_windows)
     tokens = count * windows * params.corpus.row_tokens
     output = count * windows * 2 * model.vocab * model.d_model
-    return (
-        count
-        and Cost(
-            "07_checkpoints",
-            name,
-            f"{count} checkpoints × {windows:,} windows",
-            tokens=tokens,
-            storage=8 * count * windows,
-            flops=tokens * model.flops() + output,
-            dtype=params.subject.measured_in,
-        )
-    ) or None
+    return Cost(
+        "07_checkpoints",
+        name,
+        f"{count} checkpoints × {windows:,} windows",
+        tokens=tokens,
+        storage=8 * count * windows,
+        flops=tokens * model.flops() + output,
+        dtype=params.subject.measured_in,
+    )
 
 
 REWRITE = Declared(
@@ -312,14 +237,6 @@ REWRITE = Declared(
     on=rewrite_on,
     hashes=rewrite_hashes,
     cost=rewrite_cost,
-)
-USEFULNESS = Declared(
-    name="07_usefulness",
-    make=make_usefulness,
-    read=read_losses,
-    on=("simulation_stage",),
-    hashes=useful_hashes,
-    cost=usefulness_cost,
 )
 CHECKPOINTS = Declared(
     name="07_checkpoints",

@@ -15,11 +15,15 @@ from numpy import ndarray
 
 from rewrite_utils import calibrate
 from rewrite_utils.calibrate import ESTIMATORS, Quantile, QuantileTransform, Target
-from rewrite_utils.calibrate.oracle import Oracle, RatingShape, with_false_alarms
+from rewrite_utils.calibrate.oracle import Oracle, RatingShape, rating_shape, with_false_alarms
 from rewrite_utils.latents.cache import LatentCache, Windows
+from rewrite_utils.latents.stage import Caches
 from rewrite_utils.latents.windows import draw_windows
-from rewrite_utils.rewrite.arms import TOPK, Estimate
+from rewrite_utils.params import Params
+from rewrite_utils.params.measuring import Studies
+from rewrite_utils.rewrite.arms import TOPK, Arm, Estimate
 from rewrite_utils.rewrite.estimates import target_of
+from rewrite_utils.simulate.stage import Rated as Simulated
 
 ALL_TOKENS, SAME_WINDOWS = "all tokens", "same windows"
 """Where F_true comes from: every token of the calibrate rows (v1), or the rated windows (v2)."""
@@ -60,6 +64,24 @@ class Material(NamedTuple):
         return cache.dense(windows)[:, self.latents]
 
 
+def studied(*, cache: Caches, params: Params) -> Int[ndarray, " latent"]:
+    """All latents that fire in the calibrate rows, or as many of them as the studies take."""
+    alive = np.flatnonzero(cache("calibrate").counts > 0)
+    most = params.studies.latents
+    if len(alive) <= most:
+        return alive
+    return np.sort(np.random.default_rng(params.seed).choice(alive, most, replace=False))
+
+
+def material(
+    *, cache: Caches, studied: Int[ndarray, " latent"], ratings: Simulated, params: Params
+) -> Material:
+    """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
+    shape = rating_shape(np.maximum(ratings.ranked("calibrate"), 0))
+    calibrate, evaluate = cache("calibrate"), cache("evaluate")
+    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.draws)
+
+
 class Rated(NamedTuple):
     """Windows with an oracle's ratings."""
 
@@ -86,26 +108,21 @@ def rated(
     return first, second
 
 
-def estimator_mismatch(
-    material: Material, *, auroc: float, sizes: Sequence[int], held: int, draws: int
-) -> pd.DataFrame:
+def estimator_mismatch(material: Material, asked: Studies) -> pd.DataFrame:
     """Mismatch on evaluate windows of all nine estimators, for every size of calibration sample.
 
     One row a (draw, source of F_true, estimator, n): ``wasserstein``, in units of each latent's
     mean activation, averaged over latents; ``spurious`` maxima, a window; ``firings`` a latent.
     """
-    rows = []
-    for draw in range(draws):
-        windows = material.windows(material.evaluate, held, 3, draw)
-        fitted, test = rated(material, windows, auroc=auroc, windows=max(sizes), draw=draw)
-        rows.append(_floor(material.target, test.true) | {"draw": draw})
-        for n in sizes:
-            rows += [
-                row | {"draw": draw, "n": n}
-                for row in _mismatches(fitted.first(n), test, material.target)
-            ]
-    table = pd.DataFrame(rows)
-    rate = material.target.positives.mean() / material.target.total
+    rows, auroc, target = [], asked.aurocs[0], material.target
+    for draw in range(asked.draws):
+        held = material.windows(material.evaluate, asked.held_windows, 3, draw)
+        fitted, test = rated(material, held, auroc=auroc, windows=max(asked.sizes), draw=draw)
+        rows.append(_floor(target, test.true) | {"draw": draw})
+        for n in asked.sizes:
+            found = _mismatches(fitted.first(n), test, target)
+            rows += [row | {"draw": draw, "n": n} for row in found]
+    table, rate = pd.DataFrame(rows), target.positives.mean() / target.total
     return table.assign(auroc=auroc, latents=len(material.latents), firings=table["n"] * rate)
 
 
@@ -153,20 +170,16 @@ def read_oracle_name(name: str) -> dict[str, float | int | str]:
 
 
 def oracle_estimates(
-    material: Material,
-    held: Windows,
-    *,
-    aurocs: Sequence[float],
-    sizes: Sequence[int],
-    calibrators: Sequence[str],
+    material: Material, held: Windows, asked: Studies
 ) -> dict[str, Float[ndarray, "window latent"]]:
-    """Every calibrator fitted on ratings of every quality and number, applied to ``held``."""
-    found = {}
-    for auroc in aurocs:
-        fitted, test = rated(material, held, auroc=auroc, windows=max(sizes))
-        for n in sizes:
+    """Every calibrator fitted on ratings of every quality, the fewest and the most, applied to
+    ``held``."""
+    found, most = {}, max(asked.sizes)
+    for auroc in asked.aurocs:
+        fitted, test = rated(material, held, auroc=auroc, windows=most)
+        for n in (min(asked.sizes), most):
             part = fitted.first(n)
-            for name in calibrators:
+            for name in asked.calibrators:
                 method = calibrate.calibrator(name.removesuffix(TOPK))
                 transform = method.fit(part.ratings, part.true, target=material.target)
                 found[oracle_name(auroc, n, name)] = transform(test.ratings)
@@ -211,3 +224,10 @@ def with_ablations(
     both = {"zero": np.zeros(shape), "mean": np.broadcast_to(mean, shape)}
     arms = both | dict(estimates)
     return {name: Estimate(a.astype(np.float32), ("top",)) for name, a in arms.items()}
+
+
+def averaged(losses: pd.DataFrame) -> pd.DataFrame:
+    """One row a (window, arm): each floor's mean over its derangements."""
+    source = losses["source"].str.replace(r" \d+(?=(\+topk)?$)", "", regex=True)
+    arm = ["window", *Arm._fields]
+    return losses.assign(source=source).groupby(arm, sort=False, as_index=False).mean()

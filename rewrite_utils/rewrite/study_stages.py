@@ -1,11 +1,11 @@
 """Stages of the studies around the rewrite (notebooks 06, 08, 11): estimators, corrupted oracle,
-false alarms, fewer windows, shrinking, screening, several layers at once. No LLM is asked.
+false alarms, fewer windows, shrinking, screening, other latents' sentences. No LLM is asked.
 
 Out of each: one row a (window, arm), as the rewrite's own, or a mismatch table.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rewrite_utils.assets.shapes import ModelShape
-from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents.stage import SIMULATED, Caches, Drawn
 from rewrite_utils.params import Params, Site
-from rewrite_utils.rewrite import arms, at_once, studies
+from rewrite_utils.rewrite import arms, studies
 from rewrite_utils.rewrite.estimates import Evidence, target_of
 from rewrite_utils.rewrite.splicer import Splicer, splice_cost
 from rewrite_utils.rewrite.studies import Material
@@ -28,102 +27,59 @@ from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate import screening
 from rewrite_utils.simulate.stage import Rated, Telling
-from rewrite_utils.subject.stage import layer_of
 
 TABLE = "table.parquet"
 QUANTILE = "quantile:type8"
 ABLATED = 3
 """Arms beside every study's own: the coder as it is, latents at zero and at their mean."""
 Estimates = dict[str, Float[ndarray, "window latent"]]
+Write = Callable[..., dict[str, Any]]
+"""What `study` gives."""
 
 
-def studied(*, cache: Caches, params: Params) -> Int[ndarray, " latent"]:
-    """All latents that fire in the calibrate rows, or as many of them as the studies take."""
-    alive = np.flatnonzero(cache("calibrate").counts > 0)
-    most = params.studies.latents
-    if len(alive) <= most:
-        return alive
-    return np.sort(np.random.default_rng(params.seed).choice(alive, most, replace=False))
-
-
-def material(
-    *, cache: Caches, studied: Int[ndarray, " latent"], ratings: Rated, params: Params
-) -> Material:
-    """What the studies with an oracle read: its ratings take the shape of the calibrate ratings."""
-    shape = rating_shape(np.maximum(ratings.ranked("calibrate"), 0))
-    calibrate, evaluate = cache("calibrate"), cache("evaluate")
-    return Material(calibrate, evaluate, studied, shape, params.rated_positions, params.draws)
-
-
-class Study:
-    """Writes what a study found: spliced as the rewrite's own arms, or as it is."""
-
-    def __init__(
-        self, splicer: Splicer, windows: Drawn, cache: Caches, simulated: list[int], seed: int
-    ) -> None:
-        self._splicer, self._windows, self._cache = splicer, windows, cache
-        self._simulated, self._seed = np.array(simulated), seed
+def study(
+    *, splicer: Splicer, windows: Drawn, cache: Caches, simulated: list[int], params: Params
+) -> Write:
+    """Writes what a study found, spliced as the rewrite's own arms are, beside both ablations."""
 
     def write(
-        self,
         folder: Path,
-        estimates: Mapping[str, Float[ndarray, "window latent"]],
+        estimates: Estimates,
         what: str,
         *,
         latents: Int[ndarray, " latent"] | None = None,
         split: str = "evaluate",
     ) -> dict[str, Any]:
         """Losses with all ``latents`` replaced; the simulated ones, at their windows, if None."""
-        own = latents is None
-        drawn = self._windows.simulated(split) if own else self._windows(split)
-        chosen = self._simulated if own else latents
-        mean = self._cache("calibrate").mean[chosen].astype(np.float32)
-        arms_ = studies.with_ablations(estimates, mean)
-        table = self._splicer.losses(drawn, arms_, chosen, what, seed=self._seed, split=split)
+        chosen = np.array(simulated) if latents is None else latents
+        drawn = windows.simulated(split) if latents is None else windows(split)
+        mean = cache("calibrate").mean[chosen].astype(np.float32)
+        both = studies.with_ablations(estimates, mean)
+        table = splicer.losses(drawn, both, chosen, what, seed=params.seed, split=split)
         table.to_parquet(folder / TABLE)
         return {}
 
-
-def study(
-    *, splicer: Splicer, windows: Drawn, cache: Caches, simulated: list[int], params: Params
-) -> Study:
-    """What splices and writes a study's estimates."""
-    return Study(splicer, windows, cache, simulated, params.seed)
+    return write
 
 
 def make_estimators(folder: Path, *, material: Material, params: Params) -> dict[str, Any]:
     """Mismatch of the nine estimators against the number of calibration windows."""
-    asked = params.studies
-    found = studies.estimator_mismatch(
-        material,
-        auroc=asked.aurocs[0],
-        sizes=asked.sizes,
-        held=asked.held_windows,
-        draws=asked.draws,
-    )
-    found.to_parquet(folder / TABLE)
+    studies.estimator_mismatch(material, params.studies).to_parquet(folder / TABLE)
     return {}
 
 
 def make_oracle(
-    folder: Path, *, study: Study, material: Material, windows: Drawn, params: Params
+    folder: Path, *, study: Write, material: Material, windows: Drawn, params: Params
 ) -> dict[str, Any]:
     """Losses with all studied latents from corrupted oracles, calibrated on few or many windows."""
-    asked = params.studies
-    found = studies.oracle_estimates(
-        material,
-        windows("evaluate"),
-        aurocs=asked.aurocs,
-        sizes=(min(asked.sizes), max(asked.sizes)),
-        calibrators=asked.calibrators,
-    )
-    return study.write(folder, found, "corrupted oracle", latents=material.latents)
+    found = studies.oracle_estimates(material, windows("evaluate"), params.studies)
+    return study(folder, found, "corrupted oracle", latents=material.latents)
 
 
 def make_specificity(
     folder: Path,
     *,
-    study: Study,
+    study: Write,
     cache: Caches,
     windows: Drawn,
     studied: Int[ndarray, " latent"],
@@ -138,7 +94,7 @@ def make_specificity(
         seed=params.seed,
         topk=coder.k is not None,
     )
-    return study.write(folder, found, "specificity", latents=studied)
+    return study(folder, found, "specificity", latents=studied)
 
 
 def few_windows(*, params: Params, settings: Site) -> int:
@@ -146,22 +102,10 @@ def few_windows(*, params: Params, settings: Site) -> int:
     return max(2, round(params.studies.fewer * settings.calibrate_windows))
 
 
-def fewer_estimates(
-    evidence: Evidence, ratings: Rated, counts: Sequence[int], calibrators: Sequence[str]
-) -> Estimates:
-    """Calibrations fitted on the first few and on all windows: ``"6 windows: quantile:type8"``."""
-    rated = ratings("evaluate")
-    return {
-        f"{count} windows: {name}": evidence.first(count).calibrated(name, rated)
-        for count in counts
-        for name in calibrators
-    }
-
-
 def make_fewer(
     folder: Path,
     *,
-    study: Study,
+    study: Write,
     evidence: Evidence,
     ratings: Rated,
     few_windows: int,
@@ -169,8 +113,13 @@ def make_fewer(
     settings: Site,
 ) -> dict[str, Any]:
     """Losses of the simulator's ratings, calibrated on few and on all simulated windows."""
-    counts, names = (few_windows, settings.calibrate_windows), params.rewrite.calibrators
-    return study.write(folder, fewer_estimates(evidence, ratings, counts, names), "fewer windows")
+    rated, counts = ratings("evaluate"), (few_windows, settings.calibrate_windows)
+    found = {
+        f"{count} windows: {name}": evidence.first(count).calibrated(name, rated)
+        for count in counts
+        for name in params.rewrite.calibrators
+    }
+    return study(folder, found, "fewer windows")
 
 
 def held_out(
@@ -190,7 +139,7 @@ def shrunk(params: Params) -> tuple[str, str]:
 def make_shrink(
     folder: Path,
     *,
-    study: Study,
+    study: Write,
     evidence: Evidence,
     held_out: Callable[[str], Float[ndarray, "window latent"]],
     params: Params,
@@ -205,7 +154,7 @@ def make_shrink(
         held = held_out(name)
         for factor in params.studies.factors:
             found[f"{factor:g} of {name}"] = np.maximum(mean + factor * (held - mean), 0)
-    return study.write(folder, found, "shrink", split="calibrate")
+    return study(folder, found, "shrink", split="calibrate")
 
 
 def screens(params: Params, settings: Site) -> tuple[list[float], list[str]]:
@@ -242,13 +191,30 @@ def screened_estimates(
     return found
 
 
+def _spliced_as_headline(found: Estimates, params: Params) -> Estimates:
+    """The same under names that say whether the splice keeps the k largest."""
+    cut = arms.TOPK * params.rewrite.headline.endswith(arms.TOPK)
+    return {source + cut: values for source, values in found.items()}
+
+
 def make_screened(
-    folder: Path, *, study: Study, screened_estimates: Estimates, params: Params
+    folder: Path, *, study: Write, screened_estimates: Estimates, params: Params
 ) -> dict[str, Any]:
     """Losses of the headline, had a cheap first pass sent only a share of the pairs to the LLM."""
-    cut = arms.TOPK * params.rewrite.headline.endswith(arms.TOPK)
-    found = {source + cut: values for source, values in screened_estimates.items()}
-    return study.write(folder, found, "screened")
+    return study(folder, _spliced_as_headline(screened_estimates, params), "screened")
+
+
+def make_floors(
+    folder: Path, *, study: Write, evidence: Evidence, ratings: Rated, params: Params
+) -> dict[str, Any]:
+    """Losses of the headline given other latents' sentences, over several derangements.
+
+    By a curve refitted to them, which becomes mean ablation and cannot move, and by the curve of
+    the real sentences: what sentences cost that are believed and are about something else.
+    """
+    headline, draws = params.rewrite.headline, params.studies.floors
+    found = evidence.floors(headline, ratings("evaluate"), draws=draws, seed=params.seed)
+    return study(folder, _spliced_as_headline(found, params), "floors")
 
 
 # ── declarations ──────────────────────────────────────────────────────────────────────────────────
@@ -261,54 +227,47 @@ def _content(study: str, params: Params, settings: Site) -> dict[str, Any]:
     def of(*names: str) -> dict[str, Any]:
         return asked.model_dump(mode="json", include=set(names))
 
-    if study == "06_estimators":
-        return of("sizes", "draws", "held_windows", "latents") | {"auroc": asked.aurocs[0]}
     if study == "06_screened":
         shares, names = screens(params, settings)
         cut = {"splice": "top k as the headline"} if rewrite.headline.endswith(arms.TOPK) else {}
         cut |= {} if params.simulate.screen_cut == "each" else {"cut": "calibrate"}
         return {"shares": shares, "screens": names, "calibrator": rewrite.headline} | cut
+    estimators = of("sizes", "draws", "held_windows", "latents") | {"auroc": asked.aurocs[0]}
     return {
+        "06_estimators": estimators,
         "06_oracle": of("sizes", "aurocs", "calibrators", "latents"),
         "08_specificity": of("specificities", "latents"),
         "06_fewer": {"fewer": asked.fewer, "calibrators": rewrite.calibrators},
         "06_shrink": {"factors": asked.factors, "calibrators": shrunk(params)},
+        "07_floors": {"calibrator": rewrite.headline, "derangements": asked.floors},
     }[study]
 
 
 def _hashes(study: str, *, params: Params, settings: Site) -> dict[str, Any]:
-    windows = [settings.evaluate_windows, settings.control_windows]
-    drawn = {"positions": params.rated_positions, "windows": windows, "seed": params.seed}
+    drawn: dict[str, Any] = {"windows": settings.evaluate_windows, "seed": params.seed}
+    if study != "07_floors":  # which is of the rated windows alone
+        both = [settings.evaluate_windows, settings.control_windows]
+        drawn |= {"positions": params.rated_positions, "windows": both}
     return _content(study, params, settings) | drawn
 
 
-def _cost(study: str, *, params: Params, settings: Site, name: str, model: ModelShape) -> Cost:
-    asked, controls = params.studies, max(settings.control_windows, settings.evaluate_windows)
-    shares = len(asked.screens) * len(asked.shares)
+def _cost(
+    study: str, *, params: Params, settings: Site, name: str, model: ModelShape
+) -> Cost | None:
+    asked, rated = params.studies, settings.evaluate_windows
+    controls = max(settings.control_windows, rated)
     windows, own = {
         "06_oracle": (controls, 2 * len(asked.aurocs) * len(asked.calibrators)),
         "08_specificity": (controls, 2 * len(asked.specificities)),
-        "06_fewer": (settings.evaluate_windows, 2 * len(params.rewrite.calibrators)),
+        "06_fewer": (rated, 2 * len(params.rewrite.calibrators)),
         "06_shrink": (settings.calibrate_windows, 2 * len(asked.factors)),
-        "06_screened": (settings.evaluate_windows, shares),
+        "06_screened": (rated, len(asked.screens) * len(asked.shares)),
+        "07_floors": (rated, 2 * asked.floors),
     }[study]
-    what = f"{windows:,} windows × {own} arms"
-    losses = windows * (own + ABLATED)
+    if not own:
+        return None
+    what, losses = f"{windows:,} windows × {own} arms", windows * (own + ABLATED)
     return splice_cost(study, name, what, params, settings, model, windows=windows, losses=losses)
-
-
-def at_once_cost(*, params: Params, model: ModelShape) -> Cost:
-    """Stage 11: all sites spliced together."""
-    sites = sorted(params.sites.values(), key=lambda site: layer_of(model, site))
-    windows = min(site.control_windows for site in sites)
-    each = len(at_once.sets(list(params.sites))) * len(at_once.SOURCES)
-    losses = windows * each
-    what = f"{windows:,} windows × {each} arms over {len(sites)} layers"
-    cost = splice_cost(
-        "11_at_once", "", what, params, sites[0], model, windows=windows, losses=losses
-    )
-    coders = losses * sum(4 * model.d_model * site.latents for site in sites)
-    return cost._replace(flops=cost.flops + coders)
 
 
 def read_table(folder: Path) -> pd.DataFrame:
@@ -335,3 +294,4 @@ SPECIFICITY = _declared("08_specificity", make_specificity, on="latents_stage")
 FEWER = _declared("06_fewer", make_fewer)
 SHRINK = _declared("06_shrink", make_shrink)
 SCREENED = _declared("06_screened", make_screened)
+FLOORS = _declared("07_floors", make_floors)

@@ -1,59 +1,31 @@
 """What each latent's prediction is worth to the model: one latent replaced, all others true.
 
-In: windows, and what to put in a latent's place there. Out: one row a (window, latent, arm) with
-its loss; and a latent's usefulness, CE with its mean in place minus CE with its prediction. It puts
-latents in order ("useful") and is measured on calibrate windows, never on those it is judged on.
+In: one row a (window, latent, arm) with its loss. Out: a latent's usefulness, CE with its mean in
+place minus CE with its prediction. It puts latents in order ("useful") and is measured on calibrate
+windows, never on those it is judged on.
 """
 
-from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
-from torch import Tensor
 
 from rewrite_utils import stats
-from rewrite_utils.coder.sparse import SparseCoder
-from rewrite_utils.latents.cache import Windows
-from rewrite_utils.rewrite.arms import by_window, windows_at_once
-from rewrite_utils.subject.model import Hookpoint, Subject
-from rewrite_utils.subject.splice import OneLatent, TrueLatents, arm_losses
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.latents.stage import Drawn
+from rewrite_utils.latents.windows import shared_rows
+from rewrite_utils.params import Params, Site
+from rewrite_utils.rewrite.estimates import Evidence
+from rewrite_utils.rewrite.splicer import FILE, TRUTH, Splicer, one_by_one, read_losses
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.run import Stage
+from rewrite_utils.runs.stage import Declared
 
-PREDICTED, MEAN, TRUTH = "sentence", "mean", "truth"
-"""The arms that a usefulness is made of: the prediction, the mean, and the latent itself."""
-
-
-def measure(
-    subject: Subject,
-    hookpoint: Hookpoint,
-    coder: SparseCoder,
-    tokens: Int[ndarray, "row pos"],
-    windows: Windows,
-    sources: Mapping[tuple[int, str], Float[ndarray, " window"]],
-    *,
-    name: str,
-    progress: Callable[[float], None] | None = None,
-) -> pd.DataFrame:
-    """One row a (window, latent, arm), each latent's truth among its arms.
-
-    ``sources``: activations by (latent, arm). ``progress`` is told the share done after each batch
-    and may raise to stop.
-    """
-    latents = list(dict.fromkeys(latent for latent, _ in sources))
-    keys = [(latent, TRUTH) for latent in latents] + list(sources)
-
-    def losses(part: slice, rows: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        told = [OneLatent(key[0], torch.tensor(v[part])) for key, v in sources.items()]
-        found = arm_losses(subject, coder, hookpoint, [TrueLatents(), *told], rows, mask).losses
-        truth = found.loss[:, :1].expand(-1, len(latents))  # once for every latent
-        loss = torch.cat([truth, found.loss[:, 1:]], dim=1)
-        return {"loss": loss, "base_loss": found.base_loss}
-
-    arms = pd.DataFrame(keys, columns=["latent", "arm"])
-    batch = windows_at_once(subject, (), latents=coder.config.num_latents)
-    return by_window(tokens, windows, arms, losses, name=name, batch=batch, progress=progress)
+PREDICTED, MEAN = "sentence", "mean"
+"""The arms that a usefulness is made of, beside the latent's own truth."""
 
 
 def usefulness(
@@ -79,3 +51,56 @@ def usefulness(
             row |= stats.bootstrap(difference, units=of, **options).named(column)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def useful_hashes(*, params: Params) -> dict[str, Any]:
+    """What predicts each latent."""
+    return {"calibrator": params.rewrite.headline, "seed": params.seed}
+
+
+def make_usefulness(
+    folder: Path,
+    *,
+    splicer: Splicer,
+    evidence: Evidence,
+    windows: Drawn,
+    simulated: list[int],
+    params: Params,
+) -> dict[str, Any]:
+    """Losses at the calibrate windows with one latent predicted or at its mean, all others true.
+
+    Each window is predicted by a calibration fitted on the other rows of text.
+    """
+    drawn, name = windows.simulated("calibrate"), params.rewrite.headline
+    told = evidence.held_out(name, drawn.rows, seed=params.seed).astype(np.float32)
+    mean = np.tile(evidence.target.mean.astype(np.float32), (len(told), 1))
+    both = {PREDICTED: told, MEAN: mean}
+    sources = {(j, arm): v[:, i] for arm, v in both.items() for i, j in enumerate(simulated)}
+    table = splicer.alone(drawn, sources, split="calibrate")
+    table.to_parquet(folder / FILE)
+    return {"units": len(table), "windows": len(drawn.rows)}
+
+
+def useful_table(*, usefulness_stage: Stage, windows: Drawn, params: Params) -> pd.DataFrame:
+    """One row a simulated latent: what its prediction wins over its mean, cross-validated."""
+    losses, draws = read_losses(usefulness_stage.folder), params.rewrite.bootstrap
+    units = shared_rows(windows.simulated("calibrate").rows)
+    return usefulness(losses, seed=params.seed, resamples=draws, units=units)
+
+
+def usefulness_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """Each simulated latent alone, predicted and at its mean, at calibrate windows."""
+    if "useful" not in params.rewrite.orders:
+        return None
+    windows = settings.calibrate_windows
+    return one_by_one("07_usefulness", params, settings, name, model, windows=windows, each=2)
+
+
+USEFULNESS = Declared(
+    name="07_usefulness",
+    make=make_usefulness,
+    read=read_losses,
+    on=("simulation_stage",),
+    hashes=useful_hashes,
+    cost=usefulness_cost,
+)

@@ -3,7 +3,7 @@
 A declaration's functions name in their keywords the results of a site that they want:
 ``make(folder, *, coder, corpus)`` is called with that site's coder and corpus, as pytest hands
 fixtures to tests. So a stage reads like a function of arrays, and is tested like one. Knows no
-stage's content; site.py lists the stages and finds their results.
+stage's content; site/ lists the stages and finds their results.
 """
 
 import dataclasses

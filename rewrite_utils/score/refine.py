@@ -149,14 +149,11 @@ def mistakes(active: Bool[ndarray, " window"], probability: Float[ndarray, " win
 def text(source: Source, old: Explanation, tried: Tried, found: Mistakes) -> str:
     """The evidence of the round as it stands in the prompt."""
     lines = [f"Most on average: {old.tokens}", f"Old explanation: {old.explanation}"]
-    for heading, places in (("Missed:", found.misses), ("False alarms:", found.alarms)):
-        windows = some(tried.windows, np.array(places[:MOST], int))
-        shown = (
-            source.window_lines(old.latent, windows, strengths_too=False)
-            if heading == "Missed:"
-            else source.plain_lines(windows)
-        )
-        lines += [heading, *shown] if places else []
+    missed, alarms = (some(tried.windows, np.array(places[:MOST], int)) for places in found)
+    if found.misses:
+        lines += ["Missed:", *source.window_lines(old.latent, missed, strengths_too=False)]
+    if found.alarms:
+        lines += ["False alarms:", *source.plain_lines(alarms)]
     return "\n".join(lines)
 
 

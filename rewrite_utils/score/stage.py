@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from rewrite_utils.assets.shapes import ModelShape
@@ -40,7 +39,7 @@ from rewrite_utils.runs.run import Stage
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.score import refine, scores, trials
 from rewrite_utils.score.detection import wording
-from rewrite_utils.score.trials import Draw, Trial
+from rewrite_utils.score.trials import Draw
 from rewrite_utils.subject.model import Hookpoint
 
 FILE = "judgements.parquet"
@@ -127,7 +126,11 @@ def make_judgements(
 ) -> dict[str, Any]:
     """Judgements of every sentence on its windows of one kind; a delphi run's are read."""
     if _from_delphi(kind, params):
-        return _read_delphi(folder, kind, params, hookpoint, sentences)
+        found = delphi.read_scores(params.explain.delphi, hookpoint.name, kind=kind)
+        kept = found.table[found.table["latent"].isin(list(sentences))]
+        kept.to_parquet(folder / FILE)
+        units = {"units": int(kept["latent"].nunique()), "failures": found.failures}
+        return units | {"usage": Usage()._asdict()}
     if kind == "shuffled":
         order, told = derangement(len(sentences), params.seed), list(sentences.values())
         sentences = dict(zip(sentences, (told[place] for place in order), strict=True))
@@ -150,16 +153,6 @@ def _from_delphi(kind: str, params: Params) -> bool:
     return bool(params.explain.delphi) and kind in delphi.SCORES
 
 
-def _read_delphi(
-    folder: Path, kind: str, params: Params, hookpoint: Hookpoint, sentences: dict[int, str]
-) -> dict[str, Any]:
-    found = delphi.read_scores(params.explain.delphi, hookpoint.name, kind=kind)
-    kept = found.table[found.table["latent"].isin(list(sentences))]
-    kept.to_parquet(folder / FILE)
-    facts = {"units": int(kept["latent"].nunique()), "failures": found.failures}
-    return facts | {"usage": Usage()._asdict()}
-
-
 def drawing(kind: str, cache: Caches, coder: SparseCoder, quoted: Texts, params: Params) -> Draw:
     """How the windows of one kind of test are drawn from the score rows."""
     asked, rows = params.score, cache("score")
@@ -169,20 +162,10 @@ def drawing(kind: str, cache: Caches, coder: SparseCoder, quoted: Texts, params:
             rows, latent, asked, generator, quoted, threshold=threshold
         )
     if kind == "hard":
-        contrast = contrasted(
-            rows,
-            coder,
-            quoted,
-            by=asked.hard_by,
-            length=asked.window_tokens,
-            rivals=asked.rivals,
-        )
+        how = {"by": asked.hard_by, "length": asked.window_tokens, "rivals": asked.rivals}
+        contrast = contrasted(rows, coder, quoted, **how)
         return lambda latent, generator: trials.hard(contrast, latent, asked, generator, quoted)
-
-    def draw(latent: int, generator: np.random.Generator) -> Trial:
-        return trials.detection(rows, latent, asked, generator, quoted)
-
-    return draw
+    return lambda latent, generator: trials.detection(rows, latent, asked, generator, quoted)
 
 
 def judgement_hashes(kind: str, *, params: Params, settings: Site) -> dict[str, Any]:
@@ -239,19 +222,6 @@ def judgements_cost(
     )
 
 
-def judged(kind: str) -> Declared[pd.DataFrame]:
-    """The stage of one kind of judgement."""
-    return Declared(
-        name=KINDS[kind].stage,
-        make=partial(make_judgements, kind=kind),
-        read=read_judgements,
-        on=("sentences_stage",),
-        hashes=partial(judgement_hashes, kind),
-        cost=partial(judgements_cost, kind),
-        version=3 if kind == "detection" else 1,
-    )
-
-
 REFINED = Declared(
     name="03_refined",
     make=make_refined,
@@ -261,7 +231,19 @@ REFINED = Declared(
     cost=refined_cost,
     version=2,
 )
-JUDGED = {kind: judged(kind) for kind in KINDS}
+JUDGED = {
+    kind: Declared(
+        name=stage,
+        make=partial(make_judgements, kind=kind),
+        read=read_judgements,
+        on=("sentences_stage",),
+        hashes=partial(judgement_hashes, kind),
+        cost=partial(judgements_cost, kind),
+        version=3 if kind == "detection" else 1,
+    )
+    for kind, (stage, *_) in KINDS.items()
+}
+"""The stage of each kind of judgement."""
 
 
 def score_table(*, judgements_of: Callable[[str], pd.DataFrame], params: Params) -> pd.DataFrame:
@@ -272,11 +254,7 @@ def score_table(*, judgements_of: Callable[[str], pd.DataFrame], params: Params)
 def together(kind: str, parts: Sequence[Cost]) -> Cost:
     """What one kind of explanations costs beside the plain one, its stages in one line."""
     kept = [part for part in parts if part.stage != "04_shuffled"]
-    return kept[0]._replace(
-        stage="12_explanations",
-        what=f"{kind}: {kept[0].what}, {len(kept)} stages",
-        tokens=sum(part.tokens for part in kept),
-        predictions=sum(part.predictions for part in kept),
-        storage=sum(part.storage for part in kept),
-        flops=sum(part.flops for part in kept),
-    )
+    names = ("tokens", "predictions", "storage", "flops")
+    sums = {name: sum(getattr(part, name) for part in kept) for name in names}
+    what = f"{kind}: {kept[0].what}, {len(kept)} stages"
+    return kept[0]._replace(stage="12_explanations", what=what, **sums)

@@ -56,13 +56,8 @@ def detection(
     """Activating windows from all deciles of the latent, random ones from rows where it is
     silent."""
     firing = _firing(cache, latent, settings, settings.activating, generator)
-    silent = silent_windows(
-        cache,
-        latent,
-        window_tokens=settings.window_tokens,
-        count=settings.random,
-        generator=generator,
-    )
+    how = {"window_tokens": settings.window_tokens, "count": settings.random}
+    silent = silent_windows(cache, latent, generator=generator, **how)
     return _trial(cache, firing, silent, settings, texts)
 
 

@@ -114,7 +114,6 @@ def test_in_sample_flatters_the_conditional_mean(seed):
 # ── capped ──────────────────────────────────────────────────────────────────────────────────────
 
 
-
 def rare_and_frequent(seed=0, windows=300):
     """A latent that fires in 1 % of the windows and is rated high then; five that fire in 30 %."""
     generator = np.random.default_rng(seed)

@@ -5,11 +5,12 @@ import threading
 import ipywidgets as widgets
 import pytest
 
-from rewrite_utils.explorer import Session, change, desk
+from rewrite_utils.explorer import Session, change
 from rewrite_utils.explorer.controls import Controls
 from rewrite_utils.explorer.desk import turn
 from rewrite_utils.explorer.find import FIRES, TEXT
 from rewrite_utils.report.display import Html
+from rewrite_utils.rewrite.splicer import Splicer
 
 WORDS = 'Fires strongly on " the", " man".'
 
@@ -153,7 +154,7 @@ def test_two_pages_compute_one_after_the_other_and_only_cancel_stays_live(explor
 
 
 def test_a_price_needs_no_pass(reading, monkeypatch):
-    monkeypatch.setattr(desk.usefulness, "measure", lambda *_: pytest.fail("the subject was asked"))
+    monkeypatch.setattr(Splicer, "alone", lambda *_, **__: pytest.fail("the subject was asked"))
     controls = Controls(reading)
     assert "5 windows, at most" in controls.exact.description
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from stage_cases import made
 
-from rewrite_utils import site as composed
 from rewrite_utils.latents.cache import Windows
+from rewrite_utils.latents.windows import draw_windows
 from rewrite_utils.params import ParameterError
 from rewrite_utils.report import coders, figures, verdicts
 from rewrite_utils.rewrite import at_once
@@ -65,7 +65,7 @@ def test_an_arm_is_its_sources_spliced_at_all_its_places(both, losses):
 
 def found_window(run, sites, window: int) -> tuple[int, int]:
     first, last = run.params.rated_positions
-    drawn = composed.draw_windows(
+    drawn = draw_windows(
         sites["mlp"].cache("evaluate").measured,
         9,
         first=first,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from rewrite_utils.rewrite.measure import losses_of, v1_median, v2_mean, verdict
+from rewrite_utils.rewrite.measure import losses_of, v2_mean, verdict
 
 BASE = [1.0, 2.0, 3.0, 4.0]
 LOSSES = {
@@ -147,15 +147,23 @@ def test_whole_outputs_have_no_ablation_of_the_same_latents(table):
     assert np.isnan(row_of(table, "output zero", 0, "all")["minus_mean"])
 
 
+def v1_of(delta):
+    """v1's column of an arm whose losses differ from the base by so much."""
+    zero, size = np.zeros(len(delta)), len(delta)
+    arm = {"window": range(size), "source": "coder", "count": 0, "order": "all", "kl": zero}
+    table = pd.DataFrame(arm | {"base_loss": 9.0, "loss": 9 + delta, "squared_error": zero})
+    return verdict(table, variance=1.0, seed=0).iloc[0]
+
+
 def test_v1_takes_the_median_of_absolute_differences():
-    delta = np.array([-1.0, 0.1, 0.2, -0.3, 5.0])
-    found = v1_median(delta, seed=0)
-    assert found.value == 0.3 and found.low <= 0.3 <= found.high and found.low >= 0.1
+    row = v1_of(np.array([-1.0, 0.1, 0.2, -0.3, 5.0]))
+    assert row["v1_median"] == pytest.approx(0.3)
+    assert 0.1 - 1e-9 <= row["v1_median_low"] <= 0.3 + 1e-9 and row["v1_median_high"] >= 0.3 - 1e-9
 
 
 def test_v1_is_biased_upward_where_ours_is_not():
     delta = np.random.default_rng(0).normal(size=2000)
-    assert v1_median(delta, seed=0).value > 0.6 and abs(np.median(delta)) < 0.06
+    assert v1_of(delta)["v1_median"] > 0.6 and abs(np.median(delta)) < 0.06
 
 
 def test_v2_leaves_out_windows_that_the_model_already_finds_easy():

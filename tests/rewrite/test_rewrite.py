@@ -7,7 +7,8 @@ import torch
 from splice_cases import WIDTH, K, logits_of
 
 from rewrite_utils.latents.cache import Windows
-from rewrite_utils.rewrite.arms import ALL, TOPK, Arm, Estimate, masks, measure, plan_arms
+from rewrite_utils.rewrite.arms import ALL, TOPK, Arm, Estimate, masks, plan_arms
+from rewrite_utils.rewrite.splicer import Splicer
 from rewrite_utils.subject.splice import GivenOutput, hooked
 
 BOTH = ("top", "random")
@@ -103,16 +104,14 @@ def test_an_order_without_ranking_is_an_error():
 
 def run(subject, hookpoint, coder, rows, estimates, **changed) -> pd.DataFrame:
     settings = {
-        "described": DESCRIBED,
-        "estimates": estimates,
         "fractions": FRACTIONS,
         "rankings": RANKINGS,
         "constants": {"output zero": torch.zeros(WIDTH)},
         "seed": 4,
-        "name": "test",
         "batch": 2,
     }
-    return measure(subject, hookpoint, coder, rows.numpy(), WINDOWS, **(settings | changed))
+    splicer = Splicer(subject, hookpoint, coder, lambda split: rows.numpy(), "test")
+    return splicer.losses(WINDOWS, estimates, DESCRIBED, "all", **(settings | changed))
 
 
 @torch.no_grad()

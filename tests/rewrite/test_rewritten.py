@@ -1,15 +1,13 @@
 """The rewritten model: whole texts and generation with MLPs replaced at every position."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from splice_cases import LATENTS, MLP, by_hand, coder_for
 
-from rewrite_utils.rewrite.rewritten import Place, Rewritten, by_token, coded, constant
+from rewrite_utils.rewrite.rewritten import Place, Rewritten, coded, constant
 from rewrite_utils.subject.model import Hookpoint
-from rewrite_utils.subject.splice import Untouched, mean_latents
+from rewrite_utils.subject.splice import GivenLatents, Untouched, mean_latents
 
 LAST = Hookpoint(2, "mlp")
 
@@ -17,6 +15,11 @@ LAST = Hookpoint(2, "mlp")
 @pytest.fixture
 def table():
     return np.random.default_rng(0).random((320, LATENTS)).astype(np.float32)
+
+
+def by_token(table):
+    """A source that reads single tokens, as the readers' tables do."""
+    return lambda tokens: GivenLatents(torch.from_numpy(table)[tokens.cpu()])
 
 
 def decoded(coder, rows, table):
@@ -45,13 +48,11 @@ def test_nothing_replaced_and_identity_are_the_subject(subject, plain, rows):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_losses_and_perplexity(subject, plain, rows):
+def test_losses_are_those_of_the_next_tokens(subject, plain, rows):
     with torch.no_grad():
         log_p = plain(rows).logits.log_softmax(-1)
     expected = -log_p[:, 1:-1].gather(2, rows[:, 2:, None])[..., 0]
-    rewritten = Rewritten(subject)
-    np.testing.assert_allclose(rewritten.losses(rows, batch=3), expected, atol=1e-4)
-    assert rewritten.perplexity(rows) == pytest.approx(math.exp(float(expected.mean())), rel=1e-4)
+    np.testing.assert_allclose(Rewritten(subject).losses(rows, batch=3), expected, atol=1e-4)
 
 
 def test_two_places_and_the_subject_stays_as_it_was(subject, rows, table):
@@ -73,25 +74,13 @@ def test_generation_is_greedy_token_by_token(subject, plain):
     expected = row[0, len(ids) :].tolist()
     expected = expected[: expected.index(0)] if 0 in expected else expected
     assert Rewritten(subject).generate(prompt, 5) == subject.tokenizer.decode(expected)
+    other = Rewritten(subject, (Place(MLP, coder_for(MLP), coded),))
+    assert isinstance(other.generate(prompt, 5), str)
 
 
-def test_the_coder_generates_and_a_seed_repeats(subject):
-    rewritten = Rewritten(subject, (Place(MLP, coder_for(MLP), coded),))
-    drawn = [
-        rewritten.generate("a", 8, temperature=1.0, generator=torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    ]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_errors_say_what_to_do(subject, table):
+def test_errors_say_what_to_do(subject):
     with pytest.raises(ValueError, match="the prompt is empty"):
         Rewritten(subject).generate("")
-    with pytest.raises(ValueError, match="pass a generator"):
-        Rewritten(subject).generate("a", temperature=1.0)
-    table[3, 1] = np.nan
-    with pytest.raises(ValueError, match="holds NaN"):
-        by_token(table)
     with pytest.raises(ValueError, match="different layers"):
         place = Place(MLP, None, constant(Untouched()))
         Rewritten(subject, (place, place)).logits(torch.zeros(1, 3, dtype=torch.long))

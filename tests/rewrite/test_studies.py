@@ -8,15 +8,14 @@ from report_cases import even_of, losses_in_latent_space, measured_of, odds_of
 
 from rewrite_utils.calibrate import Target
 from rewrite_utils.calibrate.oracle import rating_shape
+from rewrite_utils.params.measuring import Studies
 from rewrite_utils.report import calibrations, verdicts
 from rewrite_utils.report import studies as reported
-from rewrite_utils.rewrite import arms as rewrite
 from rewrite_utils.rewrite import studies, study_stages
 from rewrite_utils.rewrite.arms import Estimate
 from rewrite_utils.rewrite.estimates import KEPT, REFITTED
-from rewrite_utils.rewrite.floors import averaged
 from rewrite_utils.rewrite.measure import losses_of
-from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material
+from rewrite_utils.rewrite.studies import ALL_TOKENS, FLOOR, SAME_WINDOWS, Material, averaged
 from rewrite_utils.simulate import screening
 from rewrite_utils.site import SiteStages, open_sites
 
@@ -63,7 +62,8 @@ def test_fewer_windows_are_the_first_of_more(material):
 
 @pytest.fixture(scope="module")
 def mismatch(material):
-    return studies.estimator_mismatch(material, auroc=0.7, sizes=(30, 1000), held=600, draws=2)
+    asked = Studies(aurocs=(0.7,), sizes=(30, 1000), held_windows=600, draws=2)
+    return studies.estimator_mismatch(material, asked)
 
 
 def test_the_mismatch_has_all_nine_estimators_at_every_size(mismatch):
@@ -95,8 +95,8 @@ def test_continuous_types_are_one_without_a_larger_sample(mismatch):
 
 def test_oracle_estimates_are_fitted_on_calibrate_rows_alone(material):
     held = material.windows(material.evaluate, 50, 9)
-    asked = {"aurocs": (0.7, 0.95), "sizes": (20, 400), "calibrators": ("isotonic_pooled",)}
-    found = studies.oracle_estimates(material, held, **asked)
+    asked = Studies(aurocs=(0.7, 0.95), sizes=(20, 400), calibrators=("isotonic_pooled",))
+    found = studies.oracle_estimates(material, held, asked)
     assert len(found) == 4 and all(values.shape == (50, 6) for values in found.values())
     true = material.true(material.evaluate, held)
     error = {
@@ -342,11 +342,8 @@ def test_the_floor_of_a_headline_with_top_k_keeps_the_k_largest_too(truncated):
     here = truncated["mlp"]
     values = here.estimates["shuffled explanations"].values
     named = {"a": Estimate(values, ("top",)), "b+topk": Estimate(values, ("top",))}
-    table = rewrite.measure(
-        here.subject, here.hookpoint, here.coder, here.cache("evaluate").tokens,
-        here.simulated_windows("evaluate"), described=np.array(here.simulated), estimates=named,
-        fractions=(1.0,), rankings={}, constants={}, seed=here.params.seed, name="t",
-    )  # fmt: skip
+    windows, latents = here.simulated_windows("evaluate"), np.array(here.simulated)
+    table = here.splicer.losses(windows, named, latents, "t", seed=here.params.seed)
     count = len(here.simulated)
     floor = losses_of(here.losses, "shuffled explanations", count)
     np.testing.assert_allclose(floor, losses_of(table, "b+topk", count), rtol=1e-4)

@@ -9,7 +9,7 @@ from stage_cases import SITES, finish, made
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.latents.stage import Drawn
 from rewrite_utils.report import verdicts
-from rewrite_utils.rewrite.stage import Judge
+from rewrite_utils.rewrite.stage import judged
 from rewrite_utils.rewrite.usefulness import MEAN, PREDICTED, TRUTH, usefulness
 from rewrite_utils.site import SiteStages, open_sites
 from rewrite_utils.subject.splice import GivenLatents, TrueLatents, hooked, spliced
@@ -121,6 +121,7 @@ def test_windows_of_one_row_are_one_unit(ordered):
         def __call__(self, split):
             return Windows(rows, rows)
 
-    judge = Judge(1.0, Shared(site.cache, site.settings, site.params), site.params)
+    windows = Shared(site.cache, site.settings, site.params)
+    judge = judged(output_variance=1.0, windows=windows, params=site.params)
     assert set(judge(site.losses[site.losses["window"] < 9])["rows"]) == {3, 2}
     assert "rows" not in site.verdict

@@ -19,8 +19,8 @@ from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.lengths import FRAME
 from rewrite_utils.llm.protocol import Choices, Usage
 from rewrite_utils.params import ROOT, Params, Simulate, load, parse
-from rewrite_utils.rewrite.arms import Estimate, measure
-from rewrite_utils.rewrite.splicer import n_arms
+from rewrite_utils.rewrite.arms import Estimate
+from rewrite_utils.rewrite.splicer import Splicer, n_arms
 from rewrite_utils.runs.cost import EFFICIENCY, Cost, PlanError, count, in_hours, size
 from rewrite_utils.runs.machine import Machine, gpu
 from rewrite_utils.simulate import Layout, Window, open_simulator, simulate
@@ -269,19 +269,17 @@ def test_the_rewrite_measures_as_many_arms_as_planned(tiny_folder):
     )
     windows = Windows(np.array([0, 1]), np.array([5, 6]))
     estimate = Estimate(np.zeros((2, 8), np.float32), params.rewrite.orders)
-    table = measure(
-        subject,
-        subject.hookpoint("layers.1.mlp"),
-        SparseCoder(config),
-        np.tile(np.arange(10), (2, 1)),
+    tokens = np.tile(np.arange(10), (2, 1))
+    place = subject.hookpoint("layers.1.mlp"), SparseCoder(config)
+    table = Splicer(subject, *place, lambda split: tokens, "test").losses(
         windows,
-        described=np.arange(8),
-        estimates={"zero": estimate, "mean": estimate},
+        {"zero": estimate, "mean": estimate},
+        np.arange(8),
+        "all",
+        seed=0,
         fractions=params.rewrite.fractions,
         rankings={"top": np.arange(8.0)},
         constants={"output zero": torch.zeros(32), "output mean": torch.zeros(32)},
-        seed=0,
-        name="test",
     )
     arms = n_arms(params, params.sites["s"], ("zero", "mean"))
     assert arms == 2 * (2 * 2 + 1)

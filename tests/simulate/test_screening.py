@@ -19,7 +19,7 @@ from rewrite_utils.simulate.judging import (
     screening_curve,
 )
 from rewrite_utils.simulate.screening import embedded, lexical, most_plausible, plausibility
-from rewrite_utils.stats import auroc_value, wins
+from rewrite_utils.stats import auroc_value
 
 SENTENCES = ["conjunctions (and, or, but)", "bodies of water (lake, sea)", "full stops (.)"]
 WINDOWS = [Window.of(["rowed over the", word]) for word in (" sea", " and", ".", " lakes", " But")]
@@ -60,9 +60,9 @@ def test_auroc_is_the_share_of_pairs_in_order(seed):
     dice = np.random.default_rng(seed)
     active, rating = dice.random((8, 5)) < 0.3, dice.integers(0, 5, (8, 5)).astype(float)
     if active.any() and not active.all():
-        assert auroc_value(active, rating) == pytest.approx(
-            wins(active.ravel(), rating.ravel()).mean()
-        )
+        above = np.subtract.outer(rating[active], rating[~active])
+        wins = (above > 0) + 0.5 * (above == 0)
+        assert auroc_value(active, rating) == pytest.approx(wins.mean())
     else:
         assert np.isnan(auroc_value(active, rating))
 

@@ -96,14 +96,8 @@ def arm_losses(
     tokens, mask = tokens or subject.tokens_at_once(on_cpu=TOKENS), positions.cpu()
     _require_scorable(mask)
     if not subject.resumes or not subject.sees_all(rows.shape[1]):
-        if later:
-            raise NotImplementedError(
-                f"{subject.name!r} cannot be spliced at several layers at once: its tokens are not "
-                "passed through the layers above alone (sliding attention, or another "
-                "architecture); rewrite one layer at a time, or shorten corpus.row_tokens"
-            )
-        found = whole_row_losses(subject, coder, hookpoint, sources, rows, mask)
-        return _scored(found, mask)
+        _require_one_layer(subject, later)
+        return _scored(whole_row_losses(subject, coder, hookpoint, sources, rows, mask), mask)
     loss, base, kl, error = grids = Grids.empty(rows, len(sources))
     for these, where in _rectangles(mask, len(sources), tokens):
         part = rows[these].to(subject.device)
@@ -137,6 +131,15 @@ def _site(
     inputs, outputs = clean.inputs.flatten(0, 1), clean.outputs.flatten(0, 1)
     row = these.repeat_interleave(where.shape[1])
     return Site(coder, inputs, outputs, row, where.flatten(), n_rows)
+
+
+def _require_one_layer(subject: Subject, later: Later | None) -> None:
+    if later:
+        raise NotImplementedError(
+            f"{subject.name!r} cannot be spliced at several layers at once: its tokens are not "
+            "passed through the layers above alone (sliding attention, or another architecture); "
+            "rewrite one layer at a time, or shorten corpus.row_tokens"
+        )
 
 
 def _require_scorable(mask: Bool[Tensor, "batch pos"]) -> None:

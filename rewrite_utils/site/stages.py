@@ -6,45 +6,32 @@ and reuses what is there. How a stage is made, what it hashes and what it stands
 """
 
 import functools
-from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from rewrite_utils.assets.shapes import ModelShape, shape
-from rewrite_utils.calibrate import calibrator
 from rewrite_utils.coder import quality as measuring
 from rewrite_utils.coder import stage as coding
-from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
 from rewrite_utils.latents import counting
 from rewrite_utils.latents import stage as caching
 from rewrite_utils.latents.cache import Windows
-from rewrite_utils.latents.windows import draw_windows
-from rewrite_utils.llm import lengths
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
 from rewrite_utils.params.asking import PLAIN
-from rewrite_utils.rewrite import at_once, whole_model
 from rewrite_utils.rewrite import example as showing
-from rewrite_utils.rewrite import floors as flooring
 from rewrite_utils.rewrite import label_stage as labelling
 from rewrite_utils.rewrite import layer_stage as layering
 from rewrite_utils.rewrite import stage as rewriting
+from rewrite_utils.rewrite import studies, usefulness
 from rewrite_utils.rewrite import study_stages as studying
-from rewrite_utils.rewrite.arms import TOPK
-from rewrite_utils.rewrite.estimates import without_llm
-from rewrite_utils.rewrite.rewritten import Rewritten
 from rewrite_utils.rewrite.splicer import splicer
-from rewrite_utils.runs.cost import Cost, PlanError, plan
-from rewrite_utils.runs.machine import Machine
 from rewrite_utils.runs.run import Run, Stage
-from rewrite_utils.runs.stage import Chosen, Declared, Derived, Made, Results, Staged, StagedSite
+from rewrite_utils.runs.stage import Chosen, Derived, Made, Staged, StagedSite
 from rewrite_utils.score import stage as scoring
 from rewrite_utils.score.scores import intervals, scores
 from rewrite_utils.simulate import running
@@ -81,7 +68,6 @@ class SiteStages(StagedSite):
     coder_stage = Staged(coding.CODER)
     coder = Made(coding.CODER)
     training = Derived(coding.training)
-    quality_stage = Staged(measuring.QUALITY)
     quality = Made(measuring.QUALITY)
 
     # ── 02 latents ────────────────────────────────────────────────────────────────────────────
@@ -127,8 +113,8 @@ class SiteStages(StagedSite):
     evidence = Derived(rewriting.evidence)
     estimates = Derived(rewriting.estimates)
     held_out = Derived(studying.held_out)
-    studied = Derived(studying.studied)
-    material = Derived(studying.material)
+    studied = Derived(studies.studied)
+    material = Derived(studies.material)
     study = Derived(studying.study)
     few_windows = Derived(studying.few_windows)
     screened_estimates = Derived(studying.screened_estimates)
@@ -148,9 +134,9 @@ class SiteStages(StagedSite):
     verdict = Derived(rewriting.verdict)
     example = Derived(showing.example)
     control_verdict = Derived(rewriting.control_verdict)
-    floors = Made(flooring.FLOORS)
-    usefulness_stage = Staged(rewriting.USEFULNESS)
-    usefulness = Derived(rewriting.useful_table)
+    floors = Made(studying.FLOORS)
+    usefulness_stage = Staged(usefulness.USEFULNESS)
+    usefulness = Derived(usefulness.useful_table)
     checkpoints_stage = Staged(rewriting.CHECKPOINTS)
     training_curve = Made(rewriting.CHECKPOINTS)
 
@@ -210,11 +196,6 @@ class SiteStages(StagedSite):
     def elsewhere_reader(self) -> Kept | None:
         """The same, read."""
         return self.read(readings.ELSEWHERE) if self.other else None
-
-    def verdict_of(self, source: str, count: int) -> pd.Series:
-        """The verdict on one source with its first ``count`` latents by score replaced."""
-        rows = self.verdict.query("source == @source and count == @count")
-        return rows[rows["order"].isin(["all", "top"])].iloc[0]
 
     def useful(self) -> pd.DataFrame:
         """``usefulness``, for what may or may not need it."""
@@ -316,216 +297,3 @@ class SiteStages(StagedSite):
 def open_sites(run: Run) -> dict[str, SiteStages]:
     """Every site of a run, by name, in the order of its parameter file."""
     return {name: SiteStages(run, name) for name in run.params.sites}
-
-
-# ── several sites at once (notebook 11) ───────────────────────────────────────────────────────────
-
-
-def losses_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """One row a (window, set of sites, source), sites added in the order of the parameter file.
-
-    Made once. Raises ParameterError where two sites lie at one layer.
-    """
-    layers = {name: site.hookpoint.layer for name, site in sites.items()}
-    if len(set(layers.values())) < len(layers):
-        told = ", ".join(f"{name} {layer}" for name, layer in layers.items())
-        raise ParameterError(
-            f"studies.layers_at_once rewrites one site a layer, but the layers are {told}: "
-            "remove sites, or set it to false"
-        )
-    run = next(iter(sites.values())).run
-    count = min(site.settings.control_windows for site in sites.values())
-    content = {
-        "sites": list(sites),
-        "windows": count,
-        "positions": list(run.params.rated_positions),
-        "seed": run.params.seed,
-    }
-
-    def make(folder: Path) -> dict[str, int]:
-        table = _measured_at_once(sites)
-        table.to_parquet(folder / rewriting.FILE)
-        return {"units": len(table), "windows": count}
-
-    inputs = [site.latents_stage for site in sites.values()]
-    return rewriting.read_losses(
-        run.stage("11_at_once", make, parameters=content, inputs=inputs).folder
-    )
-
-
-def windows_at_once(sites: Mapping[str, SiteStages]) -> Windows:
-    """The windows that several sites are spliced at together."""
-    first, *_ = sites.values()
-    (start, last), cache = first.params.rated_positions, first.cache("evaluate")
-    count = min(site.settings.control_windows for site in sites.values())
-    generator = np.random.default_rng([first.params.draws, 11])
-    return draw_windows(cache.measured, count, first=start, last=last, generator=generator)
-
-
-def _measured_at_once(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    first, *_ = sites.values()
-    tokens, windows = first.cache("evaluate").tokens, windows_at_once(sites)
-    places = [
-        at_once.Place(name, site.hookpoint, site.coder, _free(site, windows))
-        for name, site in sites.items()
-    ]
-    return at_once.measure(first.subject, places, tokens, windows, name=first.params.name)
-
-
-def _free(site: SiteStages, windows: Windows) -> dict[str, Float[ndarray, "window latent"]]:
-    latents = np.arange(site.coder.config.num_latents)
-    explain, calibrate, evaluate = map(site.cache, ("explain", "calibrate", "evaluate"))
-    return without_llm(explain, calibrate, windows, evaluate, latents)
-
-
-# ── the rewritten model (notebook 13) ─────────────────────────────────────────────────────────────
-
-
-def read_sites(run: Run) -> dict[str, SiteStages]:
-    """The sites that are read, by name, from the first layer up.
-
-    Raises ParameterError where the run reads none.
-    """
-    found = {name: site for name, site in open_sites(run).items() if site.settings.reader}
-    if not found:
-        raise ParameterError(
-            f"run {run.params.name!r} reads no site: set sites.<site>.reader to an arm of "
-            "readers.arms ('c'), or take params/readers.yaml"
-        )
-    return dict(sorted(found.items(), key=lambda item: item[1].hookpoint.layer))
-
-
-def continuations(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """One row a (prompt, model); made once."""
-    first, *_ = sites.values()
-    asked = first.params.readers
-
-    def make(folder: Path) -> dict[str, int]:
-        table = whole_model.continued(
-            _models(sites, edited=layering.EDITED), asked.prompts, tokens=asked.continued
-        )
-        table.to_parquet(folder / layering.FILE)
-        return {"units": len(table)}
-
-    content = {"prompts": list(asked.prompts), "tokens": asked.continued, "sites": list(sites)}
-    inputs = [site.readers_stage for site in sites.values()]
-    stage = first.run.stage("13_continuations", make, parameters=content, inputs=inputs)
-    return pd.read_parquet(stage / layering.FILE)
-
-
-def losses_together(sites: Mapping[str, SiteStages]) -> pd.DataFrame:
-    """One row a (text, row, model): whole texts, each site alone and all together; made once."""
-    first, *_ = sites.values()
-
-    def make(folder: Path) -> dict[str, int]:
-        tables = [
-            whole_model.scored(_models(sites), tokens).assign(text=text)
-            for text, tokens in first.reader_rows.items()
-        ]
-        pd.concat(tables).to_parquet(folder / layering.FILE)
-        return {"texts": len(tables)}
-
-    content = layering.layer_hashes(params=first.params) | {"sites": list(sites)}
-    inputs = [site.readers_stage for site in sites.values()]
-    stage = first.run.stage("13_together", make, parameters=content, inputs=inputs)
-    return pd.read_parquet(stage / layering.FILE)
-
-
-def _models(sites: Mapping[str, SiteStages], *, edited: str = "") -> dict[str, Rewritten]:
-    """What every model of notebook 13 is."""
-    first, *_ = sites.values()
-    places = {name: site.replacements for name, site in sites.items()}
-    return whole_model.models(first.subject, places, masked=first.corpus.masked, edited=edited)
-
-
-# ── what a run would cost (make plan) ─────────────────────────────────────────────────────────────
-
-PLANNED: tuple[Declared[Any], ...] = (
-    coding.CODER,
-    caching.LATENTS,
-    counting.TOTALS,
-    explaining.EXPLANATIONS,
-    levels.TOLD,
-    scoring.REFINED,
-    *scoring.JUDGED.values(),
-    simulating.SIMULATION,
-    asking.WAYS_COST,
-    rewriting.USEFULNESS,
-    rewriting.REWRITE,
-    rewriting.CHECKPOINTS,
-    studying.ORACLE,
-    studying.FEWER,
-    studying.SHRINK,
-    studying.SCREENED,
-    studying.SPECIFICITY,
-    flooring.FLOORS,
-    readings.READERS,
-    layering.LAYER,
-)
-"""Every stage with a cost of its own, in order."""
-WORDED = (explaining.EXPLANATIONS, scoring.REFINED, *scoring.JUDGED.values())
-
-
-def costs(params: Params, planned: tuple[Declared[Any], ...] = PLANNED) -> list[Cost]:
-    """What every stage of a run would cost, from parameters alone.
-
-    Raises PlanError when the parameters do not fit together or a size is unknown.
-    """
-    model = shape(params.subject.model)
-    found = [reading.corpus_cost(params=params, model=model)]
-    for declared in planned:
-        for name in params.sites:
-            found += _costs(declared, params, name, model)
-    for name, site in params.sites.items():
-        kinds = () if site.coder == coding.RANDOM else params.explain.compared
-        for kind in kinds:
-            other = params.model_copy(update={"explain": params.explain.of_kind(kind)})
-            parts = [cost for one in WORDED for cost in _costs(one, other, name, model)]
-            found.append(scoring.together(kind, parts))
-    together = [studying.at_once_cost(params=params, model=model)]
-    return found + together * params.studies.layers_at_once
-
-
-def _costs(declared: Declared[Any], params: Params, name: str, model: ModelShape) -> Iterator[Cost]:
-    given = {"params": params, "settings": params.sites[name], "name": name, "model": model}
-    cost = declared.cost and Results(None, **given).call(declared.cost)
-    if cost:
-        yield cost
-
-
-def plan_of(
-    params: Params,
-    machine: Machine,
-    extra: tuple[Declared[Any], ...] = (),
-    notebooks: Collection[str] = (),
-) -> str:
-    """The plan of a run on a machine; ``extra``: stages declared above this file; ``notebooks``:
-    the numbers of those whose stages are planned, all where there are none."""
-    subject = params.subject
-    models = [
-        shape(subject.model).described("subject", subject.model, subject.dtype),
-        lengths.described("explainer", params.explainer),
-        lengths.described("simulator", params.simulator),
-    ]
-    require_calibrators(params)
-    planned = [
-        cost
-        for cost in costs(params, (*PLANNED, *extra))
-        if not notebooks or cost.stage[:2] in {"00", *notebooks}
-    ]
-    return plan(params.name, models, planned, machine)
-
-
-def require_calibrators(params: Params) -> None:
-    """Raise PlanError at a calibration whose name says nothing, or that a coder on this disk cannot
-    serve, before hours of ratings."""
-    for name, site in params.sites.items():
-        told = site.coder not in ("", coding.RANDOM) and coding.without_k(name, params)
-        if told and keeps_k(site.coder, site.hookpoint) is False:
-            raise PlanError(told)
-    asked = {"rewrite": params.rewrite.calibrators, "studies": params.studies.calibrators}
-    for name, section in [(name, key) for key, names in asked.items() for name in names]:
-        try:
-            calibrator(name.removesuffix(TOPK))
-        except (KeyError, ValueError) as error:
-            raise PlanError(f"{section}.calibrators: {error.args[0]}") from None
