@@ -121,6 +121,7 @@ def test_windows_of_one_row_are_one_unit(ordered):
         def __call__(self, split):
             return Windows(rows, rows)
 
-    judge = Judge(1.0, Shared(site.cache, site.settings, site.params), site.params)
+    shared = Shared(cache=site.cache, settings=site.settings, params=site.params)
+    judge = Judge(1.0, shared, site.params)
     assert set(judge(site.losses[site.losses["window"] < 9])["rows"]) == {3, 2}
     assert "rows" not in site.verdict
