@@ -323,9 +323,10 @@ asked = run.params.studies.floors
 judged = {name: site.judged(averaged(site.floors)) for name, site in sites.items() if asked}
 if judged:
     floors = verdicts.final(judged)
-    figure, places = figures.places(judged, width=5.8)
+    figure, places = figures.places(judged, width=5.8, height=2.0)
     for (axis,), name, _ in places:
-        told = {"value": "minus_mean", "xlabel": curves.COST, "title": f"{name}, of {asked}"}
+        title = f"{name}, {asked} derangements"
+        told = {"value": "minus_mean", "xlabel": curves.COST, "title": title}
         forests.forest(axis, floors[floors["site"] == name], **told)
     figures.keep(made, "07_floors", figure, floors, unit="window", n=n)
 

@@ -17,7 +17,7 @@ from rewrite_utils.explain.evidence import Question, Source
 from rewrite_utils.llm import prompts
 from rewrite_utils.llm.batches import in_batches
 from rewrite_utils.llm.engine import Engine
-from rewrite_utils.llm.protocol import Generation, Prompt
+from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import text_tokens
 from rewrite_utils.params import Explain
 
@@ -80,16 +80,10 @@ def parse_reply(reply: str, *, finished: bool = True) -> tuple[str, str] | None:
 
 
 def explain(
-    source: Source,
-    latents: Sequence[int],
-    engine: Engine,
-    *,
-    folder: Path,
-    batch: int = 16,
+    source: Source, latents: Sequence[int], engine: Engine, *, folder: Path, batch: int = 16
 ) -> pd.DataFrame:
     """One Explanation a latent, and its sentence, in ``folder``; a kill loses little."""
-    settings = source.settings
-    frame = framed(engine.tokenizer, settings)
+    settings, frame = source.settings, framed(engine.tokenizer, source.settings)
 
     def ask_about(part: Sequence[int]) -> pd.DataFrame:
         records = ask(engine, source.questions(part), settings, frame, source.seed)
@@ -137,21 +131,11 @@ def ask(
         failed = [n for n in questions if n not in done or not done[n].explanation]
         if not failed:
             break
-        asked = [frame(questions[latent].text) for latent in failed]
-        replies = engine.generate(
-            asked,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature or (RETRIED_AT if attempt else 0.0),
-            seed=seed + attempt,
-        )
-        for latent, given, reply in zip(failed, asked, replies, strict=True):
-            done[latent] = _record(latent, questions[latent], given, reply, attempt + 1)
+        asked = [frame(questions[n].text) for n in failed]
+        heat = settings.temperature or (RETRIED_AT if attempt else 0.0)
+        how = {"max_tokens": settings.max_tokens, "temperature": heat, "seed": seed + attempt}
+        for n, given, reply in zip(failed, asked, engine.generate(asked, **how), strict=True):
+            said, pieces = parse_reply(reply.text, finished=reply.finished) or (None, "")
+            told = said, pieces, questions[n].tokens, reply.text, attempt + 1
+            done[n] = Explanation(n, *told, len(given.shared) + len(given.own))
     return [done[latent] for latent in questions]
-
-
-def _record(
-    latent: int, question: Question, asked: Prompt, reply: Generation, attempts: int
-) -> Explanation:
-    said, pieces = parse_reply(reply.text, finished=reply.finished) or (None, "")
-    size = len(asked.shared) + len(asked.own)
-    return Explanation(latent, said, pieces, question.tokens, reply.text, attempts, size)

@@ -69,10 +69,10 @@ class Contrast:
         By embedding, windows of ``firing`` spread over all its ranks get their nearest neighbour
         each; by latents, each similar one gives windows of all its deciles in turn.
         """
-        if self.by == "embedding":
-            chosen = self._nearest(latent, firing, count)
-            return Counterexamples(chosen, np.full(len(chosen.rows), -1))
-        return self._rivals(latent, count, generator)
+        if self.by != "embedding":
+            return self._rivals(latent, count, generator)
+        chosen = self._nearest(latent, firing, count)
+        return Counterexamples(chosen, np.full(len(chosen.rows), -1))
 
     @functools.cached_property
     def grid(self) -> Windows:
@@ -118,10 +118,8 @@ class Contrast:
         parts = [self._of_rival(latent, rival, each, generator) for rival in near]
         sizes = [len(part.rows) for part in parts]
         windows = one_after_another(some(self.grid, np.array([], int)), *parts)
-        whose, turn = (
-            np.repeat(near, sizes).astype(int),
-            np.concatenate([[], *map(np.arange, sizes)]),
-        )
+        whose = np.repeat(near, sizes).astype(int)
+        turn = np.concatenate([[], *map(np.arange, sizes)])
         order = np.argsort(turn, kind="stable")
         order = order[_apart(some(windows, order), self.window_tokens)][:count]
         return Counterexamples(some(windows, order), whose[order])
@@ -139,9 +137,7 @@ class Contrast:
 def contrast_tokens(cache: LatentCache, latent: int, *, count: int) -> Int[ndarray, " token"]:
     """The commonest tokens beside the latent's firings at which it never fires in these rows: what
     tells a simulator that rates the text instead of the token what the difference is."""
-    firings = cache.of(latent)
-    fires = np.zeros(cache.tokens.shape, bool)
-    fires[firings.rows, firings.positions] = True
+    fires = cache.grid(latent) > 0
     beside = np.zeros_like(fires)
     for shift in range(1, BESIDE + 1):
         beside[:, shift:] |= fires[:, :-shift]

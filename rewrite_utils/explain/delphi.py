@@ -70,7 +70,14 @@ def read_scores(folder: str | Path, hookpoint: str, *, kind: str = "detection") 
     """
     rows, failures = [], 0
     for latent, file in files(folder, f"scores/{SCORES[kind]}", hookpoint).items():
-        for one in _judgements(file):
+        judged, needed = _loaded(file), {"activating", "prediction"}
+        if not isinstance(judged, list) or any(
+            not isinstance(one, dict) or not needed <= one.keys() for one in judged
+        ):
+            raise ParameterError(
+                f"{file} is not a list of delphi's judgements (fields activating, prediction)"
+            )
+        for one in judged:
             said = one["probability"] if one.get("probability") is not None else one["prediction"]
             if one["prediction"] in FAILED or said in FAILED:
                 failures += 1
@@ -170,18 +177,6 @@ def _deciles(peaks: ndarray, active: ndarray) -> list[int]:
     for decile, part in enumerate(np.array_split(order, 10), 1):
         found[part] = decile
     return found.tolist()
-
-
-def _judgements(file: Path) -> list[dict]:
-    found = _loaded(file)
-    needed = {"activating", "prediction"}
-    if not isinstance(found, list) or any(
-        not isinstance(one, dict) or not needed <= one.keys() for one in found
-    ):
-        raise ParameterError(
-            f"{file} is not a list of delphi's judgements (fields activating, prediction)"
-        )
-    return found
 
 
 def _loaded(file: Path) -> object:

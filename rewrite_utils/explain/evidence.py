@@ -91,10 +91,10 @@ class Source:
         if len(counter.windows.rows):
             lines += ["No response:", *self._counter_lines(counter)]
         if self.promoted is not None:
-            raised, lowered = self.promoted(latent)
             apart = self.settings.quotes == "apart"
-            lines += [f"Makes likelier: {_named_all(raised, apart=apart)}"]
-            lines += [f"Makes less likely: {_named_all(lowered, apart=apart)}"]
+            for label, end in zip(("likelier", "less likely"), self.promoted(latent), strict=True):
+                names = dict.fromkeys(named(text, apart=apart) for text, _ in end)
+                lines += [f"Makes {label}: {', '.join(names)}"]
         return "\n".join(lines)
 
     def window_lines(self, latent: int, windows: Windows, *, strengths_too: bool) -> list[str]:
@@ -109,8 +109,8 @@ class Source:
             shown = marked(texts, strength, threshold=asked.threshold)
             lines.append(f"{number}. {prompts.on_one_line(shown)}")
             if strengths_too:
-                below = strengths(texts, strength, threshold=asked.threshold, maximum=maximum)
-                lines.append(f" {below}")
+                how = {"threshold": asked.threshold, "maximum": maximum}
+                lines.append(f" {strengths(texts, strength, **how)}")
         return lines
 
     def plain_lines(self, windows: Windows) -> list[str]:
@@ -128,9 +128,9 @@ class Source:
             if rival >= 0:
                 values = window_values(self.cache, rival, one, length)[0]
                 names = self.texts(window_tokens(self.cache, one, length)[0])
-                strong = values > self.settings.threshold * values.max()
-                fired = [_name(name) for name, fires in zip(names, strong, strict=True) if fires]
-                lines.append(f" {'; '.join(f'{name}: 0' for name in dict.fromkeys(fired))}")
+                strong = np.flatnonzero(values > self.settings.threshold * values.max())
+                fired = dict.fromkeys(_name(names[at]) for at in strong)
+                lines.append(f" {'; '.join(f'{name}: 0' for name in fired)}")
         return lines
 
 
@@ -186,7 +186,3 @@ def named(text: str, *, apart: bool = True) -> str:
 
 def _name(text: str) -> str:
     return prompts.on_one_line(prompts.quotable(text.strip())) or repr(text)
-
-
-def _named_all(tokens: Sequence[tuple[str, float]], *, apart: bool) -> str:
-    return ", ".join(dict.fromkeys(named(text, apart=apart) for text, _ in tokens))

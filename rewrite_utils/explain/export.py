@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from rewrite_utils.assets.fetch import AssetError
-from rewrite_utils.explain import circuit_tracer, delphi, neuronpedia
+from rewrite_utils.explain import circuit_tracer, delphi, labels
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
@@ -23,28 +23,20 @@ FORMS = ("delphi", "neuronpedia", "circuit-tracer")
 
 
 def export(site: SiteStages, folder: Path) -> list[str]:
-    """Write one site; returns the kinds of scores that were written.
+    """Write one site as delphi does; returns the kinds of scores that were written.
 
     Raises ParameterError for scores read from delphi: their windows are not this run's.
     """
-    asked = site.params
+    asked, place = site.params, site.hookpoint.name
     if asked.explain.delphi:
         raise ParameterError(f"the scores of site {site.name!r} came from {asked.explain.delphi}")
-    delphi.write_explanations(folder, site.hookpoint.name, site.explanations)
+    delphi.write_explanations(folder, place, site.explanations)
     kinds = [kind for kind in site.score_kinds if kind in delphi.SCORES]
+    how = {"window": asked.score.window_tokens, "texts": site.texts, "cache": site.cache("score")}
     for kind in kinds:
         judgements = site.judgements_of(kind)
-        where = cut(judgements, asked.score.threshold)
-        probability = judgements["probability"].to_numpy()
-        delphi.write_scores(
-            folder,
-            site.hookpoint.name,
-            judgements.assign(said=where.yes(probability) > 0.5),
-            cache=site.cache("score"),
-            window=asked.score.window_tokens,
-            texts=site.texts,
-            kind=kind,
-        )
+        yes = cut(judgements, asked.score.threshold).yes(judgements["probability"].to_numpy())
+        delphi.write_scores(folder, place, judgements.assign(said=yes > 0.5), kind=kind, **how)
     return kinds
 
 
@@ -54,7 +46,7 @@ def export_lines(site: SiteStages, folder: Path) -> Path:
     source = f"{site.hookpoint.layer}-{site.params.name}-{site.name}"
     file = folder / model / source / "explanations" / "batch-0.jsonl"
     explainer = site.params.explainer.model
-    neuronpedia.write(file, site.explanations, model=model, source=source, explainer=explainer)
+    labels.write_lines(file, site.explanations, model=model, source=source, explainer=explainer)
     return file
 
 
@@ -80,10 +72,9 @@ def export_latents(site: SiteStages, folder: Path, graph: Path | None = None) ->
     ]
     if graph is not None:
         target = folder / graph.name
-        read = target if target.exists() else graph  # another site's labels are kept
-        whole_graph = json.loads(read.read_text("utf-8"))
-        labelled = circuit_tracer.labelled(whole_graph, place.layer, site.sentences)
-        write_json(target, labelled)
+        # Another site's labels are kept.
+        read = json.loads((target if target.exists() else graph).read_text("utf-8"))
+        write_json(target, circuit_tracer.labelled(read, place.layer, site.sentences))
     return found
 
 
@@ -100,11 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sites = open_sites(open_run(given.params))
         if given.form == "delphi":
-            _export_all(sites, given.folder)
+            _require_apart(sites)
         for site in sites.values():
-            if given.form == "neuronpedia":
+            if given.form == "delphi":
+                export(site, given.folder)
+            elif given.form == "neuronpedia":
                 export_lines(site, given.folder)
-            elif given.form == "circuit-tracer":
+            else:
                 export_latents(site, given.folder, given.graph)
     except (ValueError, OSError, AssetError, EngineError) as error:
         sys.stderr.write(f"\n{error}\n")
@@ -112,8 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _export_all(sites: dict[str, SiteStages], folder: Path) -> None:
-    """Write every site, unless two would write the same files."""
+def _require_apart(sites: dict[str, SiteStages]) -> None:
+    """Raise ParameterError where two sites would write the same files of delphi's."""
     taken: dict[str, str] = {}
     for name, site in sites.items():
         other = taken.setdefault(site.hookpoint.name, name)
@@ -122,8 +115,6 @@ def _export_all(sites: dict[str, SiteStages], folder: Path) -> None:
                 f"sites {other!r} and {name!r} share the hookpoint {site.hookpoint.name}, and "
                 "delphi's files are named by it: export them from parameter files of their own"
             )
-    for site in sites.values():
-        export(site, folder)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,32 @@
-"""Labels from elsewhere as the explanations of a run: anyone's, to be rewritten with.
+"""Labels from elsewhere as the explanations of a run, and ours as Neuronpedia imports them.
 
 In: Neuronpedia's export (a file of JSON lines or a folder of them), a delphi run's folder, or a
 table of two columns, latent and label (CSV, TSV). Out: our explanations table; a failed parse, null
-or −1 is a failure there, not a sentence. No LLM is asked.
+or −1 is a failure there, not a sentence. No LLM is asked. Of Neuronpedia's format
+(docs.neuronpedia.org/api-and-data/exports, 2026) these fields are used: modelId, layer (its source,
+"6-gemmascope-transcoder-16k"), index, description, typeName and explanationModelName.
 """
 
 import csv
+import gzip
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from rewrite_utils.explain import delphi, neuronpedia
+from rewrite_utils.explain import delphi
 from rewrite_utils.params import ParameterError, placed
+from rewrite_utils.runs.whole import whole
 from rewrite_utils.subject.model import Hookpoint
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".jsonl.gz")
+TYPE = "rewrite-utils"
+"""Our kind of explanation, where Neuronpedia says how one was made."""
 
 
 def read_labels(place: str, hookpoint: Hookpoint) -> pd.DataFrame:
@@ -67,18 +76,32 @@ def digest(place: str, hookpoint: Hookpoint) -> str:
     """Hash of what is read."""
     if is_delphi(place):
         return delphi.digest(place, hookpoint.name)
-    whole = hashlib.sha256()
+    read = hashlib.sha256()
     for file in files(place, hookpoint.name):
-        whole.update(f"{file.name}:".encode() + file.read_bytes())
-    return whole.hexdigest()[:12]
+        read.update(f"{file.name}:".encode() + file.read_bytes())
+    return read.hexdigest()[:12]
+
+
+def write_lines(
+    file: Path, explanations: pd.DataFrame, *, model: str, source: str, explainer: str
+) -> None:
+    """One line a latent that has a sentence; ``model`` and ``source`` are Neuronpedia's names."""
+    kept = explanations.dropna(subset=["sentence"])
+    common = {"modelId": model, "layer": source}
+    made = {"typeName": TYPE, "explanationModelName": explainer}
+    with whole(file) as beside, beside.open("w", encoding="utf-8") as stream:
+        for latent, sentence in zip(kept["latent"], kept["sentence"], strict=True):
+            row = common | {"index": str(latent), "description": sentence} | made
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _of_layer(file: Path, layer: int) -> list[tuple[int, object]]:
-    """The labels of one layer's source, of those in a file."""
+    """The labels of one layer's source, of those in a file; a source begins with its layer."""
     by_source: dict[str, list[tuple[int, object]]] = {}
-    for source, latent, said in neuronpedia.read(file):
+    for source, latent, said in _lines(file):
         by_source.setdefault(source, []).append((latent, said))
-    fitting = [source for source in by_source if neuronpedia.layer_of(source) in (layer, None)]
+    layers = {source: re.match(r"\d+", source) for source in by_source}
+    fitting = [source for source, found in layers.items() if not found or int(found[0]) == layer]
     if len(fitting) != 1:
         raise ParameterError(
             f"explain.labels: {file} holds {len(fitting)} sources for layer {layer} (of "
@@ -86,6 +109,29 @@ def _of_layer(file: Path, layer: int) -> list[tuple[int, object]]:
             "site's coder is"
         )
     return by_source[fitting[0]]
+
+
+def _lines(file: Path) -> Iterator[tuple[str, int, object]]:
+    """(source, latent, description) of every line of Neuronpedia's, in order."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _label(line, f"{file}, line {number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ParameterError(f"explain.labels: {file} cannot be read: {error}") from None
+
+
+def _label(line: str, where: str) -> tuple[str, int, object]:
+    try:
+        found: dict[str, Any] = json.loads(line)
+        return str(found["layer"]), int(found["index"]), found["description"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParameterError(
+            f"explain.labels: {where} is not a label of Neuronpedia's (fields layer, index, "
+            f"description): {error!r}"
+        ) from None
 
 
 def _pairs(file: Path) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,6 @@ In: a site's counted totals, its sentences, its coder. Out: one `Description` a 
 at each level. A stage of notebook 13 asks for the sentences that the paper's own way did not need.
 """
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from rewrite_utils.explain.stage import latent_count
 from rewrite_utils.latents.stage import Caches
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.latents.words import Word, count_words
-from rewrite_utils.llm import opening
 from rewrite_utils.params import Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
@@ -67,24 +65,18 @@ def make_told(
 ) -> dict[str, Any]:
     """One sentence for each latent that the paper's way has left without."""
     missing = [] if _elsewhere(params) else np.setdiff1d(told, described).tolist()
-    if not missing:
-        pd.DataFrame(columns=[*asking.Explanation._fields, "sentence"]).to_parquet(
-            folder / explaining.FILE
-        )
-        return {"units": 0}
-    llm = opening.engine(params.explainer)
-    before = llm.usage
-    table = asking.explain(evidence_source, missing, llm, folder=folder)
-    return explaining.facts(table, llm.usage.since(before))
+    if missing:
+        return explaining.written(folder, evidence_source, missing, params)
+    nothing = pd.DataFrame(columns=[*asking.Explanation._fields, "sentence"])
+    nothing.to_parquet(folder / explaining.FILE)
+    return {"units": 0}
 
 
 def told_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     """As the described ones are asked about, and how many."""
-    return explaining.explanation_hashes(params=params, settings=settings) | {
-        "told": params.readers.told,
-        "least": params.explain.min_firings,
-        **({"beside": "nobody"} if _elsewhere(params) else {}),
-    }
+    own = {"told": params.readers.told, "least": params.explain.min_firings}
+    beside = {"beside": "nobody"} if _elsewhere(params) else {}
+    return explaining.explanation_hashes(params=params, settings=settings) | own | beside
 
 
 def _elsewhere(params: Params) -> bool:
@@ -123,23 +115,18 @@ def level_records(
     name: str,
 ) -> dict[int, Description]:
     """Everything that can be said about each latent that is read."""
-    asked = params.readers
-    spelt = functools.partial(spelled, subject.tokenizer)
-    counted = count_words(totals, lambda ids: spelt(ids.tolist()), words=asked.words)
+    asked, tokenizer = params.readers, subject.tokenizer
+    counted = count_words(totals, lambda ids: spelled(tokenizer, ids.tolist()), words=asked.words)
     written = pd.concat([explanations, told_more]).dropna(subset=["explanation"])
     english = dict(zip(written["latent"], written["explanation"], strict=True))
     named = dict(zip(written["latent"], written["pieces"], strict=True))
     outputs = any(arm.startswith("d") for arm in params.arms_of(name))
+    limits = {"raises": asked.raises, "lowers": asked.lowers}
     found = {}
     for latent in read_latents.tolist():
-        raises, lowers = (
-            output_words(subject, coder, latent, raises=asked.raises, lowers=asked.lowers)
-            if outputs
-            else ((), ())
-        )
+        ends = output_words(subject, coder, latent, **limits) if outputs else ((), ())
         words = (*named_words(named.get(latent, "")), *counted[latent].words)
-        covered = counted[latent].covered
-        found[latent] = Description(english.get(latent, ""), words, covered, raises, lowers)
+        found[latent] = Description(english.get(latent, ""), words, counted[latent].covered, *ends)
     return found
 
 
@@ -148,11 +135,11 @@ def level_texts(*, level_records: dict[int, Description]) -> dict[Level, dict[in
 
     Levels a and b are an LLM's words: they have the latents that an LLM described.
     """
+    written = {n: one for n, one in level_records.items() if one.english}
     found: dict[Level, dict[int, str]] = {}
     for level in LEVELS:
-        said = {n: one.text(level) for n, one in level_records.items()}
-        if level in ("a", "b"):
-            said = {n: text for n, text in said.items() if level_records[n].english}
+        records = written if level in ("a", "b") else level_records
+        said = {n: one.text(level) for n, one in records.items()}
         found[level] = {n: text for n, text in said.items() if text}
     return found
 

@@ -2,6 +2,7 @@
 by hand.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,18 @@ from rewrite_utils.subject.pieces import quotable_texts, token_texts
 FILE = "explanations.parquet"
 
 
-class Texts:
-    """The text of token ids."""
-
-    def __init__(self, subject: Subject, *, quoted: bool) -> None:
-        self._tokenizer, self._texts = subject.tokenizer, quotable_texts if quoted else token_texts
-
-    def __call__(self, ids: ndarray) -> list[str]:
-        """One text a token; quoted: special tokens named in words, as a prompt needs them."""
-        return self._texts(self._tokenizer, ids.tolist())
+Texts = Callable[[ndarray], list[str]]
+"""The text of token ids."""
 
 
 def texts(*, subject: Subject) -> Texts:
     """The exact text of each token id."""
-    return Texts(subject, quoted=False)
+    return lambda ids: token_texts(subject.tokenizer, ids.tolist())
 
 
 def quoted(*, subject: Subject) -> Texts:
     """The text of each token id as a prompt quotes it: special tokens are named in words."""
-    return Texts(subject, quoted=True)
+    return lambda ids: quotable_texts(subject.tokenizer, ids.tolist())
 
 
 def contrasted(
@@ -68,14 +62,8 @@ def evidence_source(
     asked, rows = params.explain, cache("explain")
     contrast, promoted = None, None
     if asked.contrast != "none":
-        contrast = contrasted(
-            rows,
-            coder,
-            quoted,
-            by=asked.contrast,
-            length=asked.window_tokens,
-            rivals=asked.rivals,
-        )
+        how = {"by": asked.contrast, "length": asked.window_tokens, "rivals": asked.rivals}
+        contrast = contrasted(rows, coder, quoted, **how)
     if asked.logits:
         promoted = partial(logits.promoted, subject, coder, count=asked.logits)
     return Source(rows, asked, quoted, params.draws, contrast, promoted)
@@ -106,9 +94,16 @@ def make_explanations(
     params: Params,
 ) -> dict[str, Any]:
     """One sentence a described latent."""
+    return written(folder, evidence_source, described.tolist(), params)
+
+
+def written(
+    folder: Path, evidence_source: Source, latents: list[int], params: Params
+) -> dict[str, Any]:
+    """Ask the explainer about these latents, into ``folder``."""
     llm = opening.engine(params.explainer)
     before = llm.usage
-    table = asking.explain(evidence_source, described.tolist(), llm, folder=folder)
+    table = asking.explain(evidence_source, latents, llm, folder=folder)
     return facts(table, llm.usage.since(before))
 
 
@@ -129,23 +124,16 @@ def make_curated(
     return {"units": len(curated)}
 
 
-def make_delphi(
+def make_elsewhere(
     folder: Path, *, params: Params, hookpoint: Hookpoint, coder: SparseCoder
 ) -> dict[str, Any]:
-    """The sentences of a delphi run; no LLM is asked."""
-    table = delphi.read_explanations(params.explain.delphi, hookpoint.name)
-    delphi.require_width(table["latent"], coder.config.num_latents, hookpoint.name)
-    table.to_parquet(folder / FILE)
-    return facts(table, Usage())
-
-
-def make_labels(
-    folder: Path, *, params: Params, hookpoint: Hookpoint, coder: SparseCoder
-) -> dict[str, Any]:
-    """Labels from elsewhere; no LLM is asked."""
-    table = labels.read_labels(params.explain.labels, hookpoint)
-    width = coder.config.num_latents
-    delphi.require_width(table["latent"], width, hookpoint.name, "explain.labels")
+    """Sentences from elsewhere: a delphi run's, or anyone's labels; no LLM is asked."""
+    asked, place = params.explain, hookpoint.name
+    if asked.labels:
+        table, origin = labels.read_labels(asked.labels, hookpoint), "explain.labels"
+    else:
+        table, origin = delphi.read_explanations(asked.delphi, place), "explain.delphi"
+    delphi.require_width(table["latent"], coder.config.num_latents, place, origin)
     table.to_parquet(folder / FILE)
     return facts(table, Usage())
 
@@ -159,16 +147,6 @@ def facts(table: pd.DataFrame, usage: Usage) -> dict[str, Any]:
 def read_explanations(folder: Path) -> pd.DataFrame:
     """One row a described latent; ``sentence`` is missing where the explainer failed."""
     return pd.read_parquet(folder / FILE)
-
-
-def delphi_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
-    """The files that are read."""
-    return {"files": delphi.digest(params.explain.delphi, settings.hookpoint)}
-
-
-def label_hashes(*, params: Params, hookpoint: Hookpoint) -> dict[str, Any]:
-    """The files that are read."""
-    return {"files": labels.digest(params.explain.labels, hookpoint)}
 
 
 def written_by(*, params: Params) -> str:
@@ -256,31 +234,24 @@ EXPLANATIONS = Declared(
 )
 DELPHI = Declared(
     name="03_delphi",
-    make=make_delphi,
+    make=make_elsewhere,
     read=read_explanations,
     on=("latents_stage",),
-    hashes=delphi_hashes,
+    hashes=lambda *, params, settings: {
+        "files": delphi.digest(params.explain.delphi, settings.hookpoint)
+    },
 )
-
-
 LABELS = Declared(
     name="03_labels",
-    make=make_labels,
+    make=make_elsewhere,
     read=read_explanations,
     on=("latents_stage",),
-    hashes=label_hashes,
+    hashes=lambda *, params, hookpoint: {"files": labels.digest(params.explain.labels, hookpoint)},
 )
-
-
-def curated_hashes(*, curated: dict[int, str]) -> dict[str, Any]:
-    """The sentences themselves."""
-    return {"curated": {str(latent): text for latent, text in curated.items()}}
-
-
 CURATED = Declared(
     name="03_curated",
     make=make_curated,
     read=read_explanations,
     on=("written_stage",),
-    hashes=curated_hashes,
+    hashes=lambda *, curated: {"curated": {str(latent): text for latent, text in curated.items()}},
 )

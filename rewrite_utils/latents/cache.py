@@ -70,6 +70,16 @@ class LatentCache:
         """Width of the coder."""
         return len(self.start) - 1
 
+    @property
+    def latent(self) -> Int[ndarray, " entry"]:
+        """Latent of each entry."""
+        return np.repeat(np.arange(self.n_latents), self.counts)
+
+    @property
+    def at(self) -> Int[ndarray, " entry"]:
+        """Place of each entry: row · length + position."""
+        return self.row.astype(np.int64) * self.tokens.shape[1] + self.position
+
     @cached_property
     def counted(self) -> Bool[ndarray, "row pos"]:
         """The tokens that could have fired: all but the BOS of each row and the masked ones."""
@@ -109,10 +119,7 @@ class LatentCache:
     def maximum(self) -> Float[ndarray, " latent"]:
         """Largest activation of each latent, 0 for one that never fires."""
         largest = np.zeros(self.n_latents, np.float32)
-        alive = self.counts > 0
-        largest[alive] = (
-            np.maximum.reduceat(self.value, self.start[:-1][alive]) if alive.any() else 0
-        )
+        np.maximum.at(largest, self.latent, self.value)
         return largest
 
     def on_controls(self, kinds: Sequence[int]) -> Int[ndarray, " latent"]:
@@ -120,29 +127,33 @@ class LatentCache:
         if self.left_out is not None:
             return self.left_out
         on = np.isin(self.tokens[self.row, self.position], kinds)
-        latent = np.repeat(np.arange(self.n_latents), self.counts)
-        return np.bincount(latent[on], minlength=self.n_latents)
+        return np.bincount(self.latent[on], minlength=self.n_latents)
 
     def of(self, latent: int) -> Firings:
         """The firings of one latent."""
         part = slice(self.start[latent], self.start[latent + 1])
         return Firings(self.row[part], self.position[part], self.value[part])
 
+    def grid(self, latent: int) -> Float[ndarray, "row pos"]:
+        """The activation of one latent at every token, float32."""
+        found, firings = np.zeros(self.tokens.shape, np.float32), self.of(latent)
+        found[firings.rows, firings.positions] = firings.values
+        return found
+
     def dense(self, windows: Windows) -> Float[ndarray, "window latent"]:
         """Every latent's activation at each window's last token; the windows must differ."""
         where = np.full(self.tokens.shape, -1)
         where[windows.rows, windows.ends] = np.arange(len(windows.rows))
         window = where[self.row, self.position]
-        latent = np.repeat(np.arange(self.n_latents), self.counts)
+        inside = window >= 0
         dense = np.zeros((len(windows.rows), self.n_latents), np.float32)
-        dense[window[window >= 0], latent[window >= 0]] = self.value[window >= 0]
+        dense[window[inside], self.latent[inside]] = self.value[inside]
         return dense
 
     def write(self, file: Path) -> None:
         """Save as one safetensors file."""
-        with whole(file) as beside:
-            arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-            save_file({key: array for key, array in arrays.items() if array is not None}, beside)
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        _save({key: array for key, array in arrays.items() if array is not None}, file)
 
     @classmethod
     def read(cls, file: Path) -> "LatentCache":
@@ -164,8 +175,7 @@ class OutputMoments(NamedTuple):
 
     def write(self, file: Path) -> None:
         """Save as one safetensors file."""
-        with whole(file) as beside:
-            save_file(self._asdict(), beside)
+        _save(self._asdict(), file)
 
     @classmethod
     def read(cls, file: Path) -> "OutputMoments":
@@ -194,13 +204,16 @@ def cache_latents(
         part = read_or_none(file, load_file)
         if part is None:
             part = _encode(subject, hookpoint, coder, rows[start:][:batch], start, masked)
-            with whole(file) as beside:
-                save_file(part, beside)
+            _save(part, file)
         parts.append(part)
     sums = ("total", "square", "left_out")
     total, square, left_out = (sum(part.pop(key) for part in parts) for key in sums)
     entries = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    cache = _sorted_by_latent(rows.numpy(), coder.config.num_latents, **entries)
+    latent = entries.pop("latent")
+    order = np.argsort(latent, kind="stable")
+    start = np.searchsorted(latent[order], np.arange(coder.config.num_latents + 1))
+    sorted_by_latent = {key: values[order] for key, values in entries.items()}
+    cache = LatentCache(rows.numpy(), start, **sorted_by_latent)
     if masked:
         ids = np.array(sorted(masked), np.int64)
         cache = dataclasses.replace(cache, masked=ids, left_out=left_out)
@@ -213,6 +226,11 @@ def energy(cache: LatentCache, coder: SparseCoder) -> Float[ndarray, " latent"]:
     """Var(a_j) · ‖d_j‖²: how much of the output's variance a latent carries alone."""
     norms = coder.W_dec.detach().float().square().sum(-1).cpu().numpy()
     return cache.variance * norms
+
+
+def _save(arrays: dict[str, ndarray], file: Path) -> None:
+    with whole(file) as beside:
+        save_file(arrays, beside)
 
 
 @torch.no_grad()
@@ -244,17 +262,3 @@ def _encode(
         "square": outputs.square().sum().cpu().numpy(),
         "left_out": left_out.numpy(),
     }
-
-
-def _sorted_by_latent(
-    tokens: ndarray,
-    n_latents: int,
-    *,
-    row: ndarray,
-    position: ndarray,
-    latent: ndarray,
-    value: ndarray,
-) -> LatentCache:
-    order = np.argsort(latent, kind="stable")
-    start = np.searchsorted(latent[order], np.arange(n_latents + 1))
-    return LatentCache(tokens, start, row[order], position[order], value[order])

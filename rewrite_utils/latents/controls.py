@@ -21,8 +21,7 @@ def token_table(
     ``prior`` imaginary tokens at the latent's mean pull rare tokens towards it; an unseen token
     gets the mean.
     """
-    asked = on.tokens[windows.rows, windows.ends]
-    kinds, where = np.unique(asked, return_inverse=True)
+    kinds, where = np.unique(on.tokens[windows.rows, windows.ends], return_inverse=True)
     totals, seen = token_totals(cache, kinds)
     return ((totals + prior * cache.mean) / (seen[:, None] + prior))[where].astype(np.float32)
 
@@ -87,8 +86,7 @@ def token_totals(
     fired = cache.tokens[cache.row, cache.position]
     kind = np.searchsorted(kinds, fired).clip(max=len(kinds) - 1)
     known = kinds[kind] == fired
-    latent = np.repeat(np.arange(cache.n_latents), cache.counts)
-    flat = kind[known] * cache.n_latents + latent[known]
+    flat = kind[known] * cache.n_latents + cache.latent[known]
     size = len(kinds) * cache.n_latents
     totals = np.bincount(flat, weights=cache.value[known], minlength=size)
     # Without a single firing bincount gives integers, weights or not.

@@ -43,11 +43,7 @@ def clusters(
 
 def cofiring(cache: LatentCache, latent: int) -> Float[ndarray, " latent"]:
     """Jaccard overlap: tokens on which both fire, of those on which either does."""
-    width = cache.tokens.shape[1]
-    fires = np.zeros(cache.tokens.size, bool)
-    own = cache.of(latent)
-    fires[own.rows.astype(np.int64) * width + own.positions] = True
-    hits = fires[cache.row.astype(np.int64) * width + cache.position]
+    hits = cache.grid(latent)[cache.row, cache.position] > 0
     running = np.concatenate([[0], np.cumsum(hits)])
     both = running[cache.start[1:]] - running[cache.start[:-1]]
     either = cache.counts + cache.counts[latent] - both

@@ -14,8 +14,8 @@ from torch import Tensor
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
 from rewrite_utils.latents import cache as caching
-from rewrite_utils.latents.cache import LatentCache, OutputMoments, Windows
-from rewrite_utils.latents.windows import draw_windows
+from rewrite_utils.latents.cache import LatentCache, OutputMoments, Windows, cache_latents
+from rewrite_utils.latents.windows import draw_windows, some
 from rewrite_utils.params import ParameterError, Params, Site
 from rewrite_utils.runs.cost import Cost, PlanError
 from rewrite_utils.runs.run import Stage, require_space
@@ -50,7 +50,7 @@ class Caches:
 class Drawn:
     """The windows of a split, (row, last position): drawn once, the same for every arm."""
 
-    def __init__(self, cache: Caches, settings: Site, params: Params) -> None:
+    def __init__(self, *, cache: Caches, settings: Site, params: Params) -> None:
         self._cache, self._settings, self._params = cache, settings, params
 
     def __call__(self, split: str) -> Windows:
@@ -65,14 +65,11 @@ class Drawn:
 
     def simulated(self, split: str) -> Windows:
         """The windows that the simulator rates."""
-        rows, ends = self(split)
-        count = self.simulated_count(split)
-        return Windows(rows[:count], ends[:count])
+        return some(self(split), np.arange(self.simulated_count(split)))
 
     def simulated_count(self, split: str) -> int:
         """How many of them."""
-        asked = self._settings
-        return {"calibrate": asked.calibrate_windows, "evaluate": asked.evaluate_windows}[split]
+        return getattr(self._settings, f"{split}_windows")
 
 
 def make_latents(
@@ -91,15 +88,8 @@ def make_latents(
     for split, rows in tokens.items():
         if not (folder / f"{split}.safetensors").exists():
             batches, label = folder / f"batches-{split}", f"{name}, {split}"
-            cache, moments = caching.cache_latents(
-                collector,
-                hookpoint,
-                coder,
-                rows,
-                folder=batches,
-                name=label,
-                masked=corpus.masked,
-            )
+            how = {"folder": batches, "name": label, "masked": corpus.masked}
+            cache, moments = cache_latents(collector, hookpoint, coder, rows, **how)
             if split == "calibrate":
                 moments.write(folder / "moments.safetensors")
             cache.write(folder / f"{split}.safetensors")
@@ -129,11 +119,6 @@ def special_firings(*, cache: Caches, subject: Subject) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def windows(*, cache: Caches, settings: Site, params: Params) -> Drawn:
-    """The windows of a split."""
-    return Drawn(cache, settings, params)
 
 
 def output_moments(*, latents_stage: Stage) -> OutputMoments:

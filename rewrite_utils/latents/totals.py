@@ -1,19 +1,30 @@
-"""How much every latent fires on every token: all that counting words and token tables need.
+"""A stage of notebook 13: how much every latent fires on every token, over rows of training text.
 
-In: a LatentCache. Out: summed activations as a sparse table over the kinds of token that occur, a
-few MB where the cache has hundreds. Beyond the paper.
+In: a coder, train rows, which no reader is calibrated or measured on. Out: summed activations as a
+sparse table over the kinds of token that occur, a few MB where a cache has hundreds: all that
+counting words and token tables need. Beyond the paper.
 """
 
+import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.sparse import csc_array, load_npz, save_npz
 
-from rewrite_utils.latents.cache import LatentCache
+from rewrite_utils.assets.shapes import ModelShape
+from rewrite_utils.coder.sparse import SparseCoder
+from rewrite_utils.latents.cache import LatentCache, cache_latents
+from rewrite_utils.latents.stage import cached_cost
+from rewrite_utils.params import Params, Site
+from rewrite_utils.runs.cost import Cost
+from rewrite_utils.runs.stage import Declared
 from rewrite_utils.runs.whole import whole
+from rewrite_utils.subject.corpus import Corpus
+from rewrite_utils.subject.model import Hookpoint, Subject
+from rewrite_utils.subject.stage import split_rows
 
 
 class TokenTotals(NamedTuple):
@@ -31,9 +42,8 @@ class TokenTotals(NamedTuple):
         """Counted from a cache."""
         kinds, seen = np.unique(cache.tokens[cache.counted], return_counts=True)
         kind = np.searchsorted(kinds, cache.tokens[cache.row, cache.position])
-        latent = np.repeat(np.arange(cache.n_latents), cache.counts)
         shape = len(kinds), cache.n_latents
-        sums = csc_array((cache.value.astype(np.float32), (kind, latent)), shape=shape)
+        sums = csc_array((cache.value.astype(np.float32), (kind, cache.latent)), shape=shape)
         sums.sum_duplicates()
         return cls(kinds, sums, seen)
 
@@ -60,6 +70,44 @@ class TokenTotals(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> "TokenTotals":
-        """What ``write`` wrote."""
+        """Sums of every latent's activation by kind of token, over train rows."""
         with np.load(folder / "kinds.npz") as kept:
             return cls(kept["kinds"], csc_array(load_npz(folder / "sums.npz")), kept["seen"])
+
+
+def make_totals(
+    folder: Path,
+    *,
+    collector: Subject,
+    hookpoint: Hookpoint,
+    coder: SparseCoder,
+    corpus: Corpus,
+    params: Params,
+    name: str,
+) -> dict[str, Any]:
+    """Run the coder over train rows and keep the sums by kind of token."""
+    rows, batches = corpus.rows("train")[: params.readers.train_rows or None], folder / "batches"
+    how = {"name": f"{name}, train", "masked": corpus.masked}
+    cache, _ = cache_latents(collector, hookpoint, coder, rows, folder=batches, **how)
+    TokenTotals.of(cache).write(folder)
+    shutil.rmtree(batches)
+    return {"rows": len(rows)}
+
+
+def totals_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:
+    """The coder over these rows."""
+    if not settings.reader:
+        return None
+    rows = min(params.readers.train_rows or 2**62, split_rows(params)["train"])
+    what = f"{rows:,} train rows for words and token tables"
+    return cached_cost("13_totals", name, what, params, settings, model, rows=rows)
+
+
+TOTALS = Declared(
+    name="13_totals",
+    make=make_totals,
+    read=TokenTotals.read,
+    on=("coder_stage", "corpus_stage"),
+    hashes=lambda *, params: {"rows": params.readers.train_rows},
+    cost=totals_cost,
+)

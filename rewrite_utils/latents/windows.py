@@ -69,15 +69,12 @@ def by_deciles(
     ]
     chosen: list[int] = []
     for turn in rounds:
-        left = count - len(chosen)
-        places = _at_equal_steps(len(turn), left) if spread and left < len(turn) else range(left)
-        chosen += [turn[place] for place in places if place < len(turn)]
+        left, n = count - len(chosen), len(turn)
+        if spread and left < n:  # the middles of as many equal stretches
+            chosen += [turn[int((place + 0.5) * n / left)] for place in range(left)]
+        else:
+            chosen += turn[:left]
     return np.array(sorted(chosen, key=lambda window: -peaks[window]), dtype=np.int64)
-
-
-def _at_equal_steps(n: int, count: int) -> list[int]:
-    """``count`` of n places, in the middles of as many equal stretches."""
-    return [int((place + 0.5) * n / count) for place in range(count)]
 
 
 def silent_windows(
@@ -94,16 +91,13 @@ def silent_windows(
     coder fires in every row, and then windows of other rows in which it is silent follow.
     """
     n_rows, length = cache.tokens.shape
-    firings = cache.of(latent)
-    fires = np.zeros((n_rows, length), np.int64)
-    fires[firings.rows, firings.positions] = 1
+    fires = cache.grid(latent) > 0
     before = np.pad(fires.cumsum(1), ((0, 0), (1, 0)))
     ends = np.stack(
         [generator.permutation(np.arange(window_tokens, length)) for _ in range(n_rows)]
     )
-    inside = np.take_along_axis(before, ends + 1, 1) - np.take_along_axis(
-        before, ends + 1 - window_tokens, 1
-    )
+    until, since = (np.take_along_axis(before, ends + 1 - n, 1) for n in (0, window_tokens))
+    inside = until - since
     silent = np.flatnonzero((inside == 0).any(1))
     order = generator.permutation(silent)
     order = order[np.argsort(fires[order].any(1), kind="stable")][:count]
@@ -150,17 +144,18 @@ def shared_rows(rows: Int[ndarray, " window"]) -> Int[ndarray, " window"] | None
 
 def window_tokens(cache: LatentCache, windows: Windows, length: int) -> Int[ndarray, "window pos"]:
     """Token ids of each window, ``length`` of them, the rated one last."""
-    return cache.tokens[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]
+    return cache.tokens[_inside(windows, length)]
+
+
+def _inside(windows: Windows, length: int) -> tuple[ndarray, ndarray]:
+    return windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)
 
 
 def window_values(
     cache: LatentCache, latent: int, windows: Windows, length: int
 ) -> Float[ndarray, "window pos"]:
     """The latent's activation at every token of each window."""
-    grid = np.zeros(cache.tokens.shape, np.float32)
-    firings = cache.of(latent)
-    grid[firings.rows, firings.positions] = firings.values
-    return grid[windows.rows[:, None], windows.ends[:, None] + np.arange(1 - length, 1)]
+    return cache.grid(latent)[_inside(windows, length)]
 
 
 def grid_windows(cache: LatentCache, length: int) -> Windows:

@@ -27,7 +27,6 @@ from rewrite_utils.simulate.simulators import (
     LastToken,
     Simulator,
     open_simulator,
-    rate_all,
     reading,
     wording,
 )

@@ -12,7 +12,7 @@ from rewrite_utils.assets.fetch import AssetError
 from rewrite_utils.llm import opening
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
-from rewrite_utils.runs.run import open_run
+from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
 from rewrite_utils.site import SiteStages, open_sites
@@ -23,12 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         run = open_run(asked.params_file, overrides_of(asked.set))
-        sites = open_sites(run)
-        part, chosen = Part(asked.limit, tuple(asked.latents)), _chosen(sites, asked.site)
-        _require_numbers(part, chosen)
+        part, sites = Part(asked.limit, tuple(asked.latents)), _chosen(run, asked)
         if run.params.simulator.engine == "server":
             opening.engine(run.params.simulator)  # nobody there: said before anything is made
-        for name, site in chosen.items():
+        for name, site in sites.items():
             whole = site.simulate_part(part)
             where = site.simulation_stage.folder if whole else "kept, not yet whole"
             sys.stdout.write(f"{name}: {where}\n")
@@ -38,21 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _chosen(sites: dict[str, SiteStages], name: str) -> dict[str, SiteStages]:
-    if name and name not in sites:
-        raise ParameterError(f"no site {name!r}; there are {', '.join(sites)}")
-    return {name: sites[name]} if name else sites
-
-
-def _require_numbers(part: Part, sites: dict[str, SiteStages]) -> None:
-    """Raise ParameterError at a latent that a coder cannot have, before anything is made."""
-    for name, site in sites.items():
-        beyond = [latent for latent in part.latents if not 0 <= latent < site.settings.latents]
+def _chosen(run: Run, asked: argparse.Namespace) -> dict[str, SiteStages]:
+    """The sites asked for; ParameterError at a site that is not there, or at a latent that a coder
+    cannot have, before anything is made."""
+    sites = open_sites(run)
+    if asked.site and asked.site not in sites:
+        raise ParameterError(f"no site {asked.site!r}; there are {', '.join(sites)}")
+    chosen = {asked.site: sites[asked.site]} if asked.site else sites
+    for name, site in chosen.items():
+        width = site.settings.latents
+        beyond = [latent for latent in asked.latents if not 0 <= latent < width]
         if beyond:
             raise ParameterError(
-                f"sites.{name} has latents 0 … {site.settings.latents - 1}, not {beyond[0]}: "
+                f"sites.{name} has latents 0 … {width - 1}, not {beyond[0]}: "
                 "choose others, or another site with --site"
             )
+    return chosen
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,32 +30,26 @@ def precision_at_rate(active: Bool[ndarray, "*pair"], rating: Float[ndarray, "*p
     return float((active[above].sum() + (n - above.sum()) * active[at].mean()) / n)
 
 
-def centred_auroc(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
-    """AUROC of the ratings minus their window's mean: the simulator's level drifts with the
-    text."""
-    return auroc_value(active, rating - rating.mean(1, keepdims=True))
+def centred(rating: Float[ndarray, "window latent"]) -> Float[ndarray, "window latent"]:
+    """The ratings minus their window's mean: the simulator's level drifts with the text."""
+    return rating - rating.mean(1, keepdims=True)
 
 
-def centred_precision(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
-    """`precision_at_rate` of the ratings minus their window's mean."""
-    return precision_at_rate(active, rating - rating.mean(1, keepdims=True))
-
-
-def levelled_auroc(active: Bool[ndarray, "window latent"], rating: ndarray) -> float:
-    """AUROC of the ratings minus their window's mean, each latent's then brought to one level and
-    spread, as the headline's calibration does: what a sentence's own level adds is taken away."""
-    centred = rating - rating.mean(1, keepdims=True)
-    spread = np.maximum(centred.std(0), 1e-6)
-    return auroc_value(active, (centred - centred.mean(0)) / spread)
+def levelled(rating: Float[ndarray, "window latent"]) -> Float[ndarray, "window latent"]:
+    """The same, each latent's then brought to one level and spread, as the headline's calibration
+    does: what a sentence's own level adds is taken away."""
+    rating = centred(rating)
+    return (rating - rating.mean(0)) / np.maximum(rating.std(0), 1e-6)
 
 
 STATISTICS: dict[str, Statistic] = {
     "AUROC": auroc_value,
-    "AUROC, centred per window": centred_auroc,
-    "AUROC, levelled": levelled_auroc,
+    "AUROC, centred per window": lambda active, rating: auroc_value(active, centred(rating)),
+    "AUROC, levelled": lambda active, rating: auroc_value(active, levelled(rating)),
     "precision at the firing rate": precision_at_rate,
-    "precision, centred": centred_precision,
+    "precision, centred": lambda active, rating: precision_at_rate(active, centred(rating)),
 }
+COMMON = ("AUROC", "precision at the firing rate")
 
 
 def compared(
@@ -69,7 +63,8 @@ def compared(
     """One row a (way, statistic): its value, and the paired difference to ``base``, with 95 %
     intervals over the windows, and how far the ratings agree with the base's."""
     active, other, rows = true > 0, ways[base], []
-    drawn = {"n": len(true), "seed": seed, "resamples": resamples}
+    drawn = {"seed": seed, "resamples": resamples}
+    differing = (f"minus {base}", "difference_low", "difference_high")
     for way, rating in ways.items():
         counted = {
             f"rank correlation with {base}": spearmanr(rating.ravel(), other.ravel()).statistic,
@@ -78,14 +73,9 @@ def compared(
             "active": int(active.sum()),
         }
         for name, of in STATISTICS.items():
-
-            def apart(which: ndarray, of: Statistic = of, rating: ndarray = rating) -> float:
-                return of(active[which], rating[which]) - of(active[which], other[which])
-
-            value, low, high = _over_windows(apart, **drawn)
-            apart_by = {f"minus {base}": value, "difference_low": low, "difference_high": high}
+            apart = _measured(of, active, rating, other, columns=differing, **drawn)
             own = _measured(of, active, rating, **drawn)
-            rows.append({"way": way, "statistic": name} | own | apart_by | counted)
+            rows.append({"way": way, "statistic": name} | own | apart | counted)
     return pd.DataFrame(rows)
 
 
@@ -102,14 +92,14 @@ def screening_curve(
 
     ``firings sent`` is the share of the true firings among the pairs that were sent.
     """
-    measures = {name: STATISTICS[name] for name in ("AUROC", "precision at the firing rate")}
+    measures = {name: STATISTICS[name] for name in COMMON}
     measures["firings sent"] = lambda a, r: float((r[a] >= 0).mean()) if a.any() else np.nan
-    drawn, rows = {"n": len(true), "seed": seed, "resamples": resamples}, []
+    rows = []
     for share, which in sent.items():
         rating = np.where(which, expected.astype(np.float64), -1.0)
         counted = {"windows": len(true), "sent": int(which.sum())}
         for name, of in measures.items():
-            found = _measured(of, true > 0, rating, **drawn)
+            found = _measured(of, true > 0, rating, seed=seed, resamples=resamples)
             rows.append({"share": share, "statistic": name} | found | counted)
     return pd.DataFrame(rows)
 
@@ -123,30 +113,34 @@ def by_place(
 ) -> pd.DataFrame:
     """AUROC and precision of the all-positions mode by the token's place in its window, in four
     equal parts: one row a (part, statistic), 95 % over windows."""
-    drawn, rows = {"n": len(true), "seed": seed, "resamples": resamples}, []
+    rows = []
     for places in np.array_split(np.arange(true.shape[2]), 4):
         active, rating = true[..., places] > 0, expected[..., places]
         counted = {"triples": active.size, "active": int(active.sum()), "windows": len(active)}
-        for name in ("AUROC", "precision at the firing rate"):
+        for name in COMMON:
             row = {"tokens": f"{places[0] + 1}–{places[-1] + 1}", "statistic": name}
-            rows.append(row | _measured(STATISTICS[name], active, rating, **drawn) | counted)
+            of = STATISTICS[name]
+            found = _measured(of, active, rating, seed=seed, resamples=resamples)
+            rows.append(row | found | counted)
     return pd.DataFrame(rows)
 
 
 def _measured(
-    of: Statistic, active: ndarray, rating: ndarray, *, n: int, seed: int, resamples: int
+    of: Statistic,
+    active: ndarray,
+    rating: ndarray,
+    minus: ndarray | None = None,
+    *,
+    columns: tuple[str, str, str] = ("value", "low", "high"),
+    seed: int,
+    resamples: int,
 ) -> dict[str, float]:
-    """A statistic with its interval over the windows, the first axis."""
+    """A statistic, or what it is more than with the ratings ``minus``, with its interval over the
+    windows, the first axis."""
 
-    def own(which: ndarray) -> float:
-        return of(active[which], rating[which])
+    def value(which: ndarray) -> float:
+        own = of(active[which], rating[which])
+        return own if minus is None else own - of(active[which], minus[which])
 
-    found = _over_windows(own, n=n, seed=seed, resamples=resamples)
-    return dict(zip(("value", "low", "high"), found, strict=True))
-
-
-def _over_windows(
-    of: Callable[[ndarray], float], *, n: int, seed: int, resamples: int
-) -> tuple[float, float, float]:
-    found = resampled(of, n, unit="window", seed=seed, resamples=resamples)
-    return found.value, found.low, found.high
+    found = resampled(value, len(active), unit="window", seed=seed, resamples=resamples)
+    return dict(zip(columns, found[:3], strict=True))

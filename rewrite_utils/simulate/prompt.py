@@ -87,21 +87,13 @@ class Layout:
         self, tokenizer: PreTrainedTokenizerBase, *, align: int, order: Order = "window_first"
     ) -> None:
         """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
-        self.order = order
-        self._tokenizer = tokenizer
-        self._align = align
+        self.order, self._tokenizer, self._align = order, tokenizer, align
         whole = prompts.rendered(tokenizer, FILES[order])
         cut = whole.index(CUTS[order], whole.index("{pad}")) + len(CUTS[order])
         head, _, self._shared = whole[:cut].partition("{pad}")
         self._own = whole[cut:]
         self._encode = functools.lru_cache(4096)(functools.partial(text_tokens, tokenizer))
         self._head, self._filler = self._encode(head), self._encode("\n")
-
-    @property
-    def latents_outside(self) -> bool:
-        """True where the prompts of one sentence should follow each other, not those of a
-        window."""
-        return self.order == "explanation_first"
 
     def prompt(self, window: Window, description: str) -> Prompt:
         """The two parts for one pair: the shared one follows from one of the two alone (or,

@@ -21,6 +21,8 @@ from rewrite_utils.runs.whole import read_or_none, whole
 DIGITS = np.arange(10, dtype=np.float32)
 RESULT = "predictions.zarr"
 SENT, EVERYWHERE, ENGINES = "sent", "everywhere", "engines"
+Pairs = Bool[ndarray, "window latent"]
+"""Some of all (window, latent) pairs."""
 
 
 class Ratings(NamedTuple):
@@ -41,7 +43,7 @@ class Ratings(NamedTuple):
         nothing = np.full((*expected.shape, len(DIGITS)), np.nan, np.float16)
         return cls(expected, found.get("digits", nothing), found.get("mass", nothing[..., 0]))
 
-    def only(self, sent: Bool[ndarray, "window latent"]) -> "Ratings":
+    def only(self, sent: Pairs) -> "Ratings":
         """The same with NaN for the pairs that were not sent."""
         expected = np.where(sent, self.expected, np.float16(np.nan))
         return self._replace(expected=expected)
@@ -75,23 +77,24 @@ class Block:
 
     def __post_init__(self) -> None:
         """Read what is there; a damaged file is named in a warning and made again."""
-        stored = read_or_none(self.file, _stored) or {}
+        stored = read_or_none(self.file, lambda file: dict(np.load(file))) or {}
         self.engines: tuple[str, ...] = tuple(stored.pop(ENGINES, ()))
         """What computed the ratings; several only where it was changed on the way."""
         self.arrays: dict[str, ndarray] = stored
         """Ratings by name, [window latent …], NaN = not asked; empty before the first."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Windows and latents."""
-        return self.windows.stop - self.windows.start, self.latents.stop - self.latents.start
+    def of(self, pairs: Pairs) -> Bool[ndarray, "own_window own_latent"]:
+        """Its part of all pairs."""
+        return pairs[self.windows, self.latents]
 
-    @property
-    def asked(self) -> Bool[ndarray, "window latent"]:
-        """Which pairs have been asked."""
-        if not self.arrays:
-            return np.zeros(self.shape, bool)
-        return ~np.isnan(self.arrays["expected"])
+    def missing(self, pairs: Pairs) -> Bool[ndarray, "own_window own_latent"]:
+        """Those of these pairs that are its own and have not been asked yet."""
+        return self.of(pairs) & np.isnan(self.array("expected"))
+
+    def array(self, name: str, *more: int) -> Float[ndarray, "own_window own_latent *axes"]:
+        """Its ratings of this name; NaN, with ``more`` axes, where there are none yet."""
+        sizes = (part.stop - part.start for part in (self.windows, self.latents))
+        return self.arrays.get(name, np.full((*sizes, *more), np.nan, np.float16))
 
     def fill(
         self,
@@ -108,9 +111,7 @@ class Block:
         for name, values in found.items():
             if not np.isfinite(values).all():
                 raise ValueError(f"the simulator's {name} is NaN or infinite; nothing was written")
-            if name not in self.arrays:
-                empty = (*self.shape, *values.shape[1:])
-                self.arrays[name] = np.full(empty, np.nan, np.float16)
+            self.arrays[name] = self.array(name, *values.shape[1:])
             self.arrays[name][row, column] = values
         self.engines = tuple(dict.fromkeys((*self.engines, engine)))
         stored = self.arrays | {ENGINES: np.array(self.engines)}
@@ -118,18 +119,16 @@ class Block:
             np.savez(file, **stored)
 
 
-def _stored(file: Path) -> dict[str, ndarray]:
-    with np.load(file) as stored:
-        return dict(stored)
-
-
-def write_group(folder: Path, blocks: Sequence[Block], *, axis: int, sent: ndarray | None) -> None:
+def write_group(folder: Path, blocks: Sequence[Block], *, axis: int, sent: Pairs | None) -> None:
     """Join the blocks along ``axis`` into one group chunked by latent; whole or not at all.
 
-    ``sent`` [window latent]: the pairs that were asked, where screening left some out.
+    ``sent``: the pairs that were asked, where screening left some out.
     """
     like = next((block.arrays for block in blocks if block.arrays), {})
-    joined = {name: np.concatenate([_part(b, name, like) for b in blocks], axis) for name in like}
+    joined = {
+        name: np.concatenate([block.array(name, *one.shape[2:]) for block in blocks], axis)
+        for name, one in like.items()
+    }
     if sent is not None:
         joined[SENT] = sent
     partial = folder / f"{RESULT}.partial"
@@ -143,16 +142,9 @@ def write_group(folder: Path, blocks: Sequence[Block], *, axis: int, sent: ndarr
     partial.replace(folder / RESULT)
 
 
-def _part(block: Block, name: str, like: Mapping[str, ndarray]) -> ndarray:
-    """One array of a block; NaN for a block of which screening let nothing through."""
-    empty = (*block.shape, *like[name].shape[2:])
-    return block.arrays.get(name, np.full(empty, np.nan, np.float16))
-
-
 def read_engines(folder: Path) -> dict[str, int]:
     """Blocks of a finished simulation by what rated them; empty where it was not kept yet."""
-    kept = zarr.open_group(folder / RESULT, mode="r").attrs.get(ENGINES, [])
-    return dict(Counter(label for label in kept if label))
+    return dict(Counter(label for label in _group(folder).attrs.get(ENGINES, []) if label))
 
 
 def read_ratings(folder: Path) -> Ratings:
@@ -160,7 +152,7 @@ def read_ratings(folder: Path) -> Ratings:
 
     Raises ValueError where a pair that was sent has no rating.
     """
-    group = zarr.open_group(folder / RESULT, mode="r")
+    group = _group(folder)
     there = [name for name in Ratings._fields if name in group]
     ratings = Ratings.of({name: np.asarray(group[name]) for name in there})
     missing = np.isnan(ratings.expected)
@@ -169,12 +161,10 @@ def read_ratings(folder: Path) -> Ratings:
     return ratings
 
 
-def read_sent(folder: Path) -> Bool[ndarray, "window latent"]:
+def read_sent(folder: Path) -> Pairs:
     """Which pairs of a finished simulation went to the simulator; all of them without screening."""
-    group = zarr.open_group(folder / RESULT, mode="r")
-    if SENT in group:
-        return np.asarray(group[SENT])
-    return np.ones(group["expected"].shape, bool)
+    group = _group(folder)
+    return np.asarray(group[SENT]) if SENT in group else np.ones(group["expected"].shape, bool)
 
 
 def read_everywhere(folder: Path) -> Float[ndarray, "window latent token"]:
@@ -182,9 +172,13 @@ def read_everywhere(folder: Path) -> Float[ndarray, "window latent token"]:
 
     Raises ValueError for a simulation of last tokens only.
     """
-    group = zarr.open_group(folder / RESULT, mode="r")
+    group = _group(folder)
     if EVERYWHERE not in group:
         raise ValueError(
             f"{folder / RESULT} holds ratings of last tokens only: run it with simulate.mode: all"
         )
     return np.asarray(group[EVERYWHERE])
+
+
+def _group(folder: Path) -> zarr.Group:
+    return zarr.open_group(folder / RESULT, mode="r")

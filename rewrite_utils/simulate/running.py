@@ -58,51 +58,74 @@ def simulate(
     ExplanationError before anything is asked, ValueError on a latent that is not described,
     EngineError where the digits have less than ``least_mass``.
     """
-    latents, texts, part = list(descriptions), list(descriptions.values()), part or Part()
+    latents, part = list(descriptions), part or Part()
     blocks = _blocks(len(windows), len(latents), folder, simulator.latents_outside)
-    if finished(folder):
-        _remove(blocks)
-        return
-    simulator.check(windows, descriptions)
-    whole = np.ones((len(windows), len(latents)), bool) if sent is None else sent
-    asked = whole & _chosen(latents, part)
+    if not finished(folder):
+        simulator.check(windows, descriptions)
+        require_known(part, latents)
+        whole = np.ones((len(windows), len(latents)), bool) if sent is None else sent
+        asked = whole & np.isin(latents, part.latents or latents)
+        texts = list(descriptions.values())
 
-    def missing(block: Block) -> Bool[ndarray, "window latent"]:
-        return asked[block.windows, block.latents] & ~block.asked
+        def rate(block: Block) -> int:
+            parts = windows[block.windows], texts[block.latents]
+            return _rate_block(block, parts, block.missing(asked), simulator, least_mass)
 
-    def rate(block: Block) -> int:
-        parts = windows[block.windows], texts[block.latents]
-        return _rate_block(block, parts, missing(block), simulator, least_mass)
-
-    chosen = blocks[: part.limit]
-    left = [block for block in chosen if missing(block).any()]
-    if left:
-        _say_mixed(blocks, _label(simulator), folder)
-    total = sum(int(asked[block.windows, block.latents].sum()) for block in chosen)
-    there = total - sum(int(missing(block).sum()) for block in left)
-    _work(rate, left, simulator, name=name, total=total, there=there)
-    if all(block.asked[whole[block.windows, block.latents]].all() for block in blocks):
+        _work(rate, blocks, blocks[: part.limit], asked, simulator, name)
+        if any(block.missing(whole).any() for block in blocks):
+            return
         write_group(folder, blocks, axis=int(simulator.latents_outside), sent=sent)
-        _remove(blocks)
+    for block in blocks:
+        block.file.unlink(missing_ok=True)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the simulation in this folder is whole."""
+    return (folder / RESULT).exists()
+
+
+def require_known(part: Part, latents: Sequence[int]) -> None:
+    """Raise ValueError at a latent of the part that has no sentence."""
+    unknown = sorted(set(part.latents) - set(latents))
+    if unknown:
+        known = ", ".join(map(str, latents[:20])) + (" …" if len(latents) > 20 else "")
+        raise ValueError(f"latent {unknown[0]} has no sentence here; use some of {known}")
+
+
+def _blocks(windows: int, latents: int, folder: Path, latents_outside: bool) -> list[Block]:
+    """The blocks of the whole: some windows with all latents, or some latents with all windows."""
+    count, blocks = latents if latents_outside else windows, []
+    for start in range(0, count, A_BLOCK):
+        file, some = folder / f"block-{start:06d}.npz", slice(start, min(start + A_BLOCK, count))
+        both = (slice(0, windows), some) if latents_outside else (some, slice(0, latents))
+        blocks.append(Block(file, *both))
+    return blocks
 
 
 def _work(
     rate: Callable[[Block], int],
     blocks: Sequence[Block],
+    chosen: Sequence[Block],
+    asked: Bool[ndarray, "window latent"],
     simulator: Simulator,
-    *,
     name: str,
-    total: int,
-    there: int,
 ) -> None:
-    """Rate the blocks, as many at a time as the simulator has workers.
-
-    ``there``: pairs of the ``total`` that were rated before; they say nothing about the speed.
-    """
+    """Rate what the chosen blocks miss, as many at a time as the simulator has workers."""
+    left = [block for block in chosen if block.missing(asked).any()]
+    others = {engine for block in blocks for engine in block.engines} - {_label(simulator)}
+    if left and others:
+        warnings.warn(
+            f"{left[0].file.parent} was begun with {', '.join(sorted(others))} and goes on with "
+            f"{_label(simulator)}: their ratings differ in the last bits, and the manifest will "
+            "name both; remove the folder to have all of them from one",
+            stacklevel=3,
+        )
+    total = sum(int(block.of(asked).sum()) for block in chosen)
+    there = total - sum(int(block.missing(asked).sum()) for block in left)  # no part of the speed
     before, what = simulator.usage, f"simulation of {name}"
     bar = tqdm(total=total, initial=there, desc=what, unit="prediction", smoothing=0.05)
     with bar as progress, _spread(simulator.workers) as over:
-        for rated in over(rate, blocks):
+        for rated in over(rate, left):
             progress.set_postfix(_speed(simulator, before))
             progress.update(rated)
 
@@ -126,24 +149,6 @@ def _speed(simulator: Simulator, before: Usage) -> dict[str, str]:
     return spent._replace(seconds=spent.seconds / simulator.workers).summary()
 
 
-def finished(folder: Path) -> bool:
-    """Whether the simulation in this folder is whole."""
-    return (folder / RESULT).exists()
-
-
-def require_known(part: Part, latents: Sequence[int]) -> None:
-    """Raise ValueError at a latent of the part that has no sentence."""
-    unknown = sorted(set(part.latents) - set(latents))
-    if unknown:
-        known = ", ".join(map(str, latents[:20])) + (" …" if len(latents) > 20 else "")
-        raise ValueError(f"latent {unknown[0]} has no sentence here; use some of {known}")
-
-
-def _chosen(latents: Sequence[int], part: Part) -> Bool[ndarray, " latent"]:
-    require_known(part, latents)
-    return np.isin(latents, part.latents or latents)
-
-
 def _rate_block(
     block: Block,
     parts: tuple[Sequence[Window], Sequence[str]],
@@ -153,10 +158,9 @@ def _rate_block(
 ) -> int:
     """Ask for what is missing, and keep it; how many pairs that was."""
     windows, texts = parts
+    row, column = np.nonzero(missing)
     if simulator.latents_outside:
         column, row = np.nonzero(missing.T)
-    else:
-        row, column = np.nonzero(missing)
     found = simulator.rate([(windows[w], texts[j]) for w, j in zip(row, column, strict=True)])
     mass = float(np.median(found.get("mass", 1.0)))
     if mass < least_mass:
@@ -174,30 +178,3 @@ def _rate_block(
 def _label(simulator: Simulator) -> str:
     """What rates: the engine's label, or the name of a simulator that asks no LLM."""
     return getattr(simulator, "label", type(simulator).__name__)
-
-
-def _say_mixed(blocks: Sequence[Block], label: str, folder: Path) -> None:
-    """Warn where blocks that are there were rated by something else."""
-    others = sorted({engine for block in blocks for engine in block.engines} - {label})
-    if others:
-        warnings.warn(
-            f"{folder} was begun with {', '.join(others)} and goes on with {label}: their ratings "
-            "differ in the last bits, and the manifest will name both; remove the folder to have "
-            "all of them from one",
-            stacklevel=3,
-        )
-
-
-def _blocks(windows: int, latents: int, folder: Path, latents_outside: bool) -> list[Block]:
-    """The blocks of the whole: some windows with all latents, or some latents with all windows."""
-    count, blocks = latents if latents_outside else windows, []
-    for start in range(0, count, A_BLOCK):
-        file, some = folder / f"block-{start:06d}.npz", slice(start, min(start + A_BLOCK, count))
-        both = (slice(0, windows), some) if latents_outside else (some, slice(0, latents))
-        blocks.append(Block(file, *both))
-    return blocks
-
-
-def _remove(blocks: Sequence[Block]) -> None:
-    for block in blocks:
-        block.file.unlink(missing_ok=True)

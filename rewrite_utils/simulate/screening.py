@@ -18,6 +18,10 @@ from rewrite_utils.simulate.prompt import Window
 
 By = Literal["lexical", "embedding", "both"]
 Cut = Literal["calibrate", "each"]
+Scores = Float[ndarray, "_ latent"]
+"""How plausible each pair is [window latent]; no unit."""
+Sent = Bool[ndarray, "_ latent"]
+"""Which pairs go to the simulator [window latent]."""
 BEFORE = 7
 """Tokens before the rated one that the screen reads with it."""
 
@@ -28,8 +32,8 @@ def plausibility(
     *,
     by: By,
     among: Sequence[Window] | None = None,
-) -> Float[ndarray, "window latent"]:
-    """How plausible it is that each sentence speaks of each window's last token; no unit.
+) -> Scores:
+    """How plausible it is that each sentence speaks of each window's last token.
 
     "both" is the mean of two ranks: ``among`` the windows of another split, or among these.
     """
@@ -38,13 +42,10 @@ def plausibility(
     if len(found) == 1:
         return found[0]
     others = found if among is None else [kind(among, sentences) for kind in kinds]
-    ranked = [_ranks(own, other) for own, other in zip(found, others, strict=True)]
-    return sum(ranked) / (2 * len(others[0]))
+    return sum(map(_ranks, found, others)) / (2 * len(others[0]))
 
 
-def _ranks(
-    scores: Float[ndarray, "window latent"], among: Float[ndarray, "other latent"]
-) -> Float[ndarray, "window latent"]:
+def _ranks(scores: Scores, among: Scores) -> Scores:
     """The mean rank of each score in its column of ``among``."""
     columns = zip(scores.T, np.sort(among, axis=0).T, strict=True)
     places = [
@@ -55,30 +56,17 @@ def _ranks(
 
 def plausible(
     windows: Mapping[str, Sequence[Window]], sentences: Sequence[str], *, by: By, cut: Cut
-) -> dict[str, Float[ndarray, "_ latent"]]:
+) -> dict[str, Scores]:
     """The plausibility of every pair of every split; ranks among the calibrate windows where the
     cut is fixed on those."""
-    among = {split: windows["calibrate"] for split in windows if split != "calibrate"}
+    fixed = windows["calibrate"] if cut == "calibrate" else None
     return {
-        split: plausibility(
-            drawn, sentences, by=by, among=among.get(split) if cut == "calibrate" else None
-        )
+        split: plausibility(drawn, sentences, by=by, among=None if drawn is fixed else fixed)
         for split, drawn in windows.items()
     }
 
 
-def cuts(scores: Float[ndarray, "window latent"], *, share: float) -> Float[ndarray, " latent"]:
-    """Each latent's least plausibility that is sent: what lets through as near to this share of
-    these windows as ties allow. Fixed on calibrate windows, it holds at all others."""
-    kept = max(1, round(share * len(scores)))
-    level = -np.sort(-scores, axis=0)[kept - 1]
-    least, above = (scores >= level).sum(0), (scores > level).sum(0)
-    return np.where(least - kept <= kept - above, level, np.nextafter(level, np.inf))
-
-
-def sent(
-    plausible: Mapping[str, Float[ndarray, "_ latent"]], *, share: float, cut: Cut
-) -> dict[str, Bool[ndarray, "_ latent"]]:
+def sent(plausible: Mapping[str, Scores], *, share: float, cut: Cut) -> dict[str, Sent]:
     """Which pairs of each split go to the simulator. The calibrate windows always send just this
     share of each latent's windows, so that there are some to be fitted on."""
     found = {split: most_plausible(scores, share=share) for split, scores in plausible.items()}
@@ -89,9 +77,16 @@ def sent(
     return found
 
 
-def most_plausible(
-    scores: Float[ndarray, "window latent"], *, share: float
-) -> Bool[ndarray, "window latent"]:
+def cuts(scores: Scores, *, share: float) -> Float[ndarray, " latent"]:
+    """Each latent's least plausibility that is sent: what lets through as near to this share of
+    these windows as ties allow. Fixed on calibrate windows, it holds at all others."""
+    kept = max(1, round(share * len(scores)))
+    level = -np.sort(-scores, axis=0)[kept - 1]
+    least, above = (scores >= level).sum(0), (scores > level).sum(0)
+    return np.where(least - kept <= kept - above, level, np.nextafter(level, np.inf))
+
+
+def most_plausible(scores: Scores, *, share: float) -> Sent:
     """The best ``share`` of each latent's windows, at least one; of equal ones the first."""
     kept = max(1, round(share * len(scores)))
     order = np.argsort(-scores, axis=0, kind="stable")[:kept]
@@ -107,35 +102,33 @@ def sent_at(
     shares: Sequence[float],
     by: By,
     cut: Cut,
-) -> dict[float, Bool[ndarray, "window latent"]]:
+) -> dict[float, Sent]:
     """Which pairs of all splits together, one after the other, each share would send."""
     if cut == "each":  # as the runs before it: one quota over all of them
-        scores = plausibility(
-            [one for drawn in windows.values() for one in drawn], sentences, by=by
-        )
+        together = [one for drawn in windows.values() for one in drawn]
+        scores = plausibility(together, sentences, by=by)
         return {share: most_plausible(scores, share=share) for share in shares}
     told = plausible(windows, sentences, by=by, cut=cut)
     parts = {share: sent(told, share=share, cut=cut) for share in shares}
-    return {
-        share: np.concatenate([found[split] for split in windows]) for share, found in parts.items()
-    }
+    return {share: np.concatenate(list(found.values())) for share, found in parts.items()}
 
 
-def lexical(windows: Sequence[Window], sentences: Sequence[str]) -> Float[ndarray, "window latent"]:
+def lexical(windows: Sequence[Window], sentences: Sequence[str]) -> Scores:
     """How far the last token, as it stands, is a word of the sentence.
 
-    1 if it is one of its words; else the common beginning, from two letters on, as a share of the
-    longer of the two words.
+    1 if it is one of its words (words, numbers and single signs); else the common beginning, from
+    two letters on, as a share of the longer of the two words.
     """
-    words = [set(_words(sentence)) for sentence in sentences]
+    words = [set(re.findall(r"\w+|[^\w\s]", sentence.casefold())) for sentence in sentences]
     tokens = [window.token.casefold() for window in windows]
-    found = {token: [_closeness(token, known) for known in words] for token in set(tokens)}
+    found = {
+        token: [max((_alike(token, word) for word in known), default=0.0) for known in words]
+        for token in set(tokens)
+    }
     return np.array([found[token] for token in tokens], np.float64)
 
 
-def embedded(
-    windows: Sequence[Window], sentences: Sequence[str]
-) -> Float[ndarray, "window latent"]:
+def embedded(windows: Sequence[Window], sentences: Sequence[str]) -> Scores:
     """Cosine of the sentence's embedding with the last token's and with the window's end's, the
     larger of both."""
     embed = embedder()
@@ -145,19 +138,9 @@ def embedded(
     return np.maximum(tokens @ said.T, ends @ said.T).astype(np.float64)
 
 
-def _words(text: str) -> list[str]:
-    """Words, numbers and single signs, lower case."""
-    return re.findall(r"\w+|[^\w\s]", text.casefold())
-
-
-def _closeness(token: str, words: set[str]) -> float:
-    if token in words:
-        return 1.0
-    return max((_alike(token, word) for word in words), default=0.0)
-
-
 def _alike(one: str, other: str) -> float:
-    """The common beginning's share of the longer word; 0 below two letters."""
-    pairs = zip(one, other, strict=False)
-    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-    return same / max(len(one), len(other), 1) if same >= 2 else 0.0
+    if one == other:
+        return 1.0
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return same / max(len(one), len(other)) if same >= 2 else 0.0

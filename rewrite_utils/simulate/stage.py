@@ -1,5 +1,6 @@
 """The stage of notebook 05: the simulator's ratings of every (window, sentence)."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rewrite_utils.latents.windows import window_tokens, window_values
 from rewrite_utils.llm import opening, prompts
 from rewrite_utils.llm.lengths import FRAME, SENTENCE, prompt_tokens, require_fits
 from rewrite_utils.llm.lengths import asked as asked_of
-from rewrite_utils.params import Params, Simulate, Site
+from rewrite_utils.params import LLM, Params, Simulate, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate import judging, screening
@@ -51,26 +52,26 @@ class Telling:
 
     def __init__(
         self,
+        *,
         cache: Caches,
         windows: Drawn,
         quoted: Texts,
         f1_of: Callable[[int], float | None],
-        asked: Simulate,
+        params: Params,
     ) -> None:
         self._cache, self._windows, self._quoted = cache, windows, quoted
-        self._f1_of, self._asked = f1_of, asked
+        self._f1_of, self._asked = f1_of, params.simulate
 
     def about(self, latent: int, sentence: str, asked: Simulate | None = None) -> str:
         """What it reads about one latent, if this were its sentence."""
         asked, explain = asked or self._asked, self._cache("explain")
+        count, texts = asked.show_contrast, self._quoted
         return simulating.described(
             sentence,
             latent=latent,
             rate=float(explain.rate[latent]) if asked.show_rate else None,
             score=self._f1_of(latent) if asked.show_score else None,
-            contrast=contrast_texts(
-                explain, latent, count=asked.show_contrast, token_texts=self._quoted
-            ),
+            contrast=contrast_texts(explain, latent, count=count, token_texts=texts),
         )
 
     def windows(self, split: str) -> list[simulating.Window]:
@@ -80,39 +81,38 @@ class Telling:
         return [simulating.Window.of(self._quoted(row)) for row in ids]
 
 
-def telling(
-    *,
-    cache: Caches,
-    windows: Drawn,
-    quoted: Texts,
-    f1_of: Callable[[int], float | None],
-    params: Params,
-) -> Telling:
-    """What the simulator is told."""
-    return Telling(cache, windows, quoted, f1_of, params.simulate)
-
-
 def descriptions(*, sentences: dict[int, str], telling: Telling) -> dict[int, str]:
     """What the simulator reads about each simulated latent."""
     return {latent: telling.about(latent, sentence) for latent, sentence in sentences.items()}
 
 
+def asked_hashes(asked: Simulate, llm: LLM, windows: list[int], seed: int) -> dict[str, Any]:
+    """How the simulator is asked, and of which windows."""
+    return {
+        "simulate": asked.content(),
+        "windows": windows,
+        "llm": llm.content(),
+        "prompt": prompts.digest(simulating.wording(asked)),
+        "seed": seed,
+    }
+
+
 def simulation_hashes(*, params: Params, settings: Site) -> dict[str, Any]:
     """How the simulator is asked, and of which windows."""
-    asked = params.simulate
-    content = {
-        "simulate": asked.content(),
-        "windows": [settings.calibrate_windows, settings.evaluate_windows],
-        "llm": params.simulator.content(),
-        "prompt": prompts.digest(simulating.wording(asked)),
-        "seed": params.seed,
-    }
+    asked, windows = params.simulate, [settings.calibrate_windows, settings.evaluate_windows]
+    content = asked_hashes(asked, params.simulator, windows, params.seed)
     return content | (params.score.reading() if asked.show_score else {})
 
 
-def simulation_on(*, params: Params) -> tuple[str, ...]:
+def told_on(asked: Simulate) -> tuple[str, ...]:
     """The sentences, and their scores where those are told."""
-    return ("sentences_stage", *(["scores_stage"] if params.simulate.show_score else []))
+    return ("sentences_stage", *(["scores_stage"] if asked.show_score else []))
+
+
+def opened(asked: Simulate, params: Params) -> simulating.Simulator:
+    """The run's simulator, asked in this way."""
+    engine = opening.engine(simulating.reading(asked, params.simulator))
+    return simulating.open_simulator(asked, engine)
 
 
 def make_simulation(
@@ -130,29 +130,21 @@ def make_simulation(
     Raises Unfinished when the part is done and the whole is not.
     """
     texts = {split: telling.windows(split) for split in SIMULATED}
-    asked, llm = params.simulate, params.simulator
-    engine = opening.engine(simulating.reading(asked, llm))
-    simulator = simulating.open_simulator(asked, engine)
-    before, sent = simulator.usage, _sent(asked, texts, sentences)
+    simulator = opened(params.simulate, params)
+    before, sent = simulator.usage, _sent(params.simulate, texts, sentences)
     for split, windows in texts.items():
         (folder / split).mkdir(exist_ok=True)
-        simulating.simulate(
-            windows,
-            descriptions,
-            simulator,
-            folder=folder / split,
-            name=f"{name}, {split}",
-            sent=sent.get(split),
-            part=part,
-        )
+        how = {"name": f"{name}, {split}", "sent": sent.get(split), "part": part}
+        simulating.simulate(windows, descriptions, simulator, folder=folder / split, **how)
     missing = [split for split in SIMULATED if not simulating.finished(folder / split)]
     if missing:
         raise simulating.Unfinished(f"{name}: {' and '.join(missing)} windows in part")
-    usage = simulator.usage.since(before)
-    pairs = len(descriptions) * sum(map(len, texts.values()))
-    engines = {split: simulating.read_engines(folder / split) for split in SIMULATED}
-    facts = {"latents": list(sentences), "units": pairs, "blocks by engine": engines}
-    return facts | {"usage": usage._asdict()}
+    return {
+        "latents": list(sentences),
+        "units": len(descriptions) * sum(map(len, texts.values())),
+        "blocks by engine": {split: simulating.read_engines(folder / split) for split in texts},
+        "usage": simulator.usage.since(before)._asdict(),
+    }
 
 
 def _sent(
@@ -184,22 +176,15 @@ def screening_curves(
     params: Params,
 ) -> pd.DataFrame:
     """What a cheap first pass would have kept of the ratings that are there, both splits."""
-    asked, cut = params.studies, params.simulate.screen_cut
+    asked, told = params.studies, list(sentences.values())
     windows = {split: telling.windows(split) for split in SIMULATED}
-    told = list(sentences.values())
-    truth, expected = (
-        np.concatenate([of(split) for split in SIMULATED]) for of in (true, ratings.ranked)
-    )
-    tables = [
-        judging.screening_curve(
-            truth,
-            expected,
-            screening.sent_at(windows, told, shares=asked.shares, by=by, cut=cut),
-            seed=params.seed,
-            resamples=min(500, params.rewrite.bootstrap),
-        ).assign(screen=by)
-        for by in asked.screens
-    ]
+    truth, expected = (np.concatenate(list(map(of, SIMULATED))) for of in (true, ratings.ranked))
+    how = {"seed": params.seed, "resamples": min(500, params.rewrite.bootstrap)}
+    tables = []
+    for by in asked.screens:
+        cut = params.simulate.screen_cut
+        sent = screening.sent_at(windows, told, shares=asked.shares, by=by, cut=cut)
+        tables.append(judging.screening_curve(truth, expected, sent, **how).assign(screen=by))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -247,16 +232,15 @@ def ratings_cost(
     windows: int,
 ) -> Cost:
     """Every way of asking over so many windows × described latents, in one line."""
-    latents = latent_count(settings)
-    answers, tokens, sent, stored = 0, 0, 0, 0
+    latents, counts = latent_count(settings), Counter()
     for one in ways.values():
-        pairs, more = rated_tokens(one, windows, latents)
+        pairs, tokens = rated_tokens(one, windows, latents)
         everywhere = one.window_tokens if one.mode == "all" else 0
-        answers += pairs * (everywhere or 1)
-        tokens += more
-        sent += pairs * whole_prompt(one)
-        stored += windows * latents * (24 + 2 * everywhere)  # E, ten digits and mass, in float16
-    counts = {"tokens": tokens, "sent": sent, "answers": answers, "storage": 2 * stored}
+        counts["answers"] += pairs * (everywhere or 1)
+        counts["tokens"] += tokens
+        counts["sent"] += pairs * whole_prompt(one)
+        # E, ten digits and mass, in float16
+        counts["storage"] += 2 * windows * latents * (24 + 2 * everywhere)
     return asked_of(params.simulator, stage, name, what, **counts)
 
 
@@ -264,7 +248,7 @@ SIMULATION = Declared(
     name="05_simulation",
     make=make_simulation,
     read=Rated,
-    on=simulation_on,
+    on=lambda *, params: told_on(params.simulate),
     hashes=simulation_hashes,
     cost=simulation_cost,
     version=3,

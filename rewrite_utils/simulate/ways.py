@@ -18,13 +18,12 @@ from numpy import ndarray
 from rewrite_utils import simulate as simulating
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.explain.stage import latent_count
-from rewrite_utils.llm import opening, prompts
 from rewrite_utils.params import Params, Simulate, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.run import Stage
 from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate import judging
-from rewrite_utils.simulate.stage import Telling, ratings_cost
+from rewrite_utils.simulate.stage import Telling, asked_hashes, opened, ratings_cost, told_on
 
 PLAIN = "plain"
 CONTRAST = 4
@@ -65,33 +64,26 @@ def make_way(
 ) -> dict[str, Any]:
     """The ratings of one way on the first calibrate windows."""
     asked = asked_as(params.simulate, way)
-    engine = opening.engine(simulating.reading(asked, params.simulator))
-    simulator = simulating.open_simulator(asked, engine)
+    simulator = opened(asked, params)
     before = simulator.usage
     texts = {latent: telling.about(latent, text, asked) for latent, text in sentences.items()}
     windows = telling.windows("calibrate")[: way_windows(params, settings)]
     simulating.simulate(windows, texts, simulator, folder=folder, name=f"{name}, {way}")
-    usage = simulator.usage.since(before)
     tokens = asked.window_tokens if asked.mode == "all" else 1
+    usage = simulator.usage.since(before)
     return {"units": len(windows) * len(texts) * tokens, "usage": usage._asdict()}
 
 
 def way_hashes(way: str, *, params: Params, settings: Site) -> dict[str, Any]:
     """How this way asks, and of how many windows."""
     asked = asked_as(params.simulate, way)
-    return {
-        "simulate": asked.content(),
-        "windows": [way_windows(params, settings), settings.calibrate_windows],
-        "llm": simulating.reading(asked, params.simulator).content(),
-        "prompt": prompts.digest(simulating.wording(asked)),
-        "seed": params.seed,
-    }
+    windows = [way_windows(params, settings), settings.calibrate_windows]
+    return asked_hashes(asked, simulating.reading(asked, params.simulator), windows, params.seed)
 
 
 def way_on(way: str, *, params: Params) -> tuple[str, ...]:
     """The sentences, and their scores where those are told."""
-    told = asked_as(params.simulate, way).show_score
-    return ("sentences_stage", *(["scores_stage"] if told else []))
+    return told_on(asked_as(params.simulate, way))
 
 
 def way_declared(way: str) -> Declared[Path]:
@@ -105,70 +97,61 @@ def way_declared(way: str) -> Declared[Path]:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ways:
     """Every way of asking, on the same pairs; each is made when it is first looked at."""
 
-    def __init__(
-        self,
-        stage: Callable[[Declared[Any]], Stage],
-        own: Callable[[], Stage],
-        params: Params,
-        settings: Site,
-        true: Callable[[str], Float[ndarray, "window latent"]],
-        everywhere: Callable[[str], Float[ndarray, "window latent token"]],
-    ) -> None:
-        self._stage, self._own, self._params, self._settings = stage, own, params, settings
-        self._true, self._everywhere = true, everywhere
-        self._count = way_windows(params, settings)
-        self._options = {"seed": params.seed, "resamples": min(500, params.rewrite.bootstrap)}
+    stage: Callable[..., Stage]
+    """Makes a declared stage of the site."""
+    own_ratings: Callable[[], Stage]
+    """The stage of the run's own way to ask."""
+    params: Params
+    """The run's."""
+    settings: Site
+    """The site's."""
+    true: Callable[[str], Float[ndarray, "window latent"]]
+    """The truth at the simulated windows of a split."""
+    true_everywhere: Callable[[str], Float[ndarray, "window latent token"]]
+    """The truth at every token of them."""
 
     @property
     def stages(self) -> dict[str, Stage]:
         """The plain way and those that ``studies.simulators`` names; empty if it names none."""
-        names = self._params.studies.simulators
-        return {way: self.stage(way) for way in (PLAIN, *names)} if names else {}
+        names = self.params.studies.simulators
+        return {way: self.of(way) for way in (PLAIN, *names)} if names else {}
 
-    def stage(self, way: str) -> Stage:
+    def of(self, way: str) -> Stage:
         """The ratings of one way; the run's own where it is this way."""
-        own = self._params.simulate
+        own = self.params.simulate
         same = asked_as(own, way).content() == own.content()
-        return self._own() if same else self._stage(way_declared(way))
+        return self.own_ratings() if same else self.stage(way_declared(way))
 
     def rated(self, way: str) -> simulating.Ratings:
         """What one way said of the first calibrate windows."""
-        stage = self.stage(way)
+        stage, count = self.of(way), way_windows(self.params, self.settings)
         part = stage.folder / "calibrate"  # where the run's own stage holds both splits
         whole = simulating.read_ratings(part if part.exists() else stage.folder)
-        return simulating.Ratings(*(field[: self._count] for field in whole))
+        return simulating.Ratings(*(field[:count] for field in whole))
 
     def comparison(self) -> pd.DataFrame:
         """Every way against the plain one, on the same pairs; empty if there is none."""
         found = {way: self.rated(way).expected.astype(np.float64) for way in self.stages}
         if not found:
             return pd.DataFrame()
-        true = self._true("calibrate")[: self._count]
-        return judging.compared(true, found, base=PLAIN, **self._options)
+        true = self.true("calibrate")[: len(found[PLAIN])]
+        return judging.compared(true, found, base=PLAIN, **self._drawn)
 
     def everywhere(self) -> pd.DataFrame:
         """The all-positions mode at every token of the windows, by place; empty if not run."""
-        if "all" not in self._params.studies.simulators:
+        if "all" not in self.params.studies.simulators:
             return pd.DataFrame()
-        expected = simulating.read_everywhere(self.stage("all").folder).astype(np.float64)
-        true = self._everywhere("calibrate")[: len(expected)]
-        return judging.by_place(true, expected, **self._options)
+        expected = simulating.read_everywhere(self.of("all").folder).astype(np.float64)
+        true = self.true_everywhere("calibrate")[: len(expected)]
+        return judging.by_place(true, expected, **self._drawn)
 
-
-def ways(
-    *,
-    stage: Callable[..., Stage],
-    own_ratings: Callable[[], Stage],
-    params: Params,
-    settings: Site,
-    true: Callable[[str], Float[ndarray, "window latent"]],
-    true_everywhere: Callable[[str], Float[ndarray, "window latent token"]],
-) -> Ways:
-    """Every way of asking, on the same pairs."""
-    return Ways(stage, own_ratings, params, settings, true, true_everywhere)
+    @property
+    def _drawn(self) -> dict[str, int]:
+        return {"seed": self.params.seed, "resamples": min(500, self.params.rewrite.bootstrap)}
 
 
 def ways_cost(*, params: Params, settings: Site, name: str, model: ModelShape) -> Cost | None:

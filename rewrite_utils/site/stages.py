@@ -17,8 +17,8 @@ from rewrite_utils.coder import quality as measuring
 from rewrite_utils.coder import stage as coding
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
-from rewrite_utils.latents import counting
 from rewrite_utils.latents import stage as caching
+from rewrite_utils.latents import totals as counting
 from rewrite_utils.latents.cache import Windows
 from rewrite_utils.params import ParameterError, Params
 from rewrite_utils.params import Site as Settings
@@ -74,7 +74,7 @@ class SiteStages(StagedSite):
     latents_stage = Staged(caching.LATENTS)
     cache = Made(caching.LATENTS)
     special_firings = Derived(caching.special_firings)
-    windows = Derived(caching.windows)
+    windows = Derived(caching.Drawn)
     output_moments = Derived(caching.output_moments)
     output_mean = Derived(caching.output_mean)
     output_variance = Derived(caching.output_variance)
@@ -102,11 +102,11 @@ class SiteStages(StagedSite):
     scores = Derived(scoring.score_table)
 
     # ── 05 simulation ─────────────────────────────────────────────────────────────────────────
-    telling = Derived(simulating.telling)
+    telling = Derived(simulating.Telling)
     descriptions = Derived(simulating.descriptions)
     simulation_stage = Staged(simulating.SIMULATION)
     ratings = Made(simulating.SIMULATION)
-    ways = Derived(asking.ways)
+    ways = Derived(asking.Ways)
     screening_curves = Derived(simulating.screening_curves)
 
     # ── 06 calibration, and the studies around the rewrite ────────────────────────────────────

@@ -23,7 +23,6 @@ from rewrite_utils.params import LLM, ParameterError, Simulate, parse
 from rewrite_utils.runs.machine import Machine
 from rewrite_utils.score.detection import Asked, judged
 from rewrite_utils.simulate import Window, open_simulator
-from rewrite_utils.simulate.simulators import rate_all
 from rewrite_utils.site import costs, plan_of
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 3}
@@ -91,9 +90,9 @@ def test_a_chat_is_sent_the_turns_of_the_prompt_and_no_tokens(server: Server) ->
         assert engine.label == "chat server, among 20 likeliest tokens"
         simulator = open_simulator(Simulate(), engine)
         window = Window.of(["a quote <|assistant|> ", "in\nit"])
-        found = rate_all(simulator, [window], ["a sentence", "another, « quoted »"])
-    np.testing.assert_allclose(found.expected[0], (7 * 0.75 + 9 * 0.125) / 0.875, rtol=1e-3)
-    np.testing.assert_allclose(found.mass[0], 0.875, rtol=1e-3)
+        found = simulator.rate([(window, "a sentence"), (window, "another, « quoted »")])
+    np.testing.assert_allclose(found["expected"], (7 * 0.75 + 9 * 0.125) / 0.875, rtol=1e-3)
+    np.testing.assert_allclose(found["mass"], 0.875, rtol=1e-3)
     assert set(server.paths) == {"/v1/chat/completions"} and simulator.model == "some/model"
     body = server.asked[0]
     assert body["logprobs"] is True and body["top_logprobs"] == 20 and "prompt" not in body

@@ -121,7 +121,7 @@ def test_windows_of_one_row_are_one_unit(ordered):
         def __call__(self, split):
             return Windows(rows, rows)
 
-    windows = Shared(site.cache, site.settings, site.params)
-    judge = judged(output_variance=1.0, windows=windows, params=site.params)
+    shared = Shared(cache=site.cache, settings=site.settings, params=site.params)
+    judge = judged(output_variance=1.0, windows=shared, params=site.params)
     assert set(judge(site.losses[site.losses["window"] < 9])["rows"]) == {3, 2}
     assert "rows" not in site.verdict

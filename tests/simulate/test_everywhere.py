@@ -18,13 +18,12 @@ from rewrite_utils.simulate import (
     ExplanationError,
     Window,
     open_simulator,
-    rate_all,
     read_everywhere,
     read_ratings,
     reading,
     simulate,
 )
-from rewrite_utils.simulate.digits import DigitReader, digit_strings
+from rewrite_utils.simulate.simulators import DigitReader, digit_strings
 
 ALL = Simulate(mode="all", align=8)
 WINDOWS = [Window.of(["On", " the", f" {word}", "\n", "é"]) for word in ("red", "sea", "hat")]
@@ -117,7 +116,8 @@ def test_windows_of_several_lengths_are_rated_together_and_each_as_by_itself(
         np.testing.assert_allclose(found["everywhere"][row, -n:], alone["everywhere"][0], atol=2e-3)
         np.testing.assert_allclose(found["expected"][row], alone["expected"][0], atol=2e-3)
         assert np.isnan(found["everywhere"][row, :-n]).all()
-    assert np.isfinite(rate_all(simulator, windows, ["colours", "waters"]).expected).all()
+    pairs = [(window, said) for window in windows for said in ("colours", "waters")]
+    assert np.isfinite(simulator.rate(pairs)["expected"]).all()
 
 
 def test_what_is_shared_is_the_sentence(engine: TransformersEngine, tmp_path: Path) -> None:

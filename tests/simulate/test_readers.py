@@ -14,7 +14,7 @@ from rewrite_utils.explain.described import Description
 from rewrite_utils.latents.words import Word
 from rewrite_utils.simulate.prompt import ExplanationError
 from rewrite_utils.simulate.readers.competing import Competing
-from rewrite_utils.simulate.readers.context import Context, Output, Rating
+from rewrite_utils.simulate.readers.context import Context, Output
 from rewrite_utils.simulate.readers.curves import Curves
 from rewrite_utils.simulate.readers.features import English, Lexical, Likeness, Plain, normal, shape
 from rewrite_utils.simulate.readers.passes import Passes
@@ -272,18 +272,6 @@ def test_output_adds_up_the_chances_of_raised_words():
     fitted = reader.cross_fit(told, text, sparse(acts), np.arange(12))
     found = dense(Calibrated.fit(fitted, told, text, sparse(acts)).read(told, text), text)
     assert np.corrcoef(found.ravel(), acts.ravel())[0, 1] > 0.95
-
-
-def test_ratings_are_looked_up_and_belong_to_their_text():
-    text, acts, told = world(0, rows=20)
-    parsed = [Description("", (Word(f" w{PER * j}", "strongly"),), 40) for j in range(12)]
-    told = [one.text() for one in parsed]
-    ratings = {one: acts[..., j].ravel() for j, one in enumerate(parsed)}
-    fitted = Reader((Rating(ratings),), trees=20).cross_fit(told, text, sparse(acts), np.arange(12))
-    found = dense(fitted.read(told, text), text)
-    assert np.corrcoef(found.ravel(), (acts > 0).ravel())[0, 1] > 0.9
-    with pytest.raises(ValueError, match="rate it anew"):
-        next(fitted.read(told, world(0, rows=3)[0]))
 
 
 def test_damaged_spaces_are_an_error():

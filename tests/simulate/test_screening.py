@@ -14,7 +14,7 @@ from rewrite_utils.simulate import Window, screening
 from rewrite_utils.simulate.judging import (
     by_place,
     compared,
-    levelled_auroc,
+    levelled,
     precision_at_rate,
     screening_curve,
 )
@@ -100,8 +100,10 @@ def test_levels_of_sentences_and_of_windows_change_nothing_once_levelled():
     active = dice.random((40, 6)) < 0.3
     rating = active + dice.normal(size=active.shape) / 2
     apart = rating + 20 * np.arange(6) + 7 * dice.normal(size=(40, 1))
-    assert levelled_auroc(active, apart) == pytest.approx(levelled_auroc(active, rating))
-    assert levelled_auroc(active, rating) > 0.8 > auroc_value(active, apart) + 0.2
+    assert auroc_value(active, levelled(apart)) == pytest.approx(
+        auroc_value(active, levelled(rating))
+    )
+    assert auroc_value(active, levelled(rating)) > 0.8 > auroc_value(active, apart) + 0.2
 
 
 def test_the_curve_ends_at_the_ratings_themselves_and_a_perfect_screen_costs_nothing():

@@ -5,7 +5,7 @@ an LLM's pass over the texts). A level's own arm has every feature that the leve
 read beside one another; one feature alone is an arm too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rewrite_utils.explain.described import LEVELS, Level
@@ -21,15 +21,15 @@ from rewrite_utils.simulate.readers.features import (
 from rewrite_utils.simulate.readers.spaces import Space
 
 WORDS = ("exact", "input", "whitened", "minilm")
-"""Features that compare a token with listed words."""
+"""Features that compare a token with listed words; at level a the words of the sentence stand for
+a list."""
 OF_LEVEL: Mapping[Level, tuple[str, ...]] = {
     "a": (*(f"own {name}" for name in WORDS), "english", "plain"),
     "b": (*WORDS, "english", "plain"),
     "c": (*WORDS, "english", "plain"),
     "d": (*WORDS, "english", "plain", "output"),
 }
-"""All that is compared at a level; at (a) the words of the sentence stand for a list."""
-NEEDS_LLM = frozenset({"output", "context"})
+"""All that is compared at a level."""
 
 
 class Arm(NamedTuple):
@@ -45,7 +45,7 @@ class Arm(NamedTuple):
     @property
     def needs_llm(self) -> bool:
         """Whether an LLM has to pass over the text."""
-        return bool(NEEDS_LLM & set(self.features))
+        return not {"output", "context"}.isdisjoint(self.features)
 
 
 class Senses(NamedTuple):
@@ -78,14 +78,13 @@ def parse_arm(name: str) -> Arm:
 
 def features(arm: Arm, senses: Senses) -> tuple[Feature, ...]:
     """The arm's features."""
-    spaces = senses.spaces
-    made: dict[str, Callable[[], Feature]] = {
-        "exact": Lexical,
-        "english": lambda: English(spaces["minilm"]),
-        "plain": lambda: Plain(senses.common),
-        "output": lambda: Output(senses.chances),
-        "context": lambda: Context(senses.states, spaces["minilm"]),
+    made: dict[str, Feature] = {
+        "exact": Lexical(),
+        **{name: Likeness(senses.spaces[name]) for name in WORDS[1:]},
+        "english": English(senses.spaces["minilm"]),
+        "plain": Plain(senses.common),
+        "output": Output(senses.chances),
+        "context": Context(senses.states, senses.spaces["minilm"]),
     }
-    made |= {name: lambda name=name: Likeness(spaces[name]) for name in WORDS[1:]}
-    own = {f"own {name}": lambda name=name: OwnWords(made[name]()) for name in WORDS}
-    return tuple((made | own)[name]() for name in arm.features)
+    made |= {f"own {name}": OwnWords(made[name]) for name in WORDS}
+    return tuple(made[name] for name in arm.features)

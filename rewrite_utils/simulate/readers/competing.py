@@ -45,17 +45,16 @@ class Competing:
         """From calibrate rows: all (place, latent) pairs that fire, and ``share`` of the others."""
         unit = np.sqrt(true.power(2).sum(0) / len(text.places.at))
         generator = np.random.default_rng(seed)
-        x, y, weight = [], [], []
+        drawn = []
         for block, here, tokens in with_truth(reader.read(descriptions, text), text, true):
             target = here.toarray() / np.where(unit > 0, unit, 1)
             kept = (target > 0) | (generator.random(target.shape) < share)
             kept &= tokens[:, None] > 0
-            x.append(_together(block.values)[kept])
-            y.append(target[kept])
-            weight.append((np.where(target > 0, 1, 1 / share) * tokens[:, None])[kept])
+            weight = np.where(target > 0, 1, 1 / share) * tokens[:, None]
+            drawn.append((_together(block.values)[kept], target[kept], weight[kept]))
         trees = HistGradientBoostingRegressor(
             max_iter=60, max_leaf_nodes=15, min_samples_leaf=50, early_stopping=False
-        ).fit(*(np.concatenate(parts) for parts in (x, y, weight)))
+        ).fit(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
         return cls(reader, trees)
 
     def read(self, descriptions: Sequence[str], text: Text) -> Iterator[Block]:
@@ -73,16 +72,18 @@ class Competing:
     ) -> Float[ndarray, "place variant"]:
         """What other scores of one latent mean beside the scores of all others."""
         others, own = np.maximum(np.delete(scores, latent, axis=1), 0), np.maximum(own, 0)
-        rank = np.stack([_rank(one, others, latent) for one in own.T], axis=1)
+        before = np.arange(others.shape[1]) < latent  # of equals the lower index comes first
+        rank = [((others > one) | before & (others == one)).sum(1) for one in own.T[..., None]]
+        rank = np.stack(rank, axis=1).clip(max=RANKS)
         total = others.sum(1, keepdims=True) + own
         last = min(NINTH, others.shape[1])
         if last < others.shape[1]:  # the first of the order are enough, of thousands
             ranked = -np.sort(np.partition(-others, last, axis=1)[:, : last + 1], axis=1)
         else:
             ranked = -np.sort(-others, axis=1)
-        below, above = (ranked[:, [at]] if 0 <= at < ranked.shape[1] else end
+        below, over = (ranked[:, [at]] if 0 <= at < ranked.shape[1] else end
                         for at, end in ((last, -np.inf), (last - 1, np.inf)))  # fmt: skip
-        ninth = np.maximum(below, np.minimum(own, above))
+        ninth = np.maximum(below, np.minimum(own, over))
         largest = np.maximum(own, ranked[:, :1]) if ranked.size else own
         share = own / np.maximum(total, 1e-6)
         x = np.stack([own, rank, share, total, largest, ninth], axis=-1)
@@ -90,24 +91,16 @@ class Competing:
         return values.reshape(own.shape).astype(np.float32)
 
 
-def _rank(
-    own: Float[ndarray, " place"], others: Float[ndarray, "place other"], latent: int
-) -> Float[ndarray, " place"]:
-    """How many others score higher; of equals the lower index comes first."""
-    higher = (others > own[:, None]).sum(1) + (others[:, :latent] == own[:, None]).sum(1)
-    return np.minimum(higher, RANKS).astype(np.float32)
-
-
 def _together(scores: Float[ndarray, "place latent"]) -> Float[ndarray, "place latent column"]:
     """Score, rank, share of the sum; the sum, the largest and the ninth, alike for all latents."""
     scores = np.maximum(scores, 0)
     order = np.argsort(-scores, axis=1, kind="stable")
-    rank = np.empty(scores.shape, np.float32)
-    np.put_along_axis(rank, order, np.arange(scores.shape[1], dtype=np.float32)[None], axis=1)
+    rank = order.argsort(1).clip(max=RANKS)
     total = scores.sum(1, keepdims=True)
-    ninth = order[:, [0, min(NINTH, scores.shape[1] - 1)]]
-    crowd = np.concatenate([total, np.take_along_axis(scores, ninth, axis=1)], axis=1)
-    own = np.stack([scores, rank.clip(max=RANKS), scores / np.maximum(total, 1e-6)], axis=-1)
-    return np.concatenate(
-        [own, np.broadcast_to(crowd[:, None], (*scores.shape, 3))], axis=-1
-    ).astype(np.float32)
+    largest, ninth = (
+        np.take_along_axis(scores, order[:, [at]], axis=1)
+        for at in (0, min(NINTH, scores.shape[1] - 1))
+    )
+    share = scores / np.maximum(total, 1e-6)
+    columns = np.broadcast_arrays(scores, rank, share, total, largest, ninth)
+    return np.stack(columns, axis=-1).astype(np.float32)

@@ -1,8 +1,7 @@
 """What a reader compares with the text before the token: one pass of an LLM a text, none a pair.
 
 In: a `Text`, the LLM's states and next-token distributions at its places (`passes`), descriptions.
-Out: features as in `features`, but of places instead of kinds. Also the paper's rating, where a
-(sentence, place) pair has one.
+Out: features as in `features`, but of places instead of kinds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from numpy import ndarray
 from scipy.sparse import csr_array
 
 from rewrite_utils.explain.described import Description
-from rewrite_utils.simulate.readers.features import Compare, Unfitted
+from rewrite_utils.simulate.readers.features import Compare, Feature
 from rewrite_utils.simulate.readers.spaces import Space
 from rewrite_utils.simulate.readers.text import Places, Text
 
@@ -22,50 +21,49 @@ States = Callable[[Text], Float[ndarray, "at d"]]
 """The LLM's state at every row · length + position of a text; computed once, then remembered."""
 Chances = Callable[[Text, Sequence[str]], Float[ndarray, "at word"]]
 """Its probability of each word as the next one, at every row · length + position."""
+RIDGE = 0.1
+"""Pull towards nothing, as a share of the mean variance, on both sides of `Context`'s map."""
+DIRECTIONS = 128
+"""Principal directions of the states that it looks at."""
+RAISED = (3, 10, 40)
+"""How many of the raised words each column of `Output` adds up."""
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Feature):
     """Does the text up to the token look like what the description says? A map from the
     description's vector to a direction among the LLM's states, fitted on other latents."""
 
     states: States
     space: Space
     """Places descriptions: their whole text is one vector."""
-    ridge: float = 0.1
-    """Pull towards nothing, as a share of the mean variance, on both sides of the map."""
-    directions: int = 128
-    """Principal directions of the states that are looked at."""
     basis: tuple[ndarray, ndarray] | None = None
     """Mean of the states and their scaled principal directions [d direction]; None: not fitted."""
     weights: ndarray | None = None
     """Map [description direction], the constant last."""
-    name: str = "context"
-    contextual: bool = True
-    rising: int = 0
+    contextual = True
+    rising = 0
 
     def fitted(self, descriptions: Sequence[Description], text: Text, true: csr_array) -> "Context":
         """Ridge regression twice: states → each latent, then descriptions → those directions."""
         at = text.places.at
         states = _finite(self.states(text)[at])
-        basis = _principal(states, self.directions)
-        x = (states - basis[0]) @ basis[1]
-        strength = self.ridge * len(x)
-        own = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ true[at].toarray())
-        told = _with_constant(self.space([one.text() for one in descriptions]))
-        strength = self.ridge * len(told) / told.shape[1]
-        gram = told.T @ told + strength * np.eye(told.shape[1])
-        return replace(self, basis=basis, weights=np.linalg.solve(gram, told.T @ own.T))
+        mean, directions = _principal(states)
+        x = (states - mean) @ directions
+        own = _ridge(x, x.T @ true[at].toarray(), RIDGE * len(x))
+        told = self._told(descriptions)
+        weights = _ridge(told, told.T @ own.T, RIDGE * len(told) / told.shape[1])
+        return replace(self, basis=(mean, directions), weights=weights)
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """One column: what the map expects, in units of the latent's rms."""
+        states = self.states(text)
         if self.basis is None or self.weights is None:
-            states = self.states(text)
             return lambda places, latents: np.zeros(
                 (len(places.at), len(descriptions[latents]), 1), states.dtype
             )
-        states, (mean, directions) = _finite(self.states(text)), self.basis
-        told = _with_constant(self.space([one.text() for one in descriptions])) @ self.weights
+        states, (mean, directions) = _finite(states), self.basis
+        told = self._told(descriptions) @ self.weights
 
         def compare(places: Places, latents: slice) -> ndarray:
             x = (states[places.at] - mean) @ directions
@@ -73,23 +71,23 @@ class Context:
 
         return compare
 
+    def _told(self, descriptions: Sequence[Description]) -> Float[ndarray, "text d_and_one"]:
+        vectors = self.space([one.text() for one in descriptions])
+        return np.concatenate([vectors, np.ones((len(vectors), 1), vectors.dtype)], axis=1)
+
 
 @dataclass(frozen=True)
-class Output(Unfitted):
+class Output(Feature):
     """How likely are, next, the words that the latent is said to raise or lower?"""
 
     chances: Chances
-    firsts: tuple[int, ...] = (3, 10, 40)
-    """How many of the raised words each column adds up."""
-    name: str = "output"
-    contextual: bool = True
-    rising: int = 1
+    contextual = True
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """Columns: log Σ p of the first raised words, then of all lowered ones; NaN without any."""
         words = sorted({w for one in descriptions for w in (*one.raises, *one.lowers)})
         index = {word: place for place, word in enumerate(words)}
-        lists = [[one.raises[:n] for one in descriptions] for n in self.firsts]
+        lists = [[one.raises[:n] for one in descriptions] for n in RAISED]
         lists.append([one.lowers for one in descriptions])
         sums = [_indicator(chosen, index) for chosen in lists]
         chances = self.chances(text, words)
@@ -102,27 +100,6 @@ class Output(Unfitted):
         return compare
 
 
-@dataclass(frozen=True)
-class Rating(Unfitted):
-    """The paper's digits, for the (sentence, place) pairs that were rated."""
-
-    expected: Mapping[Description, Float[ndarray, " at"]]
-    """By description: the rating at every row · length + position of the text, NaN where none."""
-    name: str = "rating"
-    contextual: bool = True
-    rising: int = 1
-
-    def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
-        """One column. ValueError where the ratings are of another text."""
-        nothing = np.full(text.rows.size, np.nan, np.float32)
-        columns = np.stack([self.expected.get(one, nothing) for one in descriptions], axis=1)
-        if len(columns) != text.rows.size:
-            raise ValueError(
-                f"ratings of {len(columns)} tokens, but the text has {text.rows.size}: rate it anew"
-            )
-        return lambda places, latents: columns[places.at][:, latents, None]
-
-
 def _indicator(lists: Sequence[Sequence[str]], index: Mapping[str, int]) -> csr_array:
     """1 where a latent's list has the word [word latent]."""
     pairs = [(index[word], latent) for latent, words in enumerate(lists) for word in words]
@@ -131,16 +108,16 @@ def _indicator(lists: Sequence[Sequence[str]], index: Mapping[str, int]) -> csr_
     return csr_array((np.ones(len(pairs), np.float32), tuple(where)), shape=shape)
 
 
-def _principal(states: Float[ndarray, "place d"], count: int) -> tuple[ndarray, ndarray]:
+def _ridge(x: Float[ndarray, "n d"], target: Float[ndarray, "d out"], strength: float) -> ndarray:
+    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), target)
+
+
+def _principal(states: Float[ndarray, "place d"]) -> tuple[ndarray, ndarray]:
     """The states' mean, and their first principal directions scaled to variance one."""
     mean = states.mean(0)
     values, vectors = np.linalg.eigh(np.cov(states - mean, rowvar=False))
-    kept = slice(max(len(values) - count, 0), None)
+    kept = slice(max(len(values) - DIRECTIONS, 0), None)
     return mean, vectors[:, kept] / np.sqrt(np.maximum(values[kept], 1e-6 * values[-1]))
-
-
-def _with_constant(vectors: Float[ndarray, "text d"]) -> Float[ndarray, "text d_and_one"]:
-    return np.concatenate([vectors, np.ones((len(vectors), 1), vectors.dtype)], axis=1)
 
 
 def _finite(states: Float[ndarray, "at d"]) -> Float[ndarray, "at d"]:

@@ -31,23 +31,30 @@ class Curves(NamedTuple):
     """The activation that it means, in the latent's own unit."""
 
     @classmethod
-    def fit(
-        cls,
-        blocks: Iterable[tuple[Block, csr_array, Float[ndarray, " place"]]],
-        *,
-        shrink: float = SHRINK,
-    ) -> "Curves":
+    def fit(cls, blocks: Iterable[tuple[Block, csr_array, Float[ndarray, " place"]]]) -> "Curves":
         """From (scores, true activations of the same places, tokens that each place stands for).
 
         A latent without a true activation has a curve of zeros: it was not seen to fire.
         """
-        sums = None
-        for block, true, weight in blocks:
-            sums = _Sums.empty(block.values.shape[1]) if sums is None else sums
-            sums.add(block.values, true, weight)
+        sums, square = None, 0.0
+        for block, true, tokens in blocks:
+            more, squares = _sums(block.values, true.toarray(), tokens)
+            sums, square = more if sums is None else sums + more, square + squares
         if sums is None:
             raise ValueError("no places to calibrate on: give the reader calibrate rows")
-        return cls(*sums.curves(shrink))
+        weight, score, true = sums
+        rms = np.sqrt(square / np.maximum(weight.sum(1), 1))
+        unit = np.where(rms > 0, rms, 1)[:, None]
+        used = weight.sum(0) > 0
+        weight, true, score = weight[:, used], true[:, used] / unit, score[:, used]
+        shared = _rising(true.sum(0) / weight.sum(0), weight.sum(0))
+        own = (true + SHRINK * shared) / (weight + SHRINK)
+        y = np.stack([_rising(*row) for row in zip(own, weight + SHRINK, strict=True)])
+        x = score.sum(0) / weight.sum(0)
+        if len(x) == 1:  # one score for all: a constant
+            x, y = np.append(x, x + 1), np.repeat(y, 2, axis=1)
+        y = y * np.where(rms > 0, rms, 0)[:, None]
+        return cls(x.astype(np.float32), y.astype(np.float32))
 
     def __call__(self, scores: Float[ndarray, "place latent"]) -> Float[ndarray, "place latent"]:
         """Activations, ≥ 0, float32; constant beyond the outermost bins."""
@@ -60,40 +67,19 @@ class Curves(NamedTuple):
         return y[latent, right - 1] * (1 - part) + y[latent, right] * part
 
 
-class _Sums:
-    """Sums over tokens by latent and bin."""
-
-    def __init__(self, weight: ndarray, score: ndarray, true: ndarray, square: ndarray) -> None:
-        self.weight, self.score, self.true, self.square = weight, score, true, square
-
-    @classmethod
-    def empty(cls, latents: int) -> "_Sums":
-        return cls(*(np.zeros((latents, len(EDGES) + 1)) for _ in range(3)), np.zeros(latents))
-
-    def add(self, scores: ndarray, true: csr_array, weight: ndarray) -> None:
-        bins = np.searchsorted(EDGES, scores)
-        flat = (np.arange(scores.shape[1]) * (len(EDGES) + 1) + bins).ravel()
-        dense = true.toarray() * weight[:, None]
-        for sums, values in (
-            (self.weight, np.broadcast_to(weight[:, None], scores.shape)),
-            (self.score, scores * weight[:, None]),
-            (self.true, dense),
-        ):
-            sums += np.bincount(flat, values.ravel(), sums.size).reshape(sums.shape)
-        self.square += (true.toarray() * dense).sum(0)
-
-    def curves(self, shrink: float) -> tuple[ndarray, ndarray]:
-        rms = np.sqrt(self.square / np.maximum(self.weight.sum(1), 1))
-        unit = np.where(rms > 0, rms, 1)[:, None]
-        used = self.weight.sum(0) > 0
-        weight, true = self.weight[:, used], self.true[:, used] / unit
-        shared = _rising(true.sum(0) / weight.sum(0), weight.sum(0))
-        own = (true + shrink * shared) / (weight + shrink)
-        y = np.stack([_rising(*row) for row in zip(own, weight + shrink, strict=True)])
-        x = self.score[:, used].sum(0) / weight.sum(0)
-        if len(x) == 1:  # one score for all: a constant
-            x, y = np.append(x, x + 1), np.repeat(y, 2, axis=1)
-        return x.astype(np.float32), (y * np.where(rms > 0, rms, 0)[:, None]).astype(np.float32)
+def _sums(
+    scores: Float[ndarray, "place latent"],
+    true: Float[ndarray, "place latent"],
+    tokens: Float[ndarray, " place"],
+) -> tuple[Float[ndarray, "3 latent bin"], Float[ndarray, " latent"]]:
+    """By latent and bin: tokens, scores and truth summed over them; by latent, truth squared."""
+    weight, shape = tokens[:, None], (scores.shape[1], len(EDGES) + 1)
+    flat = (np.arange(shape[0]) * shape[1] + np.searchsorted(EDGES, scores)).ravel()
+    summed = [
+        np.bincount(flat, np.broadcast_to(one, scores.shape).ravel(), shape[0] * shape[1])
+        for one in (weight, scores * weight, true * weight)
+    ]
+    return np.reshape(summed, (3, *shape)), (true * (true * weight)).sum(0)
 
 
 def _rising(values: ndarray, weights: ndarray) -> ndarray:

@@ -5,13 +5,13 @@ These see the token alone; `context` has those that see the text before it.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.sparse import csr_array
 
@@ -27,72 +27,48 @@ Compare = Callable[[Places, slice], Float[ndarray, "place latent column"]]
 """The feature's numbers at these places, for the latents in this slice."""
 
 
-@runtime_checkable
-class Feature(Protocol):
+class Feature(ABC):
     """One way to compare descriptions with tokens."""
 
-    name: str
-    """As figures and parameters call it."""
-    contextual: bool
+    contextual = False
     """Whether it sees more than the token."""
-    rising: int
+    rising = 1
     """Its first so many columns rise with firing: they serve where nothing can be fitted."""
 
     def fitted(self, descriptions: Sequence[Description], text: Text, true: csr_array) -> "Feature":
         """With its own parameters, if it has any, fitted on these latents (in units of their
         rms)."""
-        ...
-
-    def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
-        """Both encoded once."""
-        ...
-
-
-class Unfitted:
-    """A feature without parameters."""
-
-    contextual = False
-
-    def fitted(
-        self, descriptions: Sequence[Description], text: Text, true: csr_array
-    ) -> "Unfitted":
-        """Itself."""
         return self
 
+    @abstractmethod
+    def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
+        """Both encoded once."""
 
-@dataclass(frozen=True)
-class Lexical(Unfitted):
+
+class Lexical(Feature):
     """Is the token one of the words? As it stands; without case and blank; of a like shape."""
 
-    name: str = "lexical"
-    rising: int = 2
+    rising = 2
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """Columns: grade of the word that it is, the same without case and blank, share of the
         words of its shape (blank, case, kind of character)."""
         tables = [
-            _Listed(descriptions, text, lambda word: word),
-            _Listed(descriptions, text, normal),
-            _Listed(descriptions, text, shape, share=True),
+            _listed(descriptions, text, key, share=key is shape) for key in (str, normal, shape)
         ]
 
         def compare(places: Places, latents: slice) -> ndarray:
-            return np.stack([table(places, latents) for table in tables], axis=-1)
+            found = [table[key[places.kinds]][:, latents].toarray() for key, table in tables]
+            return np.stack(found, axis=-1)
 
         return compare
 
 
 @dataclass(frozen=True)
-class Likeness(Unfitted):
+class Likeness(Feature):
     """How alike is the token to the words? Cosines in one space."""
 
     space: Space
-    rising: int = 1
-
-    @property
-    def name(self) -> str:
-        """That of its space."""
-        return self.space.name
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """Columns: the largest cosine, the mean of the two largest, the mean of all, the largest
@@ -103,18 +79,22 @@ class Likeness(Unfitted):
             return lambda places, latents: np.zeros((*_shape(places, latents), width), np.float32)
         vectors = torch.from_numpy(self.space(words))
         kinds = torch.from_numpy(self.space(text.kinds))
-        slots = _Slots.of(descriptions, words)
-        held = _Held(lambda places: vectors @ kinds[torch.from_numpy(places.kinds).long()].T)
-        return lambda places, latents: slots.largest(held(places), latents)
+        index, grade = _slots(descriptions, words)
+        held: list = [None, None]  # cosines of the last places, while the latents of a block pass
+
+        def compare(places: Places, latents: slice) -> ndarray:
+            if places is not held[0]:
+                held[:] = places, vectors @ kinds[torch.from_numpy(places.kinds).long()].T
+            return _likest(held[1], index[latents], grade[latents])
+
+        return compare
 
 
 @dataclass(frozen=True)
-class English(Unfitted):
+class English(Feature):
     """How alike is the token to the English part? One cosine in a sentence space."""
 
     space: Space
-    name: str = "english"
-    rising: int = 1
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """One column; 0 without an English part."""
@@ -125,36 +105,31 @@ class English(Unfitted):
 
 
 @dataclass(frozen=True)
-class OwnWords(Unfitted):
+class OwnWords(Feature):
     """A feature of words, given the words of the English part in place of a list."""
 
     feature: Feature
     """Compares the token with them."""
 
     @property
-    def name(self) -> str:
-        """That of the feature, as its own."""
-        return f"own {self.feature.name}"
-
-    @property
-    def rising(self) -> int:
+    def rising(self) -> int:  # type: ignore[override]
         """As the feature's."""
         return self.feature.rising
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
-        """The feature's columns."""
-        own = [Description(words=said_words(one.english)) for one in descriptions]
+        """The feature's columns; each word once, quotation marks and stops left out."""
+        found = (re.findall(r"\w+(?:['’-]\w+)*", one.english) for one in descriptions)
+        own = [Description(words=tuple(map(Word, dict.fromkeys(words)))) for words in found]
         return self.feature.bind(own, text)
 
 
 @dataclass(frozen=True)
-class Plain(Unfitted):
+class Plain(Feature):
     """What is known without comparing: how common the token is, and how much is listed."""
 
     common: Mapping[str, int]
     """How often each kind of token occurs in some text of the sort that is read."""
-    name: str = "plain"
-    rising: int = 0
+    rising = 0
 
     def bind(self, descriptions: Sequence[Description], text: Text) -> Compare:
         """Columns: log of 1 + the kind's count in a million tokens, per cent covered, number of
@@ -172,11 +147,6 @@ class Plain(Unfitted):
         return compare
 
 
-def said_words(english: str) -> tuple[Word, ...]:
-    """The words of a sentence, each once, quotation marks and stops left out."""
-    return tuple(Word(word) for word in dict.fromkeys(re.findall(r"\w+(?:['’-]\w+)*", english)))
-
-
 def normal(word: str) -> str:
     """Without case and blank; a word of blanks stays as it is."""
     return word.strip().casefold() or word
@@ -191,92 +161,62 @@ def shape(word: str) -> str:
     return f"{word[:1].isspace()}{kind}{case}{length}"
 
 
-class _Listed:
-    """A sparse table [key latent] of what the words say: best grade + 1, or share of words."""
-
-    def __init__(
-        self,
-        descriptions: Sequence[Description],
-        text: Text,
-        key: Callable[[str], str],
-        *,
-        share: bool = False,
-    ) -> None:
-        keys = {name: place for place, name in enumerate(dict.fromkeys(map(key, text.kinds)))}
-        self._key = np.array([keys[key(kind)] for kind in text.kinds])
-        found: dict[tuple[int, int], float] = {}
-        for latent, one in enumerate(descriptions):
-            for word in one.words:
-                at = keys.get(key(word.text), -1), latent
-                grade = 1.0 + GRADES.index(word.strength)
-                before = found.get(at, 0.0)
-                found[at] = before + 1 / len(one.words) if share else max(before, grade)
-        found = {at: value for at, value in found.items() if at[0] >= 0}
-        where = np.array(list(found), np.int64).reshape(-1, 2).T
-        values = np.array(list(found.values()), np.float32)
-        self._table = csr_array((values, tuple(where)), shape=(len(keys), len(descriptions)))
-
-    def __call__(self, places: Places, latents: slice) -> Float[ndarray, "place latent"]:
-        return self._table[self._key[places.kinds]][:, latents].toarray()
+def _listed(
+    descriptions: Sequence[Description], text: Text, key: Callable[[str], str], *, share: bool
+) -> tuple[Int[ndarray, " kind"], csr_array]:
+    """Each kind's row in a sparse table [key latent] of what the words say, and that table: best
+    grade + 1, or share of words."""
+    keys = {name: place for place, name in enumerate(dict.fromkeys(map(key, text.kinds)))}
+    found: dict[tuple[int, int], float] = {}
+    for latent, one in enumerate(descriptions):
+        for word in one.words:
+            at = keys.get(key(word.text), -1), latent
+            grade, before = 1.0 + GRADES.index(word.strength), found.get(at, 0.0)
+            found[at] = before + 1 / len(one.words) if share else max(before, grade)
+    found = {at: value for at, value in found.items() if at[0] >= 0}
+    where = np.array(list(found), np.int64).reshape(-1, 2).T
+    values = np.array(list(found.values()), np.float32)
+    table = csr_array((values, tuple(where)), shape=(len(keys), len(descriptions)))
+    return np.array([keys[key(kind)] for kind in text.kinds]), table
 
 
-@dataclass(frozen=True)
-class _Slots:
-    """The words of every description as rows of a table of words."""
-
-    index: torch.Tensor
-    """Row of each word [latent slot]; where there is none, the last row, which is left out."""
-    grade: torch.Tensor
-    """Its grade [latent slot]; -1 where there is none."""
-
-    @classmethod
-    def of(cls, descriptions: Sequence[Description], words: Sequence[str]) -> "_Slots":
-        row = {word: place for place, word in enumerate(words)}
-        most = max(len(one.words) for one in descriptions)
-        index = torch.zeros(len(descriptions), most, dtype=torch.long)
-        grade = torch.full((len(descriptions), most), -1)
-        for latent, one in enumerate(descriptions):
-            for slot, word in enumerate(one.words):
-                index[latent, slot] = row[word.text]
-                grade[latent, slot] = GRADES.index(word.strength)
-        return cls(index, grade)
-
-    def largest(
-        self, cosine: Float[torch.Tensor, "word place"], latents: slice
-    ) -> Float[ndarray, "place latent column"]:
-        """The columns of `Likeness`, by one pass over the slots."""
-        index, grade = self.index[latents], self.grade[latents]
-        size = len(index), cosine.shape[1]
-        first, second, total = torch.full(size, -1.0), torch.full(size, -1.0), torch.zeros(size)
-        best = torch.full((len(GRADES), *size), -1.0)
-        for slot in range(index.shape[1]):
-            for number in range(len(GRADES)):
-                mine = (grade[:, slot] == number).nonzero()[:, 0]
-                if not len(mine):
-                    continue
-                found = cosine[index[mine, slot]]
-                total[mine] += found
-                best[number, mine] = torch.maximum(best[number, mine], found)
-                top = first[mine]
-                second[mine] = torch.maximum(second[mine], torch.minimum(top, found))
-                first[mine] = torch.maximum(top, found)
-        count = (grade >= 0).sum(1).clamp_min(1)[:, None]
-        second = torch.where(count > 1, second, first)
-        columns = torch.stack([first, (first + second) / 2, total / count, *best])
-        columns[columns == -1] = 0
-        return columns.permute(2, 1, 0).numpy()
+def _slots(
+    descriptions: Sequence[Description], words: Sequence[str]
+) -> tuple[Int[torch.Tensor, "latent slot"], Int[torch.Tensor, "latent slot"]]:
+    """The words of every description as places in ``words``, and their grades, -1 where there is
+    none."""
+    row = {word: place for place, word in enumerate(words)}
+    size = len(descriptions), max(len(one.words) for one in descriptions)
+    index, grade = torch.zeros(size, dtype=torch.long), torch.full(size, -1)
+    for latent, one in enumerate(descriptions):
+        for slot, word in enumerate(one.words):
+            index[latent, slot] = row[word.text]
+            grade[latent, slot] = GRADES.index(word.strength)
+    return index, grade
 
 
-class _Held:
-    """The last answer of a costly function of places, kept while the latents of a block pass."""
-
-    def __init__(self, compute: Callable[[Places], torch.Tensor]) -> None:
-        self._compute, self._of, self._found = compute, None, torch.empty(0)
-
-    def __call__(self, places: Places) -> torch.Tensor:
-        if places is not self._of:
-            self._of, self._found = places, self._compute(places)
-        return self._found
+def _likest(
+    cosine: Float[torch.Tensor, "word place"],
+    index: Int[torch.Tensor, "latent slot"],
+    grade: Int[torch.Tensor, "latent slot"],
+) -> Float[ndarray, "place latent column"]:
+    """The columns of `Likeness`, by one pass over the slots."""
+    size = len(index), cosine.shape[1]
+    first, second, total = torch.full(size, -1.0), torch.full(size, -1.0), torch.zeros(size)
+    best = torch.full((len(GRADES), *size), -1.0)
+    for slot, number in np.ndindex(index.shape[1], len(GRADES)):
+        mine = (grade[:, slot] == number).nonzero()[:, 0]
+        if len(mine):
+            found, top = cosine[index[mine, slot]], first[mine]
+            total[mine] += found
+            best[number, mine] = torch.maximum(best[number, mine], found)
+            second[mine] = torch.maximum(second[mine], torch.minimum(top, found))
+            first[mine] = torch.maximum(top, found)
+    count = (grade >= 0).sum(1).clamp_min(1)[:, None]
+    second = torch.where(count > 1, second, first)
+    columns = torch.stack([first, (first + second) / 2, total / count, *best])
+    columns[columns == -1] = 0
+    return columns.permute(2, 1, 0).numpy()
 
 
 def _shape(places: Places, latents: slice) -> tuple[int, int]:

@@ -31,45 +31,44 @@ class Kept(NamedTuple):
     level: Level
     """What of their descriptions it is given."""
 
+    def write(self, file: Path) -> None:
+        """Everything that was fitted."""
+        crossed, together = self.reader.reader, None
+        if isinstance(crossed, Competing):
+            crossed, together = crossed.reader, crossed.trees
+        if not isinstance(crossed, CrossFitted):
+            raise TypeError(f"a {type(crossed).__name__} cannot be kept: cross-fit the reader")
+        maps = [
+            [(getattr(f, "basis", None), getattr(f, "weights", None)) for f in one.features]
+            for one in crossed.readers
+        ]
+        parts = {
+            "fitted": [(one.trees, own) for one, own in zip(crossed.readers, maps, strict=True)],
+            "fold": crossed.fold,
+            "together": together,
+            "curves": tuple(self.reader.curves),
+            "latents": self.latents,
+            "level": self.level,
+        }
+        with whole(file) as beside:
+            joblib.dump(parts, beside, compress=3)
 
-def write(file: Path, kept: Kept) -> None:
-    """Everything that was fitted."""
-    together = kept.reader.reader if isinstance(kept.reader.reader, Competing) else None
-    crossed = together.reader if together else kept.reader.reader
-    if not isinstance(crossed, CrossFitted):
-        raise TypeError(f"a {type(crossed).__name__} cannot be kept: cross-fit the reader")
-    parts = {
-        "fitted": [_parts(one) for one in crossed.readers],
-        "fold": crossed.fold,
-        "together": together and together.trees,
-        "curves": tuple(kept.reader.curves),
-        "latents": kept.latents,
-        "level": kept.level,
-    }
-    with whole(file) as beside:
-        joblib.dump(parts, beside, compress=3)
+    @classmethod
+    def read(cls, file: Path, features: Sequence[Feature]) -> "Kept":
+        """What ``write`` kept; ``features`` are those that it was fitted with, made anew."""
+        parts = joblib.load(file)
+        fitted = [
+            Fitted(tuple(_with(*both) for both in zip(features, maps, strict=True)), trees)
+            for trees, maps in parts["fitted"]
+        ]
+        reader = CrossFitted(tuple(fitted), parts["fold"])
+        if parts["together"] is not None:
+            reader = Competing(reader, parts["together"])
+        curves = Curves(*parts["curves"])
+        return cls(Calibrated(reader, curves), parts["latents"], parts["level"])
 
 
-def read(file: Path, features: Sequence[Feature]) -> Kept:
-    """What ``write`` kept; ``features`` are those that it was fitted with, made anew."""
-    parts = joblib.load(file)
-    fitted = tuple(
-        Fitted(tuple(_with(one, maps) for one, maps in zip(features, mapped, strict=True)), trees)
-        for trees, mapped in parts["fitted"]
-    )
-    crossed = CrossFitted(fitted, parts["fold"])
-    together = parts["together"]
-    whole_reader = Competing(crossed, together) if together else crossed
-    reader = Calibrated(whole_reader, Curves(*parts["curves"]))
-    return Kept(reader, parts["latents"], parts["level"])
-
-
-def _parts(one: Fitted) -> tuple[Any, list[tuple[Any, Any]]]:
-    maps = [(f.basis, f.weights) if isinstance(f, Context) else (None, None) for f in one.features]
-    return one.trees, maps
-
-
-def _with(feature: Feature, maps: tuple[Any, Any]) -> Feature:
-    if isinstance(feature, Context):
-        return dataclasses.replace(feature, basis=maps[0], weights=maps[1])
-    return feature
+def _with(one: Feature, maps: tuple[Any, Any]) -> Feature:
+    if not isinstance(one, Context):
+        return one
+    return dataclasses.replace(one, basis=maps[0], weights=maps[1])

@@ -7,7 +7,7 @@ or before. Beyond the paper, whose simulator makes a pass a pair.
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,11 @@ class Passes:
 
     def states(self, text: Text) -> Float[ndarray, "at d"]:
         """The last layer's state at every place, float32; zeros at the BOS."""
-        folder, parts = self._folder / _digest(text), []
-        starts = range(0, len(text.rows), ROWS)
+        parts, starts = [], range(0, len(text.rows), ROWS)
         for start in tqdm(starts, desc="LLM reads", unit=f"{ROWS} rows", disable=len(starts) < 2):
-            file = folder / f"{start:06d}.safetensors"
-            part = read_or_none(file, load_file)
-            if part is None:
-                part = {"states": torch.stack(list(self._read(text, start)))}
-                with whole(file) as beside:
-                    save_file(part, beside)
-            parts.append(part["states"].float())
+            file = self._folder / _digest(text) / f"{start:06d}.safetensors"
+            part = _kept(file, "states", functools.partial(self._read, text, start))
+            parts.append(part.float())
         states = torch.cat(parts).numpy()
         return np.pad(states, ((0, 0), (1, 0), (0, 0))).reshape(text.rows.size, -1)
 
@@ -66,25 +61,19 @@ class Passes:
         Only the columns asked for are kept, so memory does not grow with the vocabulary.
         """
         ids = torch.tensor([self._first(word) for word in words])
-        head, states = self._load().get_output_embeddings(), self.states(text)
-        asked, given = head.weight[ids].float(), torch.from_numpy(states)
-        logits = given @ asked.T.to(given.device)
-        found = (logits - self._normaliser(text, states)[:, None]).exp().numpy()
+        head, states = self._load().get_output_embeddings(), torch.from_numpy(self.states(text))
+
+        def normaliser() -> Float[torch.Tensor, " at"]:
+            """log Σ exp over the vocabulary at every place: makes any few logits probabilities."""
+            parts = tqdm(states.split(512), desc="next words", unit="block")
+            return torch.cat([head(x.to(head.weight)).float().logsumexp(-1).cpu() for x in parts])
+
+        asked = head.weight[ids].float()
+        logits = states @ asked.T.to(states.device)
+        file = self._folder / _digest(text) / "normaliser.safetensors"
+        found = (logits - _kept(file, "normaliser", normaliser)[:, None]).exp().numpy()
         found.reshape(*text.rows.shape, -1)[:, 0] = 0
         return found
-
-    def _normaliser(self, text: Text, states: Float[ndarray, "at d"]) -> Float[torch.Tensor, " at"]:
-        """log Σ exp over the vocabulary at every place: what makes any few logits probabilities."""
-        file = self._folder / _digest(text) / "normaliser.safetensors"
-        kept = read_or_none(file, load_file)
-        if kept is None:
-            head, parts = self._load().get_output_embeddings(), []
-            for part in tqdm(torch.from_numpy(states).split(512), desc="next words", unit="block"):
-                parts.append(head(part.to(head.weight)).float().logsumexp(-1).cpu())
-            kept = {"normaliser": torch.cat(parts)}
-            with whole(file) as beside:
-                save_file(kept, beside)
-        return kept["normaliser"]
 
     def _first(self, word: str) -> int:
         ids = self._tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -92,10 +81,11 @@ class Passes:
             raise ValueError(f"the LLM's tokenizer has no token for the word {word!r}")
         return ids[0]
 
-    def _read(self, text: Text, start: int) -> Iterator[Float[torch.Tensor, "pos d"]]:
+    @torch.inference_mode()
+    def _read(self, text: Text, start: int) -> Float[torch.Tensor, "row pos d"]:
         """The states of one block's rows, bfloat16: each place's is that of the LLM's token that
         stands for it."""
-        model = self._load()
+        model, found = self._load(), []
         for row in range(start, min(start + ROWS, len(text.rows))):
             pieces = text.pieces(row)
             given = self._tokenizer(
@@ -107,9 +97,9 @@ class Passes:
             ends = np.array([end for _, end in given["offset_mapping"]])
             at = np.searchsorted(ends, np.cumsum([len(p) for p in pieces]), side="right") - 1
             ids = torch.tensor([given["input_ids"]], device=model.device)
-            with torch.inference_mode():
-                states = model.base_model(ids).last_hidden_state[0]
-            yield states[at.clip(0)].bfloat16().cpu()
+            states = model.base_model(ids).last_hidden_state[0]
+            found.append(states[at.clip(0)].bfloat16().cpu())
+        return torch.stack(found)
 
 
 def opened(llm: LLM, folder: Path) -> Passes:
@@ -122,6 +112,16 @@ def opened(llm: LLM, folder: Path) -> Passes:
             return AutoModelForCausalLM.from_pretrained(place, dtype=dtype).to(device()).eval()
 
     return Passes(load, AutoTokenizer.from_pretrained(place), folder)
+
+
+def _kept(file: Path, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What the file holds; computed and written where there is none."""
+    kept = read_or_none(file, load_file)
+    if kept is None:
+        kept = {name: compute()}
+        with whole(file) as beside:
+            save_file(kept, beside)
+    return kept[name]
 
 
 def _digest(text: Text) -> str:

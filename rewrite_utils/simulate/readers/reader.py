@@ -19,7 +19,7 @@ from rewrite_utils.explain.described import Description, parse
 from rewrite_utils.simulate.prompt import ExplanationError
 from rewrite_utils.simulate.readers.curves import Curves
 from rewrite_utils.simulate.readers.features import Compare, Feature
-from rewrite_utils.simulate.readers.text import Block, Places, Text, by_kind, every_kind
+from rewrite_utils.simulate.readers.text import Block, Places, Text, answers, every_kind
 
 PLACES, LATENTS = 256, 1024
 """Places and latents compared at once: some 30 MB of features."""
@@ -109,23 +109,23 @@ class Reader:
 
     def _sample(
         self, features: Sequence[Feature], told: list[Description], text: Text, true: csr_array
-    ) -> tuple[ndarray, ndarray, ndarray]:
+    ) -> list[ndarray]:
         """Features, target and weight of drawn pairs: all that fire, and others at random."""
-        places, target, count = _targets(features, text, true)
+        places = _places(features, text)
+        table, count = answers(true, text, contextual=places.contextual)
+        met = count[places.index] > 0
+        places = Places(*(side[met] for side in places))
         compares = [feature.bind(told, text) for feature in features]
         chance = self.pairs / 4 / max(len(places.kinds) * len(told), 1)
         generator = np.random.default_rng(self.seed)
-        x, y, weight = [], [], []
-        for part, rows in zip(places.parts(PLACES), _slices(len(places.kinds)), strict=True):
-            found = _columns(compares, part, slice(0, len(told)))
-            firing = target[rows].toarray()
-            drawn = generator.random(firing.shape) < chance
-            kept = drawn | (firing > 0)
-            x.append(found[kept])
-            y.append(firing[kept])
-            share = np.where(firing > 0, 1, 1 / min(chance, 1))
-            weight.append((share * count[rows, None])[kept])
-        return np.concatenate(x), np.concatenate(y), np.concatenate(weight)
+        found = []
+        for part in places.parts(PLACES):
+            x, target = _columns(compares, part, slice(0, len(told))), table[part.index].toarray()
+            kept = (generator.random(target.shape) < chance) | (target > 0)
+            share = np.where(target > 0, 1, 1 / min(chance, 1))
+            weight = share * count[part.index][:, None]
+            found.append((x[kept], target[kept], weight[kept]))
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,10 @@ class Fitted:
     trees: HistGradientBoostingRegressor | None
     """The regression; None: nothing to fit on, the rising columns are added up."""
 
-    @property
-    def contextual(self) -> bool:
-        """Whether a token is read differently in another place."""
-        return any(feature.contextual for feature in self.features)
-
     def read(self, descriptions: Sequence[str], text: Text) -> Iterator[Block]:
         """As `Readable` says."""
         score = self.bind(read_descriptions(descriptions), text)
-        for part in _places(text, self.contextual).parts(PLACES):
+        for part in _places(self.features, text).parts(PLACES):
             yield Block(part, score(part))
 
     def bind(self, told: Sequence[Description], text: Text) -> Score:
@@ -155,7 +150,8 @@ class Fitted:
 
         def score(places: Places) -> ndarray:
             out = np.empty((len(places.kinds), len(told)), np.float32)
-            for latents in _slices(len(told), LATENTS):
+            for start in range(0, len(told), LATENTS):
+                latents = slice(start, min(start + LATENTS, len(told)))
                 if self.trees is None:
                     out[:, latents] = sum(c(places, latents)[..., :n].sum(-1) for c, n in rising)
                 else:
@@ -189,8 +185,7 @@ class CrossFitted:
             reader.bind([told[i] for i in mine], text)
             for reader, mine in zip(self.readers, own, strict=True)
         ]
-        contextual = any(reader.contextual for reader in self.readers)
-        for part in _places(text, contextual).parts(PLACES):
+        for part in _places(self.readers[0].features, text).parts(PLACES):
             out = np.empty((len(part.kinds), len(told)), np.float32)
             for mine, score in zip(own, scores, strict=True):
                 out[:, mine] = score(part)
@@ -234,47 +229,32 @@ def with_truth(
     blocks: Iterator[Block], text: Text, true: csr_array
 ) -> Iterator[tuple[Block, csr_array, ndarray]]:
     """Each block with the true activations of its places, and how many tokens each stands for."""
-    mean = None
+    table = count = None
     for block in blocks:
-        if block.places.at[0] >= 0:
-            yield block, true[block.places.at], np.ones(len(block.places.at))
-            continue
-        mean = by_kind(true, text) if mean is None else mean
-        yield block, mean[block.places.kinds], text.counts[block.places.kinds].astype(float)
+        if table is None or count is None:
+            table, count = answers(true, text, contextual=block.places.contextual)
+        yield block, table[block.places.index], count[block.places.index]
 
 
 def dense(blocks: Iterator[Block], text: Text) -> Float[ndarray, "row pos latent"]:
     """All blocks as one array, 0 at the BOS: for the few latents of a splice."""
-    out = None
+    out, contextual = None, False
     for places, values in blocks:
-        if places.at[0] >= 0:
-            out = np.zeros((text.rows.size, values.shape[1]), np.float32) if out is None else out
-            out[places.at] = values
-        else:
-            out = np.zeros((len(text.kinds), values.shape[1]), np.float32) if out is None else out
-            out[places.kinds] = values
+        if out is None:
+            contextual = places.contextual
+            size = text.rows.size if contextual else len(text.kinds)
+            out = np.zeros((size, values.shape[1]), np.float32)
+        out[places.index] = values
     if out is None:
         raise ValueError("a text without tokens was read")
-    if len(out) == len(text.kinds) != text.rows.size:
-        out = out[text.rows]
-    out = out.reshape(*text.rows.shape, -1)
+    out = out.reshape(*text.rows.shape, -1) if contextual else out[text.rows]
     out[:, 0] = 0
     return out
 
 
-def _targets(
-    features: Sequence[Feature], text: Text, true: csr_array
-) -> tuple[Places, csr_array, ndarray]:
-    """The places to fit on, what is true there, and how many tokens each stands for."""
-    if any(feature.contextual for feature in features):
-        places = text.places
-        return places, true[places.at], np.ones(len(places.at))
-    used = np.flatnonzero(text.counts)
-    places = Places(*(side[used] for side in every_kind(text)))
-    return places, by_kind(true, text)[used], text.counts[used].astype(float)
-
-
-def _places(text: Text, contextual: bool) -> Places:
+def _places(features: Sequence[Feature], text: Text) -> Places:
+    """What is read: every place, or each kind of token once where nothing else is looked at."""
+    contextual = any(feature.contextual for feature in features)
     return text.places if contextual else every_kind(text)
 
 
@@ -282,7 +262,3 @@ def _columns(
     compares: Sequence[Compare], places: Places, latents: slice
 ) -> Float[ndarray, "place latent column"]:
     return np.concatenate([compare(places, latents) for compare in compares], axis=-1)
-
-
-def _slices(total: int, size: int = PLACES) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))

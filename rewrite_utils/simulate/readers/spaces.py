@@ -7,7 +7,6 @@ embeddings, plain or whitened, or by a sentence encoder. No LLM pass anywhere.
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,28 +14,18 @@ from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from numpy import ndarray
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from rewrite_utils.assets import model_folder
 from rewrite_utils.assets.hub import from_hub
-from rewrite_utils.llm.embedding import Embed, embedder
+from rewrite_utils.llm.embedding import embedder
 
 INPUTS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
 """What the input embeddings are called in the files of Llama-type models, GPT-NeoX and GPT-2."""
 RIDGE = 1e-3
 """Share of the mean variance that is added to each direction before whitening."""
-
-
-@runtime_checkable
-class Space(Protocol):
-    """A named way to place words."""
-
-    name: str
-    """As figures and parameters call it."""
-
-    def __call__(self, words: Sequence[str]) -> Float[ndarray, "word d"]:
-        """Unit vectors, float32; a word that has none (the empty text) is all zeros."""
-        ...
+Space = Callable[[Sequence[str]], Float[ndarray, "word d"]]
+"""Unit vectors, float32; a word that has none (the empty text) is all zeros."""
 
 
 class Remembering:
@@ -60,9 +49,9 @@ class Remembering:
         return np.stack([self._known[word] for word in words])
 
 
-def sentence_space(embed: Embed | None = None) -> Space:
+def sentence_space() -> Space:
     """By a sentence encoder (MiniLM), blanks around the word left out."""
-    return Remembering("minilm", lambda words: (embed or embedder())([w.strip() for w in words]))
+    return Remembering("minilm", lambda words: embedder()([word.strip() for word in words]))
 
 
 def input_spaces(model: str) -> tuple[Space, Space]:
@@ -71,32 +60,27 @@ def input_spaces(model: str) -> tuple[Space, Space]:
     Its files are read when the first word is placed: ValueError then where they hold no input
     embeddings under a known name.
     """
-    embedded = functools.cache(lambda: _Embedded.load(model))
+    embedded = functools.cache(lambda: _Embedded(model))
 
     def whitened(words: Sequence[str]) -> ndarray:
-        return (embedded().plain(words) - embedded().mean) @ embedded().root
+        mean, root = embedded().whitening
+        return (embedded().plain(words) - mean) @ root
 
     plain = Remembering("input", lambda words: embedded().plain(words))
     return plain, Remembering("whitened", whitened)
 
 
-class _Embedded(NamedTuple):
-    """An LLM's input embeddings, and what whitens them."""
+class _Embedded:
+    """An LLM's input embeddings, read without the rest of the model, and what whitens them."""
 
-    matrix: torch.Tensor
-    tokenizer: PreTrainedTokenizerBase
-    mean: ndarray
-    root: ndarray
-
-    @classmethod
-    def load(cls, model: str) -> "_Embedded":
+    def __init__(self, model: str) -> None:
         folder = model_folder(model)
         if not Path(folder).is_dir():
             parts = ["*.json", "*.safetensors", "*.txt"]
             with from_hub("model", model):
                 folder = snapshot_download(folder, allow_patterns=parts)
-        matrix = _inputs(Path(folder))
-        return cls(matrix, AutoTokenizer.from_pretrained(folder), *_whitening(matrix))
+        self.matrix = _inputs(Path(folder))
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def plain(self, words: Sequence[str]) -> ndarray:
         ids = self.tokenizer(list(words), add_special_tokens=False)["input_ids"]
@@ -104,22 +88,21 @@ class _Embedded(NamedTuple):
         rows = [self.matrix[one].float().mean(0) if one else nothing for one in ids]
         return torch.stack(rows).numpy()
 
+    @functools.cached_property
+    def whitening(self) -> tuple[ndarray, ndarray]:
+        """The mean, and a root of the inverse covariance, over the vocabulary."""
+        rows = self.matrix.float()
+        mean = rows.mean(0)
+        covariance = rows.T @ rows / len(rows) - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        root = vectors / (values + RIDGE * values.mean()).clamp_min(1e-12).sqrt()
+        return mean.numpy(), root.numpy()
+
 
 def _inputs(folder: Path) -> torch.Tensor:
-    """The matrix of input embeddings, read without the rest of the model."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (no mapping)
                 if key.endswith(INPUTS):
                     return tensors.get_tensor(key)
     raise ValueError(f"{folder} holds no input embeddings ({', '.join(INPUTS)})")
-
-
-def _whitening(matrix: torch.Tensor) -> tuple[ndarray, ndarray]:
-    """The mean, and a root of the inverse covariance, over the vocabulary."""
-    rows = matrix.float()
-    mean = rows.mean(0)
-    covariance = rows.T @ rows / len(rows) - torch.outer(mean, mean)
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors / (values + RIDGE * values.mean()).clamp_min(1e-12).sqrt()
-    return mean.numpy(), root.numpy()

@@ -26,7 +26,6 @@ from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.params import Params, Site
 from rewrite_utils.runs.cost import Cost
 from rewrite_utils.runs.stage import Declared
-from rewrite_utils.simulate.readers import kept as keeping
 from rewrite_utils.simulate.readers import passes
 from rewrite_utils.simulate.readers.arms import Senses, features, parse_arm
 from rewrite_utils.simulate.readers.competing import Competing
@@ -39,6 +38,8 @@ from rewrite_utils.subject.pieces import spelled
 
 COUNTED = "latents.json"
 """By arm, the latents that it reads."""
+Texts = Mapping[Level, Mapping[int, str]]
+"""The description of every latent that has one, by level."""
 
 
 @functools.cache
@@ -60,7 +61,7 @@ class Readings:
     """The readers of a site by arm, each read from disk when it is first asked for."""
 
     def __init__(self, folder: Path, senses: Senses) -> None:
-        self._folder, self._material, self._read = folder, senses, {}
+        self._folder, self._senses, self._read = folder, senses, {}
 
     def latents(self, arm: str) -> Int[ndarray, " latent"]:
         """Which latents an arm reads; nothing else is loaded."""
@@ -69,36 +70,26 @@ class Readings:
     def __getitem__(self, arm: str) -> Kept:
         """The reader of one arm, with its latents and its level."""
         if arm not in self._read:
-            made = features(parse_arm(arm), self._material)
-            self._read[arm] = keeping.read(self._folder / _file(arm), made)
+            made = features(parse_arm(arm), self._senses)
+            self._read[arm] = Kept.read(self._folder / _file(arm), made)
         return self._read[arm]
 
 
 def make_readers(
-    folder: Path,
-    *,
-    level_texts: Mapping[Level, Mapping[int, str]],
-    cache: Caches,
-    coder: SparseCoder,
-    subject: Subject,
-    senses: Senses,
-    params: Params,
-    name: str,
-) -> dict[str, Any]:
+    folder: Path, *, level_texts: Texts, cache: Caches, coder: SparseCoder, subject: Subject,
+    senses: Senses, params: Params, name: str,
+) -> dict[str, Any]:  # fmt: skip
     """Fit every arm's reader on other latents, and its curves on all calibrate tokens."""
-    given = first_rows(cache("calibrate"), params.readers.calibrate_rows)
-    text, true = text_of(given.tokens, subject), truth(given)
-    groups = clusters(coder.W_dec.detach().float().cpu().numpy())
+    (text, true), groups = _calibrate_rows(cache, subject, params), _groups(coder)
     read = {}
     for arm in params.arms_of(name):
-        told = level_texts[parse_arm(arm).level]
-        latents = np.array(sorted(told), np.int64)
+        level = parse_arm(arm).level
+        latents = np.array(sorted(level_texts[level]), np.int64)
         read[arm] = latents.tolist()
-        if (folder / _file(arm)).exists():
-            continue
-        said, own = [told[one] for one in latents.tolist()], true[:, latents]
-        fitted = fit(arm, said, text, own, groups[latents], senses, params)
-        keeping.write(folder / _file(arm), Kept(fitted, latents, parse_arm(arm).level))
+        if not (folder / _file(arm)).exists():
+            said = [level_texts[level][one] for one in read[arm]]
+            fitted = fit(arm, said, text, true[:, latents], groups[latents], senses, params)
+            Kept(fitted, latents, level).write(folder / _file(arm))
     (folder / COUNTED).write_text(json.dumps(read), "utf-8")
     return {"latents": {arm: len(latents) for arm, latents in read.items()}}
 
@@ -113,13 +104,25 @@ def fit(
     params: Params,
 ) -> Calibrated:
     """An arm's reader of these descriptions: each latent's is fitted on other groups' latents."""
-    asked = params.readers
-    made = features(parse_arm(arm), senses)
-    how = Reader(made, trees=asked.trees, pairs=asked.pairs, seed=params.seed)
-    reader: Readable = how.cross_fit(said, text, true, groups, folds=asked.folds)
+    regression, folds = _regression(arm, senses, params), params.readers.folds
+    reader: Readable = regression.cross_fit(said, text, true, groups, folds=folds)
     if parse_arm(arm).together:
         reader = Competing.fit(reader, said, text, true, seed=params.seed)
     return Calibrated.fit(reader, said, text, true)
+
+
+def _regression(arm: str, senses: Senses, params: Params) -> Reader:
+    asked, made = params.readers, features(parse_arm(arm), senses)
+    return Reader(made, trees=asked.trees, pairs=asked.pairs, seed=params.seed)
+
+
+def _calibrate_rows(cache: Caches, subject: Subject, params: Params) -> tuple[Text, csr_array]:
+    given = first_rows(cache("calibrate"), params.readers.calibrate_rows)
+    return text_of(given.tokens, subject), truth(given)
+
+
+def _groups(coder: SparseCoder) -> Int[ndarray, " latent"]:
+    return clusters(coder.W_dec.detach().float().cpu().numpy())
 
 
 def readers_hashes(*, params: Params, name: str) -> dict[str, Any]:
@@ -173,39 +176,28 @@ class Elsewhere(NamedTuple):
 
 
 def elsewhere_of(
-    level_texts: Mapping[Level, Mapping[int, str]], cache: Caches, coder: SparseCoder,
-    subject: Subject, params: Params, name: str,
+    level_texts: Texts, cache: Caches, coder: SparseCoder, subject: Subject, params: Params,
+    name: str,
 ) -> Elsewhere:  # fmt: skip
     """What a site has for readers of another one."""
-    given = first_rows(cache("calibrate"), params.readers.calibrate_rows)
+    text, true = _calibrate_rows(cache, subject, params)
     latents = sorted(level_texts["c"])
-    groups = clusters(coder.W_dec.detach().float().cpu().numpy())[latents]
     said = [level_texts["c"][one] for one in latents]
-    return Elsewhere(name, said, text_of(given.tokens, subject), truth(given)[:, latents], groups)
+    return Elsewhere(name, said, text, true[:, latents], _groups(coder)[latents])
 
 
 def make_elsewhere(
-    folder: Path,
-    *,
-    elsewhere: Elsewhere,
-    level_texts: Mapping[Level, Mapping[int, str]],
-    cache: Caches,
-    subject: Subject,
-    senses: Senses,
-    params: Params,
-) -> dict[str, Any]:
+    folder: Path, *, elsewhere: Elsewhere, level_texts: Texts, cache: Caches, subject: Subject,
+    senses: Senses, params: Params,
+) -> dict[str, Any]:  # fmt: skip
     """Fit level c's regression on the other site's latents, and only the curves here."""
-    asked, arm = params.readers, parse_arm("c")
-    made = features(arm, senses)
-    how = Reader(made, trees=asked.trees, pairs=asked.pairs, seed=params.seed)
-    fitted = how.fit(*elsewhere[1:])
-    given = first_rows(cache("calibrate"), asked.calibrate_rows)
+    fitted = _regression("c", senses, params).fit(*elsewhere[1:])
+    text, true = _calibrate_rows(cache, subject, params)
     latents = np.array(sorted(level_texts["c"]), np.int64)
     said = [level_texts["c"][one] for one in latents.tolist()]
     reader = CrossFitted((fitted,), np.zeros(len(latents), np.int64))
-    text, true = text_of(given.tokens, subject), truth(given)[:, latents]
-    calibrated = Calibrated.fit(reader, said, text, true)
-    keeping.write(folder / _file("c"), Kept(calibrated, latents, "c"))
+    calibrated = Calibrated.fit(reader, said, text, true[:, latents])
+    Kept(calibrated, latents, "c").write(folder / _file("c"))
     return {"fitted at": elsewhere.name}
 
 
@@ -220,8 +212,7 @@ ELSEWHERE = Declared(
 def first_rows(cache: LatentCache, count: int) -> LatentCache:
     """The first ``count`` rows of a cache."""
     inside = cache.row < count
-    latent = np.repeat(np.arange(cache.n_latents), cache.counts)[inside]
-    start = np.searchsorted(latent, np.arange(cache.n_latents + 1))
+    start = np.searchsorted(cache.latent[inside], np.arange(cache.n_latents + 1))
     kept = cache.row[inside], cache.position[inside], cache.value[inside]
     return LatentCache(cache.tokens[:count], start, *kept, cache.masked)
 

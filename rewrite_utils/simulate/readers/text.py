@@ -55,11 +55,20 @@ class Places(NamedTuple):
     at: Int[ndarray, " place"]
     """Where it stands: row · length + position; -1 for a kind wherever it stands."""
 
+    @property
+    def contextual(self) -> bool:
+        """Whether they are tokens where they stand; else kinds of token."""
+        return not (self.at < 0).any()
+
+    @property
+    def index(self) -> Int[ndarray, " place"]:
+        """Their rows in a table of all places, or in one of all kinds."""
+        return self.at if self.contextual else self.kinds
+
     def parts(self, size: int) -> Iterator["Places"]:
         """So many at a time."""
         for start in range(0, len(self.kinds), size):
-            part = slice(start, start + size)
-            yield Places(self.kinds[part], self.at[part])
+            yield Places(*(side[start : start + size] for side in self))
 
 
 class Block(NamedTuple):
@@ -79,9 +88,17 @@ def every_kind(text: Text) -> Places:
 
 def truth(cache: LatentCache) -> csr_array:
     """True activations [row · length + position, latent] of a cached split."""
-    at = cache.row.astype(np.int64) * cache.tokens.shape[1] + cache.position
-    latent = np.repeat(np.arange(cache.n_latents), cache.counts)
-    return csr_array((cache.value, (at, latent)), shape=(cache.tokens.size, cache.n_latents))
+    shape = cache.tokens.size, cache.n_latents
+    return csr_array((cache.value, (cache.at, cache.latent)), shape=shape)
+
+
+def answers(
+    true: csr_array, text: Text, *, contextual: bool
+) -> tuple[csr_array, Float[ndarray, " index"]]:
+    """What is true at each of `Places.index`, and how many tokens that stands for."""
+    if contextual:
+        return true, np.ones(text.rows.size)
+    return by_kind(true, text), text.counts.astype(float)
 
 
 def by_kind(true: csr_array, text: Text) -> csr_array:
