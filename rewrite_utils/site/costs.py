@@ -12,8 +12,8 @@ from rewrite_utils.coder import stage as coding
 from rewrite_utils.coder.formats import keeps_k
 from rewrite_utils.explain import levels
 from rewrite_utils.explain import stage as explaining
-from rewrite_utils.latents import totals as counting
 from rewrite_utils.latents import stage as caching
+from rewrite_utils.latents import totals as counting
 from rewrite_utils.llm import lengths
 from rewrite_utils.params import Params
 from rewrite_utils.rewrite import at_once, usefulness
