@@ -79,9 +79,10 @@ def true(split, latent):
 
 
 # %%
-seen = words(site.cache("calibrate").tokens)
+seen = words(site.cache("calibrate").tokens)  # what the strengths are learnt on
 
 
+# %%
 def by_list(latent, asked):
     """What its list says of these words, and what each strength is worth."""
     listed = {word.text: word.strength for word in parse(site.level_texts["c"][latent]).words}
@@ -91,6 +92,7 @@ def by_list(latent, asked):
     return np.array([worth.get(listed.get(word, "not listed"), 0.0) for word in asked]), worth
 
 
+# %%
 said, worth = by_list(latent, words(site.cache("evaluate").tokens))
 here = true("evaluate", latent)
 unexplained = ((here - said) ** 2).sum() / ((here - here.mean()) ** 2).sum()
@@ -150,12 +152,11 @@ assert abs(losses["model"] - stored["model"]) < 1e-4, "not the model's stored lo
 assert abs(losses["mean"] - stored[f"mean, {site.name}"]) < 1e-3, "not the ablation's stored loss"
 
 # %% [markdown]
+# ## At scale
+#
 # **The reader at scale** also compares with words that are *not* listed, by how alike their
 # vectors are, and learns on *other* latents what a likeness is worth (split by clusters of decoder
 # direction: nothing like a latent has trained the reader that reads it). It never sees the coder.
-
-# %% [markdown]
-# ## At scale
 
 # %% [markdown]
 # ### Every position, each patched alone

@@ -84,7 +84,6 @@ class FakeEngine(Engine):
     """
 
     _choices = _generate = None  # what is asked of it is answered below
-    context_tokens = 4096
 
     def __init__(
         self,
@@ -99,14 +98,11 @@ class FakeEngine(Engine):
         self.prompts: list[Prompt] = []
         self.calls = 0
         self._rate, self._reply, self._dies_after = rate, reply, dies_after
+        self.usage = self.spent()
 
-    @property
-    def usage(self) -> Usage:
+    def spent(self) -> Usage:
+        """What it has cost so far."""
         return Usage(prompts=len(self.asked))
-
-    @property
-    def context(self) -> int:
-        return self.context_tokens
 
     def choices(self, prompts, *, options, answers=1) -> Choices:
         assert self._rate is not None
@@ -139,4 +135,5 @@ class FakeEngine(Engine):
         self.prompts += prompts
         texts = [self.tokenizer.decode(p.shared + p.own) for p in prompts]
         self.asked += texts
+        self.usage = self.spent()
         return texts

@@ -46,7 +46,7 @@ ARMS = {
     ),
     "centred+standardised+logistic_pooled": ("#6a3d9a", "sentences, pooled logistic"),
     "shuffled explanations": (PALETTE[6], "sentences of other latents (floor)"),
-    "shuffled explanations, real curve": (PALETTE[4], "the same, believed: real curve"),
+    "shuffled explanations, real curve": ("#8c2d04", "the same, believed: real curve"),
 }  # fmt: skip
 """Colour and name of each arm, the same in the whole series."""
 CALIBRATIONS = {

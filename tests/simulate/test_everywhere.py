@@ -73,19 +73,19 @@ def test_impossible_places_are_refused(engine: TransformersEngine, at: list) -> 
 def test_each_token_has_its_line_and_its_slot() -> None:
     simulator = EveryToken(FakeEngine(), align=8, digits=DigitReader.of(chatting_tokenizer()))
     tokenizer = chatting_tokenizer()
-    line = simulator._slotted(WINDOWS[0])
-    assert tokenizer.decode(line.tokens) == "\nOn\t0\n the\t0\n red\t0\n⏎\t0\né\t"
-    assert [tokenizer.decode([line.tokens[place]]) for place in line.at] == ["\t"] * 5
-    before = [tokenizer.decode(line.tokens[: place + 1]).split("\n")[-1] for place in line.at]
+    line, places = simulator._slotted(WINDOWS[0])
+    assert tokenizer.decode(line) == "\nOn\t0\n the\t0\n red\t0\n⏎\t0\né\t"
+    assert [tokenizer.decode([line[place]]) for place in places] == ["\t"] * 5
+    before = [tokenizer.decode(line[: place + 1]).split("\n")[-1] for place in places]
     assert before == ["On\t", " the\t", " red\t", "⏎\t", "é\t"]
 
 
 def test_mistake_a_special_token_in_a_line_is_written_as_a_word() -> None:
     tokenizer = chatting_tokenizer()
     simulator = EveryToken(FakeEngine(), align=8, digits=DigitReader.of(tokenizer))
-    line = simulator._slotted(Window.of(["a", "<bos>"]))
-    assert tokenizer.bos_token_id not in line.tokens
-    assert tokenizer.decode(line.tokens) == "\na\t0\n[bos]\t"
+    line, _ = simulator._slotted(Window.of(["a", "<bos>"]))
+    assert tokenizer.bos_token_id not in line
+    assert tokenizer.decode(line) == "\na\t0\n[bos]\t"
 
 
 def test_no_rating_can_depend_on_an_earlier_answer_or_a_later_token(
@@ -124,7 +124,7 @@ def test_what_is_shared_is_the_sentence(engine: TransformersEngine, tmp_path: Pa
     simulator = open_simulator(ALL, engine)
     assert simulator.latents_outside
     simulate(WINDOWS, SENTENCES, simulator, folder=tmp_path, **ANY)
-    own = [len(simulator._slotted(window).tokens) for window in WINDOWS]  # type: ignore[attr-defined]
+    own = [len(simulator._slotted(window)[0]) for window in WINDOWS]  # type: ignore[attr-defined]
     used = engine.usage
     assert used.prompts == 6
     shared = [len(simulator._shared(text)) for text in SENTENCES.values()]  # type: ignore[attr-defined]

@@ -137,7 +137,7 @@ def test_room_is_measured_on_the_window_of_most_tokens_and_not_of_most_letters(l
     simulator = open_simulator(Simulate(align=8, layout=layout), llm)
     needed = len(prompt.shared) + len(prompt.own) + 1
     for context, fits in ((needed, True), (needed - 1, False)):
-        llm.context_tokens = context
+        llm.context = context
         if fits:
             simulator.check([wide, dense], {1: "x"})
         else:
@@ -185,8 +185,7 @@ def test_progress_shows_predictions_and_tokens_a_second_cached_share_and_time_le
     tmp_path, monkeypatch
 ):
     class Counting(FakeEngine):
-        @property
-        def usage(self):
+        def spent(self):
             n = len(self.asked)
             return Usage(n, 100 * n, 60 * n, n, 0.5 * n)
 
@@ -218,8 +217,7 @@ def test_time_left_and_speed_count_only_what_is_done_now(tmp_path, monkeypatch):
     class Busy(FakeEngine):
         """One that has answered other questions before."""
 
-        @property
-        def usage(self):
+        def spent(self):
             n = len(self.asked)
             return Usage(1000 + n, 10 * n, 0, n, 5000 + 2.0 * n)
 
