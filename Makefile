@@ -75,7 +75,7 @@ test: env ## ruff, pytest, the live smoke series, nbval: what continuous integra
 	echo "test: the series of params/smoke.yaml, live, with real models"
 	$(BIN)/python -m rewrite_utils.series params/smoke.yaml
 	echo "test: nbval, $(words $(NOTEBOOKS)) notebooks on the published run"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 $(NOTEBOOKS)
 	echo
 	echo "All green. Open next: README.md, or make lab (notebooks/00_tour.ipynb)"
