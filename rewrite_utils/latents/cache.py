@@ -119,7 +119,9 @@ class LatentCache:
     def maximum(self) -> Float[ndarray, " latent"]:
         """Largest activation of each latent, 0 for one that never fires."""
         largest = np.zeros(self.n_latents, np.float32)
-        np.maximum.at(largest, self.latent, self.value)
+        if len(self.value):
+            fires = self.counts > 0
+            largest[fires] = np.maximum.reduceat(self.value, self.start[:-1][fires])
         return largest
 
     def on_controls(self, kinds: Sequence[int]) -> Int[ndarray, " latent"]:

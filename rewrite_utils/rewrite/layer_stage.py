@@ -16,7 +16,6 @@ from torch import Tensor
 
 from rewrite_utils.assets.shapes import ModelShape
 from rewrite_utils.coder.sparse import SparseCoder
-from rewrite_utils.explain.described import Level
 from rewrite_utils.latents.controls import vocabulary_table
 from rewrite_utils.latents.totals import TokenTotals
 from rewrite_utils.params import Params, Site
@@ -30,7 +29,7 @@ from rewrite_utils.runs.stage import Declared
 from rewrite_utils.simulate.readers.arms import Senses, parse_arm
 from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import dense
-from rewrite_utils.simulate.readers.stage import Readings, text_of
+from rewrite_utils.simulate.readers.stage import LevelTexts, Readings, text_of
 from rewrite_utils.simulate.readers.text import Text
 from rewrite_utils.subject.corpus import Corpus
 from rewrite_utils.subject.model import Hookpoint, Subject
@@ -41,7 +40,6 @@ TABLE, BACKOFF = "token table", "token table, back-off"
 ELSEWHERE = "c, fitted elsewhere"
 EDITED = "edited"
 """The token reader after the two latents that carry most have exchanged their descriptions."""
-Texts = Mapping[Level, Mapping[int, str]]
 
 
 def make_layer(
@@ -56,7 +54,7 @@ def make_layer(
     senses: Senses,
     readers: Readings,
     elsewhere_reader: Kept | None,
-    level_texts: Texts,
+    level_texts: LevelTexts,
     reader_rows: Mapping[str, Int[ndarray, "row pos"]],
     corpus: Corpus,
     params: Params,
@@ -64,8 +62,7 @@ def make_layer(
 ) -> dict[str, Any]:
     """Every source at every position of every text."""
     kept = {arm: readers[arm] for arm in params.arms_of(name)}
-    if elsewhere_reader is not None:
-        kept[ELSEWHERE] = elsewhere_reader
+    kept |= {ELSEWHERE: elsewhere_reader} if elsewhere_reader else {}
     tables = []
     for title, tokens in reader_rows.items():
         file = folder / f"part {title.replace('/', ' ')}.parquet"
@@ -205,7 +202,7 @@ def reader(*, readers: Readings, params: Params, name: str) -> Kept:
 
 
 def token_reader(
-    *, reader: Kept, level_texts: Texts, subject: Subject, coder: SparseCoder
+    *, reader: Kept, level_texts: LevelTexts, subject: Subject, coder: SparseCoder
 ) -> TokenReader:
     """The same as a table."""
     texts, width = level_texts[reader.level], coder.config.num_latents
@@ -223,7 +220,7 @@ def exchanged(
 def edited_reader(
     *,
     reader: Kept,
-    level_texts: Texts,
+    level_texts: LevelTexts,
     exchanged: tuple[int, int],
     subject: Subject,
     coder: SparseCoder,

@@ -95,12 +95,13 @@ def _together(scores: Float[ndarray, "place latent"]) -> Float[ndarray, "place l
     """Score, rank, share of the sum; the sum, the largest and the ninth, alike for all latents."""
     scores = np.maximum(scores, 0)
     order = np.argsort(-scores, axis=1, kind="stable")
-    rank = order.argsort(1).clip(max=RANKS)
+    rank = np.empty(scores.shape, np.float32)
+    np.put_along_axis(rank, order, np.arange(scores.shape[1], dtype=np.float32)[None], axis=1)
     total = scores.sum(1, keepdims=True)
     largest, ninth = (
         np.take_along_axis(scores, order[:, [at]], axis=1)
         for at in (0, min(NINTH, scores.shape[1] - 1))
     )
     share = scores / np.maximum(total, 1e-6)
-    columns = np.broadcast_arrays(scores, rank, share, total, largest, ninth)
+    columns = np.broadcast_arrays(scores, rank.clip(max=RANKS), share, total, largest, ninth)
     return np.stack(columns, axis=-1).astype(np.float32)

@@ -38,7 +38,7 @@ from rewrite_utils.subject.pieces import spelled
 
 COUNTED = "latents.json"
 """By arm, the latents that it reads."""
-Texts = Mapping[Level, Mapping[int, str]]
+LevelTexts = Mapping[Level, Mapping[int, str]]
 """The description of every latent that has one, by level."""
 
 
@@ -76,7 +76,7 @@ class Readings:
 
 
 def make_readers(
-    folder: Path, *, level_texts: Texts, cache: Caches, coder: SparseCoder, subject: Subject,
+    folder: Path, *, level_texts: LevelTexts, cache: Caches, coder: SparseCoder, subject: Subject,
     senses: Senses, params: Params, name: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit every arm's reader on other latents, and its curves on all calibrate tokens."""
@@ -176,7 +176,7 @@ class Elsewhere(NamedTuple):
 
 
 def elsewhere_of(
-    level_texts: Texts, cache: Caches, coder: SparseCoder, subject: Subject, params: Params,
+    level_texts: LevelTexts, cache: Caches, coder: SparseCoder, subject: Subject, params: Params,
     name: str,
 ) -> Elsewhere:  # fmt: skip
     """What a site has for readers of another one."""
@@ -187,7 +187,7 @@ def elsewhere_of(
 
 
 def make_elsewhere(
-    folder: Path, *, elsewhere: Elsewhere, level_texts: Texts, cache: Caches, subject: Subject,
+    folder: Path, *, elsewhere: Elsewhere, level_texts: LevelTexts, cache: Caches, subject: Subject,
     senses: Senses, params: Params,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit level c's regression on the other site's latents, and only the curves here."""
