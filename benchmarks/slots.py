@@ -18,11 +18,12 @@ from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Prompt
 from rewrite_utils.llm.tokens import digit_tokens, text_tokens
 from rewrite_utils.runs.run import open_run
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate import Window, expected_rating
 from rewrite_utils.simulate.judging import precision_at_rate
 from rewrite_utils.simulate.simulators import LINE, NAME
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stats import auroc_value, bootstrap
+from rewrite_utils.stats import bootstrap
 
 TAB = "\t"
 """What divides token and rating in the few-shots of the prompt."""

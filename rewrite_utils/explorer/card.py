@@ -29,7 +29,7 @@ ARM_NAMES = {
 LEAD = 160
 """Characters of a description that are shown unfolded."""
 FEW = 5
-"""Firing windows below which an AUROC's interval is known to be too narrow (stats.auroc)."""
+"""Firing windows below which an AUROC's interval is known to be too narrow (rates.auroc)."""
 
 
 class Reading(NamedTuple):

@@ -21,12 +21,13 @@ from rewrite_utils.explain.described import Description, Level, parse
 from rewrite_utils.explorer import change
 from rewrite_utils.latents.cache import LatentCache
 from rewrite_utils.latents.stage import Caches
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate.readers.competing import Competing
 from rewrite_utils.simulate.readers.curves import Curves
 from rewrite_utils.simulate.readers.kept import Kept
 from rewrite_utils.simulate.readers.reader import Calibrated, CrossFitted, read_descriptions
 from rewrite_utils.simulate.readers.text import Text, by_kind, every_kind, truth
-from rewrite_utils.stats import Estimate, auroc_value, ratio, resampled
+from rewrite_utils.stats import Estimate, ratio, resampled
 from rewrite_utils.subject.model import Subject
 from rewrite_utils.subject.pieces import spelled
 

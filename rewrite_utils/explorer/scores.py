@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from rewrite_utils.score.rates import auroc
 from rewrite_utils.score.scores import Cut
-from rewrite_utils.stats import auroc
 
 RESAMPLES = 1000
 NAN = float("nan")

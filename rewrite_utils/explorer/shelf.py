@@ -28,10 +28,11 @@ from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import Params
 from rewrite_utils.rewrite.layer import CODER, MEAN
 from rewrite_utils.rewrite.layer_stage import LAYER
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.score.scores import cut
 from rewrite_utils.simulate import ExplanationError, Ratings
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stats import auroc_value, bootstrap
+from rewrite_utils.stats import bootstrap
 from rewrite_utils.subject.pieces import spelled
 
 

@@ -16,8 +16,8 @@ from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.calibrate.screened import filled
 from rewrite_utils.report import tables
 from rewrite_utils.rewrite.arms import before_topk
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate.ways import PLAIN
-from rewrite_utils.stats import auroc_value
 
 
 def spread(

@@ -18,6 +18,7 @@ from rewrite_utils.llm.embedding import Embed
 from rewrite_utils.params import Site
 from rewrite_utils.params.asking import PLAIN
 from rewrite_utils.report import tables
+from rewrite_utils.score import rates
 
 STATISTICS = {
     "auroc": "AUROC",
@@ -189,4 +190,4 @@ def unseen(traits: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _share(hits: pd.Series) -> str:
-    return tables.interval(stats.wilson(float(hits.sum()), len(hits)), ".0%")
+    return tables.interval(rates.wilson(float(hits.sum()), len(hits)), ".0%")

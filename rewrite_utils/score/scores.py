@@ -15,9 +15,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from sklearn.metrics import average_precision_score
 
-from rewrite_utils import stats
 from rewrite_utils.llm.batches import in_batches
 from rewrite_utils.llm.engine import Engine
+from rewrite_utils.score import rates
 from rewrite_utils.score.detection import Asked, judged
 from rewrite_utils.score.trials import Draw, Trial
 
@@ -166,7 +166,7 @@ def _score(latent: int, active: ndarray, probability: ndarray, where: Cut) -> De
     both = n_active > 0 and n_other > 0
     return DetectionScore(
         latent,
-        auroc=stats.auroc_value(active, probability),
+        auroc=rates.auroc_value(active, probability),
         auprc=float(average_precision_score(active, probability)) if both else MISSING,
         f1=float(2 * hits / (yes.sum() + n_active)) if n_active else MISSING,
         balanced_accuracy=float(hits / n_active + 1 - alarms / n_other) / 2 if both else MISSING,
@@ -181,7 +181,7 @@ def _intervals(
     yes = where.yes(probability)
     return WindowIntervals(
         latent,
-        *stats.auroc(active, probability, seed=seed)[1:],
-        *stats.wilson(float(yes[active].sum()), int(active.sum())),
-        *stats.wilson(float((1 - yes[~active]).sum()), int((~active).sum())),
+        *rates.auroc(active, probability, seed=seed)[1:],
+        *rates.wilson(float(yes[active].sum()), int(active.sum())),
+        *rates.wilson(float((1 - yes[~active]).sum()), int((~active).sum())),
     )

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.stats import spearmanr
 
-from rewrite_utils.stats import auroc_value, resampled
+from rewrite_utils.score.rates import auroc_value
+from rewrite_utils.stats import resampled
 
 Statistic = Callable[[ndarray, ndarray], float]
 

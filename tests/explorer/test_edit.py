@@ -17,11 +17,11 @@ from rewrite_utils.explorer import LatentExplorer, Shelf, change
 from rewrite_utils.explorer.change import Change, suggested, without
 from rewrite_utils.explorer.desk import Cancelled
 from rewrite_utils.params import ParameterError
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate import ExplanationError
 from rewrite_utils.simulate.readers.competing import Competing, _together
 from rewrite_utils.simulate.readers.reader import CrossFitted, dense
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stats import auroc_value
 
 WORDS = 'Fires strongly on " the", " man".'
 

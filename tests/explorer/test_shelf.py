@@ -12,8 +12,8 @@ from rewrite_utils.explorer import Shelf, headline, stage, windows
 from rewrite_utils.explorer.desk import Desk
 from rewrite_utils.latents import neighbours
 from rewrite_utils.rewrite.layer_stage import LAYER
+from rewrite_utils.score.rates import auroc, auroc_value
 from rewrite_utils.site import SiteStages
-from rewrite_utils.stats import auroc, auroc_value
 from rewrite_utils.subject.splice import GivenLatents, OneLatent, Site, TrueLatents
 
 ATTACK = '<script>alert("x")</script>'

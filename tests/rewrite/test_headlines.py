@@ -7,7 +7,8 @@ import pytest
 from rewrite_utils import calibrate
 from rewrite_utils.report import ratings, studies, verdicts
 from rewrite_utils.report.ratings import centred_ranks
-from rewrite_utils.stats import Estimate, auroc_value
+from rewrite_utils.score.rates import auroc_value
+from rewrite_utils.stats import Estimate
 
 
 def rates(sensitivity: list[float]) -> pd.DataFrame:

@@ -19,9 +19,9 @@ from rewrite_utils.llm import prompts
 from rewrite_utils.llm.protocol import BLOCK
 from rewrite_utils.params import Score
 from rewrite_utils.score.detection import detection_prompts, single_prompts
+from rewrite_utils.score.rates import wilson
 from rewrite_utils.score.scores import cut, intervals, judge, scores
 from rewrite_utils.score.trials import detection, fuzzing, hard
-from rewrite_utils.stats import wilson
 
 SETTINGS = Score(activating=6, random=5, window_tokens=4, per_prompt=4)
 CONCEPT = {0: "x", 1: "y", 2: "z"}

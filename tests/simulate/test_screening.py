@@ -10,6 +10,7 @@ from rewrite_utils.calibrate import CalibrationError, Target, calibrator
 from rewrite_utils.calibrate.names import CALIBRATORS
 from rewrite_utils.calibrate.screened import Screened, bin_mean
 from rewrite_utils.explain.contrast import contrast_texts, contrast_tokens
+from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate import Window, screening
 from rewrite_utils.simulate.judging import (
     by_place,
@@ -19,7 +20,6 @@ from rewrite_utils.simulate.judging import (
     screening_curve,
 )
 from rewrite_utils.simulate.screening import embedded, lexical, most_plausible, plausibility
-from rewrite_utils.stats import auroc_value
 
 SENTENCES = ["conjunctions (and, or, but)", "bodies of water (lake, sea)", "full stops (.)"]
 WINDOWS = [Window.of(["rowed over the", word]) for word in (" sea", " and", ".", " lakes", " But")]
