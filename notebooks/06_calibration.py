@@ -181,7 +181,7 @@ display.frame(pd.DataFrame(rows))
 rated = {name: site.ratings("evaluate") for name, site in sites.items()}
 true = {name: site.true("evaluate") for name, site in sites.items()}
 windows = sum(len(values) for values in true.values())
-figure, places = figures.places(true, each=2, width=5.0, height=3.6)
+figure, places = figures.places(true, each=2, width=5.0, height=4.8)
 drawn = {}
 for pair, name, values in places:
     told = {source: evidence[name].calibrated(source, rated[name]) for source in names}
@@ -194,7 +194,7 @@ figures.keep(made, "06_distributions", figure, whole, unit="window", n=windows)
 # ### The same with fewer predictions (figure A1)
 
 # %%
-figure, places = figures.places(true, width=5.0, height=3.6)
+figure, places = figures.places(true, width=5.0, height=4.8)
 drawn = {}
 for (axis,), name, values in places:
     few, every = sites[name].few_windows, len(evidence[name].true)

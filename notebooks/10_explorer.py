@@ -55,7 +55,7 @@ first
 # ### The other site
 
 # %%
-others[0] if others else first
+others[0] if others else display.said("This run has one site.")
 
 # %% [markdown]
 # ### The whole layer at a glance

@@ -250,3 +250,10 @@ def test_the_committed_notebook_is_executed_and_without_an_error(source: Path):
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs and all(output.output_type != "error" for output in outputs)
     assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
+
+
+@each_notebook
+def test_a_committed_notebook_shows_no_warning_and_no_error(source):
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []

@@ -44,7 +44,7 @@ def survival(
     axes.set(xscale="symlog", yscale="log", xlabel="activation", title=title)
     axes.set_ylabel("share of (window, latent) at or above")
     axes.set_ylim(top=1.4)
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return pd.concat(tables, ignore_index=True)
 
 
