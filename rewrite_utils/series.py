@@ -22,10 +22,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from rewrite_utils.explorer.stage import ALONE
-from rewrite_utils.llm import spending
+from rewrite_utils.llm import kept, spending
 from rewrite_utils.params import ROOT, ParameterError, find, load, names
 from rewrite_utils.runs import executed
-from rewrite_utils.runs.kernel import sockets
+from rewrite_utils.runs.kernel import socket_folder, sockets
 from rewrite_utils.runs.machine import device, gpu, this_machine
 from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.site import costs, plan_of, require_calibrators
@@ -33,6 +33,8 @@ from rewrite_utils.site import costs, plan_of, require_calibrators
 NOTEBOOKS = ROOT / "notebooks"
 TOUR = "00_tour"
 CELL_SECONDS = 6 * 3600
+ROOMY = 12e9
+"""Bytes of memory from which on the LLM of one notebook is kept for the next."""
 
 
 class Executed(NamedTuple):
@@ -176,15 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         here = this_machine(device(run.params.subject.device))
         _say(here.said() + spending.ahead(llms, lambda: costs(run.params)))
         done, before = [], len(run.journal)
-        for number, notebook in enumerate(chosen, 1):
-            _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
-            done.append(execute(run, notebook, file, overrides, again=asked.again))
-            _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
+        with socket_folder("rewrite-llm-") as folder, kept.keeping(folder if _roomy() else ""):
+            for number, notebook in enumerate(chosen, 1):
+                _say(f"[{number}/{len(chosen)}] {notebook.stem} …")
+                done.append(execute(run, notebook, file, overrides, again=asked.again))
+                _say(f"        {done[-1].seconds / 60:.1f} minutes. {done[-1].headline}")
         spent = spending.spent(run.folder, run.journal[before:])
         return _say(f"\n{table(done)}\n{spent}\n{_next_steps(run)}")
     except (SeriesError, ValueError, OSError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
+
+
+def _roomy() -> bool:
+    """Whether an LLM may stay in memory between notebooks: not on a GPU, of which vLLM takes nearly
+    all."""
+    return device() == "cpu" and this_machine().memory >= ROOMY
 
 
 def _parser() -> argparse.ArgumentParser:

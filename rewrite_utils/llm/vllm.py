@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from rewrite_utils.llm import kept
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import (
     BLOCK,
@@ -57,13 +58,15 @@ class VLLMEngine(Engine):
             label=f"vllm {settings['dtype']}",
         )
         self._ticket = 0
-        self._process, self._connection, self._log = start(settings, environment)
+        self._process, self._connection, self._log = opened(settings, environment)
+        self.pid = self._process.pid if self._process else 0  # until a kept one has told its own
         # Runs at close(), at garbage collection and at interpreter exit, whichever comes first.
+        keep = kept.place(settings, environment) is not None
         self._end = weakref.finalize(
-            self, end, self._process, self._connection, self._log, os.getpid()
+            self, end, self._process, self._connection, self._log, os.getpid(), keep=keep
         )
         try:
-            self._receive()
+            self.pid = self._receive()
         except BaseException:
             self.close()
             raise
@@ -83,13 +86,8 @@ class VLLMEngine(Engine):
             environment=child_environment(model, threads=threads, cuda=free > 0),
         )
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
     def close(self) -> None:
-        """End the child within seconds; may be called twice."""
+        """End the child within seconds, or leave a kept one to others; may be called twice."""
         self._end()
 
     def _choices(
@@ -119,7 +117,8 @@ class VLLMEngine(Engine):
         while True:
             with self._talking(interruptible=True):
                 while not self._connection.poll(0.5):
-                    if self._process.poll() is not None and not self._connection.poll(0):
+                    dead = self._process and self._process.poll() is not None
+                    if dead and not self._connection.poll(0):
                         raise EOFError
             with self._talking():
                 ticket, answer = self._connection.recv()
@@ -138,13 +137,15 @@ class VLLMEngine(Engine):
             raise
 
     def _death(self) -> EngineDied:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE)
+        code = "unknown"
+        if self._process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = str(self._process.wait(PATIENCE))
         log = self._log.read_text(errors="replace") if self._log.exists() else ""
-        code, tail = self._process.poll(), "\n".join(log.splitlines()[-LOG_LINES:]) or "(empty)"
+        tail = "\n".join(log.splitlines()[-LOG_LINES:]) or "(empty)"
         self.close()
         return EngineDied(
-            f"the vLLM process {self._process.pid} died (exit code {code}) in request "
+            f"the vLLM process {self.pid} died (exit code {code}) in request "
             f"{self._ticket}; nothing of that request was kept. The end of its log:\n{tail}"
         )
 
@@ -194,12 +195,28 @@ def child_environment(model: str, *, threads: int | None, cuda: bool) -> dict[st
     return os.environ | ours
 
 
-def start(
+def opened(
     settings: dict[str, Any], environment: dict[str, str]
+) -> tuple[subprocess.Popen[bytes] | None, Connection, Path]:
+    """A child, this end of the way to it, and its log; or one that a kernel before this one kept,
+    which is nobody's child."""
+    where = kept.place(settings, environment)
+    if where and (connection := kept.join(where)):
+        return None, connection, where.with_suffix(".log")
+    return start(settings, environment, where)
+
+
+def start(
+    settings: dict[str, Any], environment: dict[str, str], where: Path | None
 ) -> tuple[subprocess.Popen[bytes], Connection, Path]:
-    """The child, this end of the socket pair, and the child's log."""
+    """The child, this end of the socket pair, and the child's log; ``where``: kept there."""
     here, there = cast(tuple[Connection, Connection], multiprocessing.Pipe())
-    descriptor, name = tempfile.mkstemp(prefix="rewrite-vllm-", suffix=".log")
+    if where:
+        log = where.with_suffix(".log")
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    else:
+        descriptor, name = tempfile.mkstemp(prefix="rewrite-vllm-", suffix=".log")
+        log = Path(name)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "rewrite_utils.llm.vllm_worker", str(there.fileno())],
         stdin=subprocess.DEVNULL,
@@ -212,20 +229,31 @@ def start(
     os.close(descriptor)
     there.close()
     with contextlib.suppress(BrokenPipeError):
-        here.send({**settings, "parent": os.getpid(), "log": name})
-    return process, here, Path(name)
+        here.send({**settings, "parent": os.getpid(), "log": log, "kept": where})
+    return process, here, log
 
 
-def end(process: subprocess.Popen[bytes], connection: Connection, log: Path, owner: int) -> None:
-    """Ask the child to leave, then make it; whatever it exits with, its work is already here."""
+def end(
+    process: subprocess.Popen[bytes] | None,
+    connection: Connection,
+    log: Path,
+    owner: int,
+    *,
+    keep: bool,
+) -> None:
+    """Ask the child to leave, then make it; whatever it exits with, its work is already here. One
+    that is kept only loses this caller."""
     if os.getpid() != owner:  # a fork of the owner: not its child
         return
     with contextlib.suppress(OSError):
         connection.send(None)
-    for push in (lambda: None, process.terminate, process.kill):
-        push()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-            break
+    if process and keep:
+        process.returncode = process.poll() or 0  # whoever keeps it waits for it
+    elif process:
+        for push in (lambda: None, process.terminate, process.kill):
+            push()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+                break
+        log.unlink(missing_ok=True)
     connection.close()
-    log.unlink(missing_ok=True)

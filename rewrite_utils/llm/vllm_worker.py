@@ -5,6 +5,7 @@ lists. A failing request ends the process with its traceback in the log: a sched
 stumbled is not asked again. Knows vLLM and nothing of the experiment.
 """
 
+import contextlib
 import gc
 import os
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from rewrite_utils.llm import kept
+
 LLM = Any
 """vLLM's own; this file is also read where vLLM is not installed."""
 Counts = tuple[int, int, int]
@@ -23,18 +26,24 @@ Counts = tuple[int, int, int]
 
 
 def main(descriptor: int) -> None:
-    """Load the model, say so, answer until told to stop or the parent is gone."""
+    """Load the model, say so, answer until told to stop or the parent is gone; one that is `kept`
+    answers also those who join later, and stays."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
     settings = connection.recv()
-    log = Path(settings.pop("log"))
-    family = settings.pop("parent"), log
-    threading.Thread(target=_leave_with, args=family, daemon=True).start()
+    log, parent, where = (settings.pop(name) for name in ("log", "parent", "kept"))
+    listener = None
+    if where:
+        listener = kept.listening(where)
+        kept.end_with(where)
+    else:
+        threading.Thread(target=_leave_with, args=(parent, log), daemon=True).start()
     llm = load(settings)
-    connection.send((0, None))
-    while (request := _next(connection)) is not None:
-        ticket, name, arguments = request
-        connection.send((ticket, REQUESTS[name](llm, **arguments)))
+    connection.send((0, os.getpid()))
+    for caller, (ticket, name, arguments) in kept.requests(connection, listener):
+        answer = ticket, REQUESTS[name](llm, **arguments)
+        with contextlib.suppress(OSError):  # gone while it was answered
+            caller.send(answer)
     log.unlink(missing_ok=True)
     # vLLM sometimes aborts in its own clean-up, with the work done; skip that.
     os._exit(0)
@@ -123,13 +132,6 @@ def _read_ahead(folder: Path) -> None:
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as weights:
             os.posix_fadvise(weights.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def _next(connection: Connection) -> Any:
-    try:
-        return connection.recv()
-    except (EOFError, ConnectionResetError):
-        return None
 
 
 def _leave_with(parent: int, log: Path) -> None:

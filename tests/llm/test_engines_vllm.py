@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from rewrite_utils.llm import kept
 from rewrite_utils.llm.protocol import EngineDied, EngineError, Generation, Prompt
 from rewrite_utils.llm.vllm import VLLMEngine, child_environment
 
@@ -224,6 +225,56 @@ print(engine.pid, flush=True)
     assert done.stdout, done.stderr
     assert gone(int(done.stdout)), done.stderr
     assert not list(tmp_path.glob("*.log"))
+
+
+def test_a_kept_child_answers_those_who_come_later_and_two_at_once(
+    opened: Callable[..., VLLMEngine], tmp_path: Path
+) -> None:
+    with kept.keeping(str(tmp_path)):
+        first = opened()
+        first.close()
+        assert alive(first.pid)
+        second, third, other = opened(), opened(), opened(max_model_len=128)
+        assert first.pid == second.pid == third.pid != other.pid
+        for engine in (second, third, second):
+            mass = engine.choices([Prompt((), (1, 1, 1))], options=[1, 2]).mass[0, 0]
+            np.testing.assert_allclose(mass, np.exp(-3) + np.exp(-6), rtol=1e-5)
+        second.close()
+        assert third.generate([Prompt((), (1,))], max_tokens=4)
+        with pytest.raises(EngineDied, match="exit code unknown"):
+            third.choices([Prompt((), (99,))], options=[1, 2])
+        assert opened().pid != first.pid, "a dead one is started anew"
+    assert gone(other.pid), "the end of the keeping is everybody's end"
+    assert kept.FOLDER not in os.environ
+
+
+def test_a_kept_child_outlives_who_started_it_and_ends_with_who_keeps_it(
+    opened: Callable[..., VLLMEngine], tmp_path: Path
+) -> None:
+    asks = f"""
+import os
+from rewrite_utils.llm.vllm import VLLMEngine, child_environment
+engine = VLLMEngine(None, vocab_size=9, settings={SETTINGS!r},
+                    environment=child_environment("some", threads=1, cuda=False))
+print(engine.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    keeps = f"""
+import os, subprocess, sys
+from rewrite_utils.llm import kept
+with kept.keeping({str(tmp_path)!r}):
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", {asks!r}])
+    os.kill(os.getpid(), 9)
+"""
+    here = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{here}"}
+    done = subprocess.run(
+        [sys.executable, "-c", keeps], env=environment, capture_output=True, text=True, timeout=90
+    )
+    first, second = map(int, done.stdout.split())
+    assert first == second, done.stderr
+    assert gone(first)
 
 
 def test_the_childs_environment_stays_the_childs(opened: Callable[..., VLLMEngine]) -> None:
