@@ -225,7 +225,7 @@ class Simulate(Section):
     forward pass."""
 
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"mode", "layout", "digits", "show_contrast", "screen", "screen_by"}
+        {"mode", "layout", "digits", "show_contrast", "notes", "screen", "screen_by"}
     )
     BEFORE: ClassVar[Mapping[str, Any]] = {"screen_cut": "each"}
 
@@ -250,6 +250,10 @@ class Simulate(Section):
     """Tell the simulator the sentence's detection score."""
     show_contrast: int = Field(0, ge=0)
     """Tell the simulator so many tokens that stand beside the latent's firings and never fire."""
+    notes: Literal["behind", "ahead"] = "behind"
+    """Where rate, score and contrast tokens stand: behind the sentence, in numbers, which no
+    few-shot shows; or ahead of it, in words, as the few-shots of a prompt of its own show them
+    (mode last, layout window_first)."""
     screen: float = Field(1.0, gt=0, le=1)
     """Share of each latent's windows that goes to the simulator, the most plausible ones by
     ``screen_by``; what is left out is a bin of its own in calibration. 1: all of them (paper)."""
@@ -263,6 +267,15 @@ class Simulate(Section):
     align: int = Field(32, ge=1)
     """The shared part of a prompt is padded to a multiple of this, the block of vLLM's prefix
     cache."""
+
+    @model_validator(mode="after")
+    def _notes_have_a_prompt(self) -> "Simulate":
+        if self.notes == "ahead" and (self.mode, self.layout) != ("last", "window_first"):
+            raise ValueError(
+                f"notes 'ahead' has a prompt for mode 'last' and layout 'window_first', not for "
+                f"{self.mode!r} and {self.layout!r}; use notes 'behind'"
+            )
+        return self
 
     def content(self) -> dict[str, Any]:
         """As of every section; nothing is cut where everything is sent."""

@@ -72,11 +72,17 @@ class Studies(Section):
     )
     """Synthetic specificities of otherwise true activations."""
     simulators: tuple[
-        Literal["rate", "score", "contrast", "explanation_first", "original", "all"], ...
+        Literal[
+            *("rate", "score", "contrast"),
+            *("ahead", "rate_ahead", "score_ahead", "contrast_ahead"),
+            *("explanation_first", "original", "all"),
+        ],
+        ...,
     ] = ()
     """Other ways to ask the simulator, compared with the plain one on the same pairs: firing rate,
-    score or contrast tokens shown, the other two layouts, all positions in one pass. Costs LLM
-    time; empty: not done."""
+    score or contrast tokens shown behind the sentence; the prompt with them ahead of it, without
+    and with each; the sentence first; in the original's words (sentence first, too); all positions
+    in one pass. Costs LLM time; empty: not done."""
     simulator_windows: int = Field(16, ge=2)
     """Calibrate windows of that comparison."""
     screens: tuple[Literal["lexical", "embedding", "both"], ...] = ("lexical",)

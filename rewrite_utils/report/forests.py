@@ -33,8 +33,12 @@ WAYS = {
     "rate": "firing rate shown",
     "score": "score shown",
     "contrast": "contrast tokens shown",
+    "ahead": "prompt with notes ahead",
+    "rate_ahead": "… firing rate, in words",
+    "score_ahead": "… score, in words",
+    "contrast_ahead": "… contrast tokens",
     "explanation_first": "sentence first",
-    "original": "the original's layout",
+    "original": "… in the original's words",
     "all": "all positions",
 }
 """Ways to ask the simulator, in words."""

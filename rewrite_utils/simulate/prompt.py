@@ -22,6 +22,12 @@ FILES: dict[str, str] = {
     "original": "simulate_original",
 }
 """The prompt of each order."""
+AHEAD = "simulate_ahead"
+"""The prompt, window first, whose few-shots show notes ahead of the sentence."""
+RATES = ((1 / 300, "very few"), (1 / 50, "few"), (1.0, "many"))
+"""Firing rates up to so many, in words."""
+SCORES = ((0.4, "hardly tells"), (0.7, "tells roughly"), (1.0, "tells well"))
+"""F1 of detection up to so many, in words."""
 CUTS = {"window_first": "\nDescription:", "explanation_first": "\nText:", "original": "{pad}"}
 """Behind this text the pair's own part begins."""
 
@@ -32,10 +38,11 @@ def described(
     rate: float | None = None,
     score: float | None = None,
     contrast: Sequence[str] = (),
+    ahead: bool = False,
     latent: int,
 ) -> str:
     """The description in the prompt: the sentence, and if asked for the firing rate, the score and
-    tokens that it does not respond to.
+    tokens that it does not respond to, in numbers behind it or in words ahead of it.
 
     Raises ExplanationError: the sentence is missing or empty.
     """
@@ -43,14 +50,30 @@ def described(
         raise ExplanationError(
             f"latent {latent} has no explanation ({sentence!r}): leave it out or explain it again"
         )
-    notes = []
-    if contrast:
-        notes.append(f"not {', '.join(contrast)}")
+    if ahead:
+        notes = "; ".join(_in_words(rate, score, contrast))
+        return prompts.sentence(f"[{notes}] {sentence.strip()}" if notes else sentence)
+    notes = _in_numbers(rate, score, contrast)
+    return prompts.sentence("; ".join([sentence.strip(), *notes]))
+
+
+def _in_numbers(rate: float | None, score: float | None, contrast: Sequence[str]) -> list[str]:
+    notes = [f"not {', '.join(contrast)}"] if contrast else []
     if rate is not None:
         notes.append(f"responds to 1 in {max(1, round(1 / max(rate, 1e-9))):,} tokens")
     if score is not None:
         notes.append(f"score {score:.2f}")
-    return prompts.sentence("; ".join([sentence.strip(), *notes]))
+    return notes
+
+
+def _in_words(rate: float | None, score: float | None, contrast: Sequence[str]) -> list[str]:
+    notes = []
+    if rate is not None:
+        notes.append(f"fits {next(word for most, word in RATES if rate <= most)} tokens")
+    if score is not None:
+        how = next(word for most, word in SCORES if score <= most)
+        notes.append(f"{how} which tokens are meant")
+    return notes + ([f"does not mean {', '.join(contrast)}"] if contrast else [])
 
 
 class Window(NamedTuple):
@@ -84,11 +107,17 @@ class Layout:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, align: int, order: Order = "window_first"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        align: int,
+        order: Order = "window_first",
+        wording: str = "",
     ) -> None:
-        """``align``: the shared part is filled with newlines to a multiple of so many tokens."""
+        """``align``: the shared part is filled with newlines to a multiple of so many tokens.
+        ``wording``: another prompt of that order."""
         self.order, self._tokenizer, self._align = order, tokenizer, align
-        whole = prompts.rendered(tokenizer, FILES[order])
+        whole = prompts.rendered(tokenizer, wording or FILES[order])
         cut = whole.index(CUTS[order], whole.index("{pad}")) + len(CUTS[order])
         head, _, self._shared = whole[:cut].partition("{pad}")
         self._own = whole[cut:]

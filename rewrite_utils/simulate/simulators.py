@@ -21,7 +21,7 @@ from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import MOST_OPTIONS, Prompt, Usage
 from rewrite_utils.llm.tokens import digit_tokens, padded, text_tokens
 from rewrite_utils.params import LLM, Simulate
-from rewrite_utils.simulate.prompt import FILES, ExplanationError, Layout, Window
+from rewrite_utils.simulate.prompt import AHEAD, FILES, ExplanationError, Layout, Window
 from rewrite_utils.simulate.ratings import EVERYWHERE, expected_rating
 
 NAME = "simulate_everywhere"
@@ -222,7 +222,9 @@ class EveryToken(OnEngine):
 
 def wording(asked: Simulate) -> str:
     """The prompt file that these parameters use."""
-    return NAME if asked.mode == "all" else FILES[asked.layout]
+    if asked.mode == "all":
+        return NAME
+    return AHEAD if asked.notes == "ahead" else FILES[asked.layout]
 
 
 def reading(asked: Simulate, llm: LLM) -> LLM:
@@ -241,5 +243,6 @@ def open_simulator(asked: Simulate, engine: Engine) -> Simulator:
     digits = DigitReader.of(engine.tokenizer, asked.digits)
     if asked.mode == "all":
         return EveryToken(engine, align=asked.align, digits=digits)
-    layout = Layout(engine.tokenizer, align=asked.align, order=asked.layout)
+    how = {"align": asked.align, "order": asked.layout, "wording": wording(asked)}
+    layout = Layout(engine.tokenizer, **how)
     return LastToken(engine, layout, digits)

@@ -72,6 +72,7 @@ class Telling:
             rate=float(explain.rate[latent]) if asked.show_rate else None,
             score=self._f1_of(latent) if asked.show_score else None,
             contrast=contrast_texts(explain, latent, count=count, token_texts=texts),
+            ahead=asked.notes == "ahead",
         )
 
     def windows(self, split: str) -> list[simulating.Window]:

@@ -33,11 +33,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "rate": {"show_rate": True},
     "score": {"show_score": True},
     "contrast": {"show_contrast": CONTRAST},
+    "ahead": {"notes": "ahead"},
+    "rate_ahead": {"notes": "ahead", "show_rate": True},
+    "score_ahead": {"notes": "ahead", "show_score": True},
+    "contrast_ahead": {"notes": "ahead", "show_contrast": CONTRAST},
     "explanation_first": {"layout": "explanation_first"},
     "original": {"layout": "original"},
     "all": {"mode": "all"},
 }
-"""Sentence alone, window first, last token; and one change each."""
+"""Sentence alone, window first, last token; and one change each, or one beside the prompt that has
+its notes ahead."""
 KEPT = ("window_tokens", "first_position", "last_position", "align", "digits")
 """What every way takes from the run."""
 
@@ -133,13 +138,14 @@ class Ways:
         whole = simulating.read_ratings(part if part.exists() else stage.folder)
         return simulating.Ratings(*(field[:count] for field in whole))
 
-    def comparison(self) -> pd.DataFrame:
-        """Every way against the plain one, on the same pairs; empty if there is none."""
+    def comparison(self, base: str = PLAIN) -> pd.DataFrame:
+        """Every way against the plain one, or another ``base`` of them, on the same pairs; empty if
+        there is none."""
         found = {way: self.rated(way).expected.astype(np.float64) for way in self.stages}
         if not found:
             return pd.DataFrame()
         true = self.true("calibrate")[: len(found[PLAIN])]
-        return judging.compared(true, found, base=PLAIN, **self._drawn)
+        return judging.compared(true, found, base=base, **self._drawn)
 
     def everywhere(self) -> pd.DataFrame:
         """The all-positions mode at every token of the windows, by place; empty if not run."""

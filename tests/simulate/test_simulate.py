@@ -214,6 +214,17 @@ def test_a_description_tells_rate_and_score_if_asked():
     both = described("words", latent=1, rate=0.5, score=0.876)
     assert both == "words; responds to 1 in 2 tokens; score 0.88"
     assert described("words", latent=1, score=0.0) == "words; score 0.00"
+    assert described(" words ", latent=1, ahead=True) == "words"
+    told = {"rate": 1 / 250, "score": 0.55, "contrast": ["sea", "a"]}
+    assert described("words", latent=1, ahead=True, **told) == (
+        "[fits few tokens; tells roughly which tokens are meant; does not mean sea, a] words"
+    )
+    assert described("x", latent=1, ahead=True, rate=0.0, score=0.0) == (
+        "[fits very few tokens; hardly tells which tokens are meant] x"
+    )
+    assert described("x", latent=1, ahead=True, rate=1.0, score=1.0) == (
+        "[fits many tokens; tells well which tokens are meant] x"
+    )
 
 
 # ── the expected rating ───────────────────────────────────────────────────────────────────────

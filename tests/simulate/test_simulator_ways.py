@@ -53,6 +53,13 @@ def test_new_options_leave_finished_stages_as_they_are(world):
     cut = {"screen": 0.5, "screen_cut": "calibrate"}
     assert Simulate(screen=0.5).content() == later | cut
     assert Simulate(layout="original").content() == later | {"layout": "original"}
+    assert Simulate(notes="ahead").content() == later | {"notes": "ahead"}
+
+
+@pytest.mark.parametrize("other", [{"mode": "all"}, {"layout": "explanation_first"}])
+def test_notes_ahead_need_a_prompt_that_shows_them(other):
+    with pytest.raises(ValueError, match="use notes 'behind'"):
+        Simulate(notes="ahead", **other)
 
 
 def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
@@ -66,7 +73,9 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     np.testing.assert_array_equal(site.ways.rated("plain").expected, plain)
     asked = "\n".join(llm.texts)
     assert "responds to 1 in" in asked and "; score 0." in asked and "; not " in asked
-    assert "Feature: " in asked
+    assert "Feature: " in asked and "Description: [fits " in asked
+    ahead = site.ways.comparison("ahead").set_index(["way", "statistic"])
+    assert (ahead.loc["ahead"]["minus ahead"].dropna() == 0).all()
     places = site.ways.everywhere()
     assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
     whole = tables.stacked({"mlp": site.ways.comparison()})
