@@ -1,4 +1,5 @@
-"""The whole series with the subject on another device than the text and the estimates."""
+"""The whole series with the subject on another device than the text and the estimates: a GPU where
+there is one, else a pretended device."""
 
 from collections.abc import Iterator
 
@@ -18,14 +19,14 @@ from rewrite_utils.site import open_sites
 from rewrite_utils.subject import stage as reading
 from rewrite_utils.subject.model import load_subject
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="there is a real one, which make check-gpu compares"
-)
-
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     reading.loaded.cache_clear()
+    if torch.cuda.is_available():
+        yield torch.device("cuda", 0)
+        reading.loaded.cache_clear()
+        return
     rates = {"float32": 2e12, "bfloat16": 2e12}
     monkeypatch.setattr(machine, "product_rates", lambda device="cpu": rates)
     for name, value in {
@@ -36,11 +37,12 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     with Pretending():
-        yield
+        yield FAR
     reading.loaded.cache_clear()
 
 
-def test_the_pretended_device_keeps_far_from_near(far: None) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is pretended beside a GPU")
+def test_the_pretended_device_keeps_far_from_near(far: torch.device) -> None:
     tensor = torch.arange(6.0).to("cuda")
     assert tensor.device == FAR and (tensor + 1).device == FAR
     assert (tensor + 1).cpu().tolist() == [1, 2, 3, 4, 5, 6]
@@ -54,14 +56,17 @@ def test_the_pretended_device_keeps_far_from_near(far: None) -> None:
 
 
 def test_the_whole_run_is_the_same_on_another_device(
-    world: World, far: None, tmp_path_factory: pytest.TempPathFactory
+    world: World, far: torch.device, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("far")
     sites = open_sites(world.again(folder, subject__device="auto"))
     for name, site in sites.items():
-        assert site.subject.device == FAR and site.coder.W_dec.device == FAR
+        assert site.subject.device == far and site.coder.W_dec.device == far
         near = world.sites[name]
         pd.testing.assert_frame_equal(site.quality, near.quality, rtol=1e-3, atol=1e-4)
+        if site.simulated != near.simulated:  # the fake LLM's answers hang on the evidence's order
+            assert far != FAR, "which a GPU's products of another precision may change"
+            continue
         np.testing.assert_allclose(
             site.true("evaluate"), near.true("evaluate"), rtol=1e-3, atol=1e-4
         )
@@ -74,7 +79,7 @@ def test_the_whole_run_is_the_same_on_another_device(
         np.testing.assert_allclose(
             neighbours.cosines(site.coder, latent),
             neighbours.cosines(near.coder, latent),
-            atol=1e-4,
+            atol=1e-3,
         )
         raised = promoted(site.subject, site.coder, latent).raised
         wanted = promoted(near.subject, near.coder, latent).raised
@@ -82,6 +87,7 @@ def test_the_whole_run_is_the_same_on_another_device(
         pd.testing.assert_frame_equal(site.usefulness, near.usefulness, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_device_that_is_not_there_is_named(world: World) -> None:
     with pytest.raises(ValueError, match=r"subject.device.*cuda.*cpu"):
         load_subject(world.raw["subject"]["model"], device="cuda")
