@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from splice_cases import HOOKPOINTS, LATENTS, coder_for
-from stage_cases import SITE, SITES, FakeLLM, World, finish, tokenizer_with_chat, write_text
-from tiny import VOCABULARY, tiny_config, tiny_tokenizer
+from stage_cases import SITES, FakeLLM, World, finish, tiny_params, tokenizer_with_chat
+from tiny import VOCABULARY, tiny_tokenizer, write_tiny_model
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -42,14 +42,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 def tiny_folder(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as from_pretrained reads it."""
     folder = tmp_path_factory.mktemp(architecture)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(tiny_config(architecture))
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    write_tiny_model(folder, architecture)
     return folder
 
 
@@ -103,21 +96,7 @@ def raw(tiny_folder, tmp_path_factory) -> dict:
     """Parameters of a run on the tiny model: an MLP and a residual site."""
     folder = tmp_path_factory.mktemp("world")
     shutil.copytree(tiny_folder, folder / "model")
-    tokenizer_with_chat(tiny_tokenizer()).save_pretrained(folder / "model")
-    corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
-    corpus["draw"] = "seed"  # what is asserted of chances below was seen on this draw
-    shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
-    return {
-        "name": "tiny",
-        "figures": str(folder / "figures"),
-        "subject": {"model": str(folder / "model"), "collect_dtype": "", "device": "cpu"},
-        "corpus": corpus | shares,
-        "sites": {name: SITE | {"hookpoint": place} for name, place in SITES.items()},
-        "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
-        "score": {"activating": 3, "random": 4, "window_tokens": 8, "per_prompt": 3},
-        "simulate": {"window_tokens": 8, "first_position": 10, "align": 4},
-        "rewrite": {"fractions": [0.1, 0.5, 1.0], "bootstrap": 100},
-    }
+    return tiny_params(folder)
 
 
 @pytest.fixture(scope="module")

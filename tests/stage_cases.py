@@ -4,9 +4,12 @@ import json
 import zlib
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
+from tiny import tiny_tokenizer, write_tiny_model
 
+from rewrite_utils.llm import opening
 from rewrite_utils.llm.engine import Engine
 from rewrite_utils.llm.protocol import Generation, Prompt, Usage
 from rewrite_utils.params import parse
@@ -87,6 +90,18 @@ class World(NamedTuple):
         return Run(parse(raw), folder or self.run.folder)
 
 
+def tiny_site(folder: Path, **changed) -> SiteStages:
+    """The MLP site of a run in a folder, made by the first process that asks; the LLM is fake."""
+    file, llm = folder / "params.json", FakeLLM(tokenizer_with_chat(tiny_tokenizer()))
+    if not file.exists():
+        write_tiny_model(folder / "model", "llama")
+        file.write_text(json.dumps(tiny_params(folder)))
+    patch.object(opening, "engine", lambda _: llm).start()
+    raw = json.loads(file.read_text())
+    run = World(raw, Run(parse(raw), folder / "run"), llm, {}).again(**changed)
+    return SiteStages(run, "mlp")
+
+
 def write_text(folder: Path) -> str:
     """A folder as data sets are read from: 150 documents of random words."""
     generator = np.random.default_rng(0)
@@ -96,6 +111,25 @@ def write_text(folder: Path) -> str:
     rows = [json.dumps({"text": f"{number} {line}"}) for number, line in enumerate(lines)]
     (folder / "rows.jsonl").write_text("\n".join(rows))
     return str(folder)
+
+
+def tiny_params(folder: Path) -> dict:
+    """Parameters of a run on ``folder``/model: an MLP and a residual site."""
+    tokenizer_with_chat(tiny_tokenizer()).save_pretrained(folder / "model")
+    corpus = {"sources": [write_text(folder / "text")], "row_tokens": 40, "max_rows": 20}
+    corpus["draw"] = "seed"  # what is asserted of chances in the tests was seen on this draw
+    shares = {"train": 0.4, "explain": 0.2, "score": 0.2, "calibrate": 0.1, "evaluate": 0.1}
+    return {
+        "name": "tiny",
+        "figures": str(folder / "figures"),
+        "subject": {"model": str(folder / "model"), "collect_dtype": "", "device": "cpu"},
+        "corpus": corpus | shares,
+        "sites": {name: SITE | {"hookpoint": place} for name, place in SITES.items()},
+        "explain": {"windows": 4, "window_tokens": 8, "min_firings": 5},
+        "score": {"activating": 3, "random": 4, "window_tokens": 8, "per_prompt": 3},
+        "simulate": {"window_tokens": 8, "first_position": 10, "align": 4},
+        "rewrite": {"fractions": [0.1, 0.5, 1.0], "bootstrap": 100},
+    }
 
 
 def tokenizer_with_chat(tokenizer):

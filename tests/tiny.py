@@ -1,7 +1,15 @@
 """Tiny random models of both architectures: their configuration and their tokenizer."""
 
+from pathlib import Path
+
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
 
 LAYERS, WIDTH, VOCABULARY = 3, 32, 320
 
@@ -36,3 +44,15 @@ def tiny_config(architecture: str) -> LlamaConfig | GPTNeoXConfig:
     return GPTNeoXConfig(
         **common, use_parallel_residual=True, rope_parameters=rope, tie_word_embeddings=False
     )
+
+
+def write_tiny_model(folder: Path, architecture: str) -> None:
+    """A model folder as from_pretrained reads it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(tiny_config(architecture))
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)

@@ -117,12 +117,12 @@ def digest(folder: str | Path, hookpoint: str, *, scores: str = "") -> str:
 def require_width(
     latents: Iterable[int], width: int, hookpoint: str, origin: str = "explain.delphi"
 ) -> None:
-    """Raise ParameterError when the sentences are of a wider coder."""
+    """Raise ParameterError when the latents are a wider coder's."""
     highest = max(latents)
     if highest >= width:
         raise ParameterError(
-            f"{origin}: {hookpoint} has a sentence for latent {highest}, but the site's "
-            f"coder has {width} latents: name the coder they belong to in sites.<site>.coder"
+            f"{origin}: {hookpoint} has a latent {highest}, but the site's coder has "
+            f"{width} latents: name the coder they belong to in sites.<site>.coder"
         )
 
 

@@ -6,7 +6,6 @@ features/, a file a latent, and with ``--graph`` a graph of its with our sentenc
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rewrite_utils.explain import circuit_tracer, delphi, labels
 from rewrite_utils.explain.logits import promoted
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
-from rewrite_utils.runs.run import open_run, write_json
+from rewrite_utils.runs.run import open_run
 from rewrite_utils.score.scores import cut
 from rewrite_utils.site import SiteStages, open_sites
 
@@ -42,39 +41,46 @@ def export(site: SiteStages, folder: Path) -> list[str]:
 
 def export_lines(site: SiteStages, folder: Path) -> Path:
     """Neuronpedia's JSON lines of one site; its names of model and source are the run's."""
-    model = site.params.subject.model.rsplit("/", 1)[-1]
-    source = f"{site.hookpoint.layer}-{site.params.name}-{site.name}"
+    model, source = site.params.subject.model.rsplit("/", 1)[-1], source_of(site)
     file = folder / model / source / "explanations" / "batch-0.jsonl"
     explainer = site.params.explainer.model
     labels.write_lines(file, site.explanations, model=model, source=source, explainer=explainer)
     return file
 
 
-def export_latents(site: SiteStages, folder: Path, graph: Path | None = None) -> list[Path]:
-    """circuit-tracer's file of every described latent; ``graph``: one that is labelled, too.
+def source_of(site: SiteStages) -> str:
+    """What a site's coder is called elsewhere; its layer comes first, as in Neuronpedia's names."""
+    return f"{site.hookpoint.layer}-{site.params.name}-{site.name}"
 
-    Raises ParameterError for a residual stream: its graphs are of MLPs.
+
+def export_latents(site: SiteStages, folder: Path, graph: Path | None = None) -> list[Path]:
+    """circuit-tracer's file of every latent that is described, or that ``graph`` has nodes of; the
+    graph is labelled.
+
+    Raises ParameterError for a residual stream (its graphs are of MLPs), and another coder's graph.
     """
     place = site.hookpoint
     if place.kind != "mlp":
         raise ParameterError(f"circuit-tracer's latents are transcoders', not {place.name}'s")
+    drawn = circuit_tracer.read_graph(graph) if graph else None
+    named = circuit_tracer.latents_in(drawn, place.layer) if drawn else set()
+    if named:
+        delphi.require_width(named, site.coder.config.num_latents, place.name, str(graph))
     found = [
         circuit_tracer.write_latent(
-            folder / "features",
+            folder / circuit_tracer.FEATURES,
             site.cache("explain"),
             latent,
             layer=place.layer,
             promoted=promoted(site.subject, site.coder, latent, count=10),
             texts=site.texts,
             window=site.params.explain.window_tokens,
+            transcoder=source_of(site),
         )
-        for latent in site.sentences
+        for latent in sorted({*site.sentences, *named})
     ]
-    if graph is not None:
-        target = folder / graph.name
-        # Another site's labels are kept.
-        read = json.loads((target if target.exists() else graph).read_text("utf-8"))
-        write_json(target, circuit_tracer.labelled(read, place.layer, site.sentences))
+    if drawn:
+        circuit_tracer.write_graph(folder, drawn, place.layer, site.sentences)
     return found
 
 

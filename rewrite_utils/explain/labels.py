@@ -4,7 +4,8 @@ In: Neuronpedia's export (a file of JSON lines or a folder of them), a delphi ru
 table of two columns, latent and label (CSV, TSV). Out: our explanations table; a failed parse, null
 or −1 is a failure there, not a sentence. No LLM is asked. Of Neuronpedia's format
 (docs.neuronpedia.org/api-and-data/exports, 2026) these fields are used: modelId, layer (its source,
-"6-gemmascope-transcoder-16k"), index, description, typeName and explanationModelName.
+"6-gemmascope-transcoder-16k"; its Python package says ``source``), index, description, typeName and
+explanationModelName.
 """
 
 import csv
@@ -87,7 +88,7 @@ def write_lines(
 ) -> None:
     """One line a latent that has a sentence; ``model`` and ``source`` are Neuronpedia's names."""
     kept = explanations.dropna(subset=["sentence"])
-    common = {"modelId": model, "layer": source}
+    common = {"modelId": model, "layer": source, "source": source}
     made = {"typeName": TYPE, "explanationModelName": explainer}
     with whole(file) as beside, beside.open("w", encoding="utf-8") as stream:
         for latent, sentence in zip(kept["latent"], kept["sentence"], strict=True):
@@ -126,7 +127,8 @@ def _lines(file: Path) -> Iterator[tuple[str, int, object]]:
 def _label(line: str, where: str) -> tuple[str, int, object]:
     try:
         found: dict[str, Any] = json.loads(line)
-        return str(found["layer"]), int(found["index"]), found["description"]
+        source = found["layer"] if "layer" in found else found["source"]
+        return str(source), int(found["index"]), found["description"]
     except (ValueError, KeyError, TypeError) as error:
         raise ParameterError(
             f"explain.labels: {where} is not a label of Neuronpedia's (fields layer, index, "

@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from latent_cases import cache_of, drawn
@@ -41,6 +42,11 @@ def said(place) -> dict[int, str | None]:
 def test_neuronpedias_export_is_read_layer_by_layer(tmp_path, name):
     file = write_lines(tmp_path / name)
     assert said(file) == said(tmp_path) == {2: None, 7: "words for water"}
+
+
+def test_a_line_that_says_source_as_neuronpedias_package_does(tmp_path):
+    line = {"source": "6-a-16k", "index": 7, "description": "water"}
+    assert said(write_lines(tmp_path / "a.jsonl", [line])) == {7: "water"}
 
 
 def test_two_sources_of_one_layer_are_not_mixed(tmp_path):
@@ -109,8 +115,9 @@ def test_a_run_goes_out_as_lines_and_comes_back_as_its_own_labels(world, tmp_pat
     assert file.parent.parent.name == "0-tiny-mlp"
     first = json.loads(file.read_text().splitlines()[0])
     assert list(first) == [
-        "modelId", "layer", "index", "description", "typeName", "explanationModelName",
+        "modelId", "layer", "source", "index", "description", "typeName", "explanationModelName",
     ]  # fmt: skip
+    assert first["source"] == first["layer"] == "0-tiny-mlp"
     run = world.again(tmp_path / "run", explain__labels=str(tmp_path / "out"))
     again = open_sites(run)["mlp"]
     assert again.sentences == site.sentences
@@ -134,15 +141,36 @@ def test_a_latents_number_is_cantors(layer, latent, number):
     assert circuit_tracer.number(layer, latent) == number
 
 
-def test_a_latents_file_has_the_viewers_fields_and_the_windows_of_the_cache(tmp_path):
+FIELDS = {
+    "transcoder_id": str,
+    "index": int,
+    "examples_quantiles": list,
+    "top_logits": list,
+    "bottom_logits": list,
+    "act_min": float,
+    "act_max": float,
+    "quantile_values": list,
+    "histogram": list,
+    "activation_frequency": float,
+}
+"""circuit_tracer 0.5.0, frontend/feature_models.py: Model. All of them are needed."""
+
+
+def written(folder, latent):
     dense, tokens = drawn(rows=30)
     cache = cache_of(dense, tokens)
-    told = Promoted([(" up", 2.0)], [(" down", -1.0)])
-    file = circuit_tracer.write_latent(
-        tmp_path, cache, 3, layer=2, promoted=told, texts=lambda ids: list(map(str, ids)), window=6
-    )
-    assert file.name == "18.json"
+    how = {"promoted": Promoted([(" up", 2.0)], [(" down", -1.0)]), "window": 6, "layer": 2}
+    how |= {"texts": lambda ids: list(map(str, ids)), "transcoder": "2-a"}
+    file = circuit_tracer.write_latent(folder, cache, latent, **how)
     found = json.loads(file.read_text())
+    assert {name: type(value) for name, value in found.items()} == FIELDS
+    assert (found["transcoder_id"], found["index"]) == ("2-a", latent)
+    return cache, file, found
+
+
+def test_a_latents_file_has_the_viewers_fields_and_the_windows_of_the_cache(tmp_path):
+    cache, file, found = written(tmp_path, 3)
+    assert file.name == "18.json"
     assert found["top_logits"] == [" up"] and found["bottom_logits"] == [" down"]
     assert found["act_max"] == pytest.approx(cache.maximum[3], abs=1e-4)
     names = [part["quantile_name"] for part in found["examples_quantiles"]]
@@ -153,29 +181,94 @@ def test_a_latents_file_has_the_viewers_fields_and_the_windows_of_the_cache(tmp_
     assert len(top["tokens"]) == 6
 
 
+def test_a_latents_file_says_how_its_activations_are_spread(tmp_path):
+    cache, _, found = written(tmp_path, 3)
+    values = cache.of(3).values
+    assert len(found["quantile_values"]) == 99  # the viewer shows the first that is not exceeded
+    assert found["quantile_values"][49] == pytest.approx(np.median(values))
+    assert sum(found["histogram"]) == len(values)
+    assert found["histogram"][0] == (values < found["act_max"] / circuit_tracer.BARS).sum()
+    assert found["activation_frequency"] == len(values) / (30 * 19)
+
+
+def test_a_silent_latent_has_a_file_that_says_so(tmp_path):
+    _, _, found = written(tmp_path, 0)
+    assert found["act_max"] == found["activation_frequency"] == sum(found["histogram"]) == 0
+    assert found["quantile_values"] == [] == found["examples_quantiles"][0]["examples"]
+
+
+def node(layer, latent, **more):
+    """As graph_models.Node.feature_node has it: layer as text, latent as Cantor's number."""
+    kind = {"feature_type": "cross layer transcoder", "clerp": ""}
+    return kind | {"layer": str(layer), "feature": circuit_tracer.number(layer, latent)} | more
+
+
+def graph_of(*nodes, **metadata):
+    logit = {"layer": "4", "feature": 311, "feature_type": "logit", "clerp": "Output"}
+    token = {"layer": "E", "feature": 1, "feature_type": "embedding", "clerp": ""}
+    about = {"slug": "rain", "scan": "someone/transcoders", "transcoder_list": []} | metadata
+    return {"metadata": about, "nodes": [*nodes, token, logit]}
+
+
 def test_a_graphs_nodes_get_our_sentences_where_they_are_ours():
-    nodes = [
-        {"feature": circuit_tracer.number(2, 3), "layer": "2", "clerp": ""},
-        {"feature": circuit_tracer.number(2, 4), "layer": "2", "clerp": "theirs"},
-        {"feature": 18, "layer": "E", "clerp": "token"},
-    ]
-    found = circuit_tracer.labelled({"metadata": {}, "nodes": nodes}, 2, {3: "water"})
-    assert [node["clerp"] for node in found["nodes"]] == ["water", "theirs", "token"]
-    assert nodes[0]["clerp"] == "" and found["metadata"] == {}
+    nodes = [node(2, 3), node(2, 4, clerp="theirs"), node(1, 3), node(2, 9, feature=-1)]
+    graph = graph_of(*nodes)
+    found = circuit_tracer.labelled(graph, 2, {3: "water"})
+    labels = [one["clerp"] for one in found["nodes"]]
+    assert labels == ["water", "theirs", "", "", "", "Output"]
+    assert nodes[0]["clerp"] == "" and graph["metadata"]["scan"] == "someone/transcoders"
+    assert circuit_tracer.latents_in(graph, 2) == {3, 4}
+
+
+def test_the_viewer_asks_for_our_files_of_our_layer_and_for_others_where_it_did():
+    """init-cg-feature-detail.js: with a scan ``custom-…`` by ``transcoder_list[layer]``; of what
+    begins with ``./`` it gets ``<that>/<number>.json``."""
+    once = circuit_tracer.labelled(graph_of(node(0, 1), node(2, 3)), 2, {})
+    assert once["metadata"]["scan"] == "custom-someone/transcoders"
+    theirs = "someone/transcoders"
+    assert once["metadata"]["transcoder_list"] == [theirs, theirs, "./data/features"]
+    twice = circuit_tracer.labelled(once, 0, {})["metadata"]
+    assert twice["scan"] == once["metadata"]["scan"]
+    assert twice["transcoder_list"] == ["./data/features", theirs, "./data/features"]
+    with pytest.raises(ParameterError, match="of layers 0 … 2, so not of a model with a layer 3"):
+        circuit_tracer.labelled(once, 3, {})
 
 
 def test_the_latents_of_a_site_and_a_graph_go_out_together(world, tmp_path):
-    graph = tmp_path / "graph.json"
-    site = world.sites["mlp"]
+    site, graph, out = world.sites["mlp"], tmp_path / "any name.json", tmp_path / "out"
     latent = next(iter(site.sentences))
-    node = {"feature": circuit_tracer.number(0, latent), "layer": "0", "clerp": ""}
-    graph.write_text(json.dumps({"nodes": [node]}))
-    files = export_latents(site, tmp_path / "out", graph)
-    assert len(files) == len(site.sentences)
-    labelled = json.loads((tmp_path / "out" / "graph.json").read_text())
+    other = min(set(range(12)) - set(site.sentences))
+    graph.write_text(json.dumps(graph_of(node(0, latent), node(0, other))))
+    files = export_latents(site, out, graph)
+    assert {int(file.stem) for file in files} == {
+        circuit_tracer.number(0, one) for one in (*site.sentences, other)
+    }
+    labelled = json.loads((out / "rain.json").read_text())  # as its slug: so the viewer asks
     assert labelled["nodes"][0]["clerp"] == site.sentences[latent]
+    listed = json.loads((out / "graph-metadata.json").read_text())
+    assert listed == {"graphs": [labelled["metadata"]]}
+    labelled["nodes"][1]["clerp"] = "by hand"
+    (out / "rain.json").write_text(json.dumps(labelled))
+    export_latents(site, out, graph)
+    again = json.loads((out / "rain.json").read_text())
+    assert again["nodes"][1]["clerp"] == "by hand"
+    assert json.loads((out / "graph-metadata.json").read_text()) == listed
+
+
+def test_graphs_and_sites_that_do_not_fit_are_named(world, tmp_path):
     with pytest.raises(ParameterError, match=r"transcoders', not layers\.1's"):
         export_latents(world.sites["sae"], tmp_path / "out")
+    graph = tmp_path / "graph.json"
+    graph.write_text(json.dumps(graph_of(node(0, 12))))
+    with pytest.raises(
+        ParameterError, match=r"graph.json: layers.0.mlp has a latent 12, but .* 12"
+    ):
+        export_latents(world.sites["mlp"], tmp_path / "out", graph)
+    graph.write_text('{"nodes": []}')
+    with pytest.raises(
+        ParameterError, match=r"graph.json is no graph of circuit-tracer's: KeyError"
+    ):
+        export_latents(world.sites["mlp"], tmp_path / "out", graph)
 
 
 def test_the_command_names_its_forms(capsys):
