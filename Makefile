@@ -20,6 +20,8 @@ PYTHON_FILES := rewrite_utils tests requirements $(wildcard benchmarks) $(wildca
 LOCK := requirements/lock-$(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu).txt
 TORCH := torch==2.13.0
 WORKERS := $(shell getconf _NPROCESSORS_ONLN)
+# One more: some tests wait for a process or a retry.
+TESTERS := $(shell echo $$(( $(WORKERS) + 1 )))
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 INSTALL := $(BIN)/python requirements/install.py
@@ -73,7 +75,7 @@ test: env ## ruff, pytest, the live smoke series, nbval: what continuous integra
 	echo "test: embedded models and text"
 	$(BIN)/python -m rewrite_utils.assets
 	echo "test: pytest, on $(WORKERS) cores"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m "" \
 	  --jaxtyping-packages=rewrite_utils,beartype.beartype tests
 	echo "test: the series of params/smoke.yaml, live, with real models"
 	$(BIN)/python -m rewrite_utils.series params/smoke.yaml

@@ -46,16 +46,28 @@ def place(settings: Mapping[str, Any], environment: Mapping[str, str]) -> Path |
     return Path(environment[FOLDER], hashlib.sha256(told.encode()).hexdigest()[:16])
 
 
-def join(kept: Path) -> Connection | None:
-    """A connection to the process that listens there; None if none does (any more)."""
+def call(path: Path) -> Connection | None:
+    """A connection to who listens there; None if nobody does."""
     calling = socket.socket(socket.AF_UNIX)
     try:
-        calling.connect(str(kept))
+        calling.connect(str(path))
     except OSError:
         calling.close()
-        kept.unlink(missing_ok=True)
         return None
     return Connection(calling.detach())
+
+
+def join(kept: Path) -> tuple[Connection, int] | None:
+    """A connection to the process that is kept there, and its id, once it has loaded; None if there
+    is none, or none any more."""
+    connection = call(kept)
+    if connection:
+        try:
+            return connection, connection.recv()[1]
+        except (EOFError, OSError):  # it was just dying
+            connection.close()
+    kept.unlink(missing_ok=True)
+    return None
 
 
 def listening(path: Path) -> socket.socket:
@@ -72,7 +84,7 @@ def listening(path: Path) -> socket.socket:
 
 def end_with(kept: Path) -> None:
     """Let this process end when the owner of the folder does, however that happens."""
-    life = join(kept.with_name(LIFE))
+    life = call(kept.with_name(LIFE))
 
     def watch() -> None:
         with contextlib.suppress(EOFError, OSError):

@@ -58,15 +58,15 @@ class VLLMEngine(Engine):
             label=f"vllm {settings['dtype']}",
         )
         self._ticket = 0
-        self._process, self._connection, self._log = opened(settings, environment)
-        self.pid = self._process.pid if self._process else 0  # until a kept one has told its own
+        where = kept.place(settings, environment)
+        self._process, self._connection, self._log, self.pid = opened(settings, environment, where)
         # Runs at close(), at garbage collection and at interpreter exit, whichever comes first.
-        keep = kept.place(settings, environment) is not None
         self._end = weakref.finalize(
-            self, end, self._process, self._connection, self._log, os.getpid(), keep=keep
+            self, end, self._process, self._connection, self._log, os.getpid(), keep=bool(where)
         )
         try:
-            self.pid = self._receive()
+            if self._process:
+                self._receive()
         except BaseException:
             self.close()
             raise
@@ -196,14 +196,14 @@ def child_environment(model: str, *, threads: int | None, cuda: bool) -> dict[st
 
 
 def opened(
-    settings: dict[str, Any], environment: dict[str, str]
-) -> tuple[subprocess.Popen[bytes] | None, Connection, Path]:
-    """A child, this end of the way to it, and its log; or one that a kernel before this one kept,
-    which is nobody's child."""
-    where = kept.place(settings, environment)
-    if where and (connection := kept.join(where)):
-        return None, connection, where.with_suffix(".log")
-    return start(settings, environment, where)
+    settings: dict[str, Any], environment: dict[str, str], where: Path | None
+) -> tuple[subprocess.Popen[bytes] | None, Connection, Path, int]:
+    """A child that will say when it has loaded, this end of the way to it, its log and its id; or
+    one that a kernel before this one kept ``where``, which has, and is nobody's child."""
+    if where and (joined := kept.join(where)):
+        return None, joined[0], where.with_suffix(".log"), joined[1]
+    process, connection, log = start(settings, environment, where)
+    return process, connection, log, process.pid
 
 
 def start(

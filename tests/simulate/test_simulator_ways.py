@@ -64,8 +64,10 @@ def test_notes_ahead_need_a_prompt_that_shows_them(other):
 
 def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     names = [way for way in WAYS if way != "plain"]
-    llm, site = asking(studies__simulators=names, studies__simulator_windows=6)
-    table = site.ways.comparison().set_index(["way", "statistic"])
+    asked = {"studies__simulators": names, "studies__simulator_windows": 6}
+    llm, site = asking(**asked, rewrite__bootstrap=100)
+    compared = site.ways.comparison()
+    table = compared.set_index(["way", "statistic"])
     assert set(table.index.get_level_values("way")) == set(WAYS)
     plain = site.ratings("calibrate").expected[:6]
     assert (table["windows"] == 6).all() and (table["pairs"] == plain.size).all()
@@ -78,7 +80,7 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     assert (ahead.loc["ahead"]["minus ahead"].dropna() == 0).all()
     places = site.ways.everywhere()
     assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
-    whole = tables.stacked({"mlp": site.ways.comparison()})
+    whole = tables.stacked({"mlp": compared})
     assert set(ratings.ways(whole)["way"]) == set(WAYS) == set(forests.WAYS)
     assert "1–2" in set(ratings.everywhere(tables.stacked({"mlp": places}))["tokens"])
     facts = {way: stage.manifest["facts"] for way, stage in site.ways.stages.items()}
