@@ -177,9 +177,11 @@ figures.keep(made, "05_screening", figure, every, unit="window", n=int(every["wi
 # %% [markdown]
 # ### Other ways to ask
 #
-# Firing rate, score or contrast tokens shown; the other two layouts; all positions of a window in
-# one pass. Same pairs, paired differences. `studies.simulators` names the ways; each asks the LLM.
-# *Levelled*: window and sentence means taken away, as the headline's calibration does.
+# Firing rate, score or contrast tokens shown, in numbers behind the sentence, or in words ahead of it
+# by a prompt whose few-shots show such notes; the sentence before the window, in our words or in the
+# original's; all positions of a window in one pass. Same pairs, paired differences.
+# `studies.simulators` names the ways; each asks the LLM. *Levelled*: window and sentence means taken
+# away, as the headline's calibration does.
 
 # %%
 costs, others, everywhere = {}, {}, {}
@@ -237,9 +239,10 @@ display.said(said, head=True)
 # %% [markdown]
 # *What could be wrong.* AUROC is a poor target: a source with a few pure positives can have a low
 # AUROC and be worth much in the rewrite; the result above is of raw ratings, while the declared
-# calibration levels them first. The simulator was not tuned on this task. Other ways to ask hold as
-# they were asked: no few-shot shows a rate, a score or contrast tokens (the mean rating follows the
-# printed score), and the original's layout also has other words. One few-shot names the list of a
-# described latent (and, or, but).
+# calibration levels them first. The simulator was not tuned on this task. Notes behind the sentence
+# hold as they were asked: no few-shot shows them (the mean rating follows the printed score). The
+# original's words stand in the order of *sentence first*: their difference is of wording alone. One
+# few-shot of the plain prompt names the list of a described latent (and, or, but); the prompt with
+# notes ahead shares none.
 #
 # Next: [06 · Calibration](06_calibration.ipynb).
