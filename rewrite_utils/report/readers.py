@@ -46,6 +46,16 @@ def named(source: str) -> str:
     return LEVELS[level] + (" + state of the LLM" if more else "")
 
 
+def labels(verdict: pd.DataFrame) -> pd.Series:
+    """The source of every row in words; one that replaces fewer latents than others of its site
+    says how many."""
+    count = pd.to_numeric(verdict["against"].str.extract(r"mean of (\d+)")[0])
+    site = verdict["site"] if "site" in verdict else pd.Series("", verdict.index)
+    words = verdict["source"].map(named)
+    fewer = words + ", " + count.astype("Int64").astype("string") + " latents"
+    return words.where(~(count < count.groupby(site).transform("max")), fewer)
+
+
 def forest(axes: Axes, verdict: pd.DataFrame, *, value: str, xlabel: str, title: str) -> None:
     """One line a source, a mark a text; zero and one are the ablation and the coder."""
     sources = [one for one in verdict["source"].unique() if one not in ("mean", "output mean")]
@@ -63,13 +73,14 @@ def forest(axes: Axes, verdict: pd.DataFrame, *, value: str, xlabel: str, title:
         axes.plot([], [], "os^v"[number], color=PALETTE[number], label=label)
     for at in (0, 1):
         axes.axvline(at, color="#222222", lw=0.8, ls="-" if at == 0 else ":")
-    listed(axes, [named(source) for source in order[::-1]])
+    words = dict(zip(verdict["source"], labels(verdict), strict=True))
+    listed(axes, [words[source] for source in order[::-1]])
     axes.set(xlabel=xlabel, title=title)
 
 
 def shown(verdict: pd.DataFrame) -> pd.DataFrame:
     """The verdicts for reading: every number with its interval over rows of text."""
-    base = {"text": verdict["text"], "source": [named(one) for one in verdict["source"]]}
+    base = {"text": verdict["text"], "source": labels(verdict)}
     if "site" in verdict:
         base = {"site": verdict["site"], **base}
     return pd.DataFrame(base).assign(
