@@ -31,7 +31,7 @@ from rewrite_utils.runs.run import Run, open_run
 from rewrite_utils.site import costs, plan_of, require_calibrators
 
 NOTEBOOKS = ROOT / "notebooks"
-TOUR = "00_tour"
+TOUR, READING = "00_tour", "13_rewritten"
 CELL_SECONDS = 6 * 3600
 ROOMY = 12e9
 """Bytes of memory from which on the LLM of one notebook is kept for the next."""
@@ -82,6 +82,17 @@ def choose(only: str) -> list[Path]:
             raise ValueError(f"--only {part!r} names no notebook; there are {numbers}")
         chosen |= set(inside)
     return [path for path in everything if path in chosen]
+
+
+def of_run(run: Run) -> list[Path]:
+    """All notebooks that a run has something for: whole layers are read where a site names a
+    reader."""
+    if any(site.reader for site in run.params.sites.values()):
+        return series()
+    _say(
+        f"{READING} is left out: no site of {run.params.name!r} has a sites.<site>.reader (c, say)"
+    )
+    return [path for path in series() if path.stem != READING]
 
 
 def execute(
@@ -174,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _say(plan_of(params, machine, (ALONE,), _numbers(asked.only)))
         run = open_run(file, overrides)
         require_calibrators(run.params)
+        chosen = chosen if asked.only else of_run(run)
         llms = run.params.explainer, run.params.simulator
         here = this_machine(device(run.params.subject.device))
         _say(here.said() + spending.ahead(llms, lambda: costs(run.params)))

@@ -159,6 +159,17 @@ def test_every_chosen_notebook_runs_in_order_and_the_table_closes(ten, executed,
     assert f"Open next: {page}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("reader", "more"), [("", []), (", reader: c", ["13_rewritten"])])
+def test_whole_layers_are_read_where_a_site_has_a_reader(ten, executed, capsys, reader, more):
+    write(ten, "13_rewritten", WORKS)
+    (ten / "tiny.yaml").write_text(RUN.replace("k: 2", f"k: 2{reader}"))
+    assert main([str(ten / "tiny.yaml")]) == 0
+    assert executed[9:] == [*more, TOUR]
+    assert ("13_rewritten is left out" in capsys.readouterr().out) is not bool(more)
+    assert main([str(ten / "tiny.yaml"), "--only", "13"]) == 0
+    assert executed[-1] == "13_rewritten", "asked for, it says itself what it lacks"
+
+
 def test_a_notebook_gets_the_parameters_and_is_kept_executed(world):
     path = write(world, "01_works", WORKS)
     run = open_run(world / "tiny.yaml", {"seed": 5})
