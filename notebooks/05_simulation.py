@@ -177,11 +177,11 @@ figures.keep(made, "05_screening", figure, every, unit="window", n=int(every["wi
 # %% [markdown]
 # ### Other ways to ask
 #
-# Firing rate, score or contrast tokens shown, in numbers behind the sentence, or in words ahead of it
-# by a prompt whose few-shots show such notes; the sentence before the window, in our words or in the
-# original's; all positions of a window in one pass. Same pairs, paired differences.
-# `studies.simulators` names the ways; each asks the LLM. *Levelled*: window and sentence means taken
-# away, as the headline's calibration does.
+# Firing rate, score or contrast tokens shown, in numbers behind the sentence, or in words ahead of
+# it by a prompt whose few-shots show such notes; the sentence before the window, in our words or in
+# the original's; all positions of a window in one pass. Same pairs, paired differences.
+# `studies.simulators` names the ways; each asks the LLM. *Levelled*: window and sentence means
+# taken away, as the headline's calibration does.
 
 # %%
 costs, others, everywhere = {}, {}, {}

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import jupytext
 import papermill
-import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from rewrite_utils.explorer.stage import ALONE
 from rewrite_utils.llm import kept, spending
-from rewrite_utils.params import ROOT, ParameterError, find, load, names
+from rewrite_utils.params import ROOT, find, load, names
+from rewrite_utils.params.command import add_parameters, overrides_of
 from rewrite_utils.runs import executed
 from rewrite_utils.runs.kernel import socket_folder, sockets
 from rewrite_utils.runs.machine import device, gpu, this_machine
@@ -231,42 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_parameters(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which parameters: a file, and changes to it for `overrides_of`."""
-    default = "params/embedded.yaml"
-    parser.add_argument(
-        "params_file", nargs="?", default=default, help="a YAML (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-p",
-        dest="set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set one parameter by its dotted name, e.g. -p sites.early.k 8",
-    )
-
-
 def _numbers(only: str) -> set[str]:
     """The numbers of the notebooks that ``only`` names: as their stages' names begin."""
     return {path.stem[:2] for path in choose(only)}
-
-
-def overrides_of(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Parameters by dotted name, from (name, YAML text) pairs of a command line.
-
-    Raises ParameterError for a text that is no YAML.
-    """
-    return {name: _value(name, text) for name, text in pairs}
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ParameterError(f"{name} = {text!r} is not readable YAML: {reason}") from None
 
 
 def _check_names(notebook: Path, given: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ from rewrite_utils.assets.fetch import AssetError
 from rewrite_utils.llm import opening
 from rewrite_utils.llm.protocol import EngineError
 from rewrite_utils.params import ParameterError
+from rewrite_utils.params.command import add_parameters, overrides_of
 from rewrite_utils.runs.run import Run, open_run
-from rewrite_utils.series import add_parameters, overrides_of
 from rewrite_utils.simulate.running import Part
 from rewrite_utils.site import SiteStages, open_sites
 
