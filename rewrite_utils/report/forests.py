@@ -74,7 +74,7 @@ def losses(axes: Axes, table: pd.DataFrame, *, title: str) -> None:
     axes.set_xticks([-1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.11))
 
 
 def oracle(axes: Axes, arms: pd.DataFrame, *, title: str) -> None:

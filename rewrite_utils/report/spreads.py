@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator
 from numpy import ndarray
 
 from rewrite_utils import stats
@@ -22,6 +23,8 @@ PAPER_SPECIFICITY = 0.8
 """Mean specificity before normalisation (v1, figure 4)."""
 LEAST = 8
 """Latents in a bin of figure 4 at least: with fewer, a mean says nothing."""
+TICKS = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+"""Activations that are marked."""
 SHADES = [PALETTE[place] for place in (0, 1, 2, 4, 5, 8)]
 
 
@@ -44,6 +47,8 @@ def survival(
     axes.set(xscale="symlog", yscale="log", xlabel="activation", title=title)
     axes.set_ylabel("share of (window, latent) at or above")
     axes.set_ylim(top=1.4)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))  # powers of ten alone may be a single one
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return pd.concat(tables, ignore_index=True)
 
@@ -118,7 +123,8 @@ def near_copies(axes: Axes, traits: pd.DataFrame, *, alike: float, title: str) -
     axes.hist(values, bins=np.linspace(0, 1.0001, 21), color=PALETTE[0])
     axes.axvline(alike, ls="--", lw=0.8, color="#222222", label=f"{alike}: the same")
     axes.set(xlabel="cosine with the nearest other sentence", ylabel="latents", title=title)
-    axes.legend()
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def over_general(axes: Axes, traits: pd.DataFrame, *, title: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def example(
 ) -> Example:
     """The window that ``typical`` chooses."""
     headline, latents = params.rewrite.headline, list(sentences)
-    at = typical(losses, headline)
+    at = typical(losses, headline, (true("evaluate") > 0).any(1))
     windows, tokens = simulated_windows("evaluate"), cache("evaluate").tokens
     row, end = torch.from_numpy(tokens[[windows.rows[at]]]), int(windows.ends[at])
 
@@ -88,15 +88,17 @@ def example(
     return Example(texts[:-1], texts[-1], table, said)
 
 
-def typical(losses: pd.DataFrame, headline: str) -> int:
-    """The window whose gain over mean ablation is nearest the mean gain of all, among those whose
-    next token the model itself expects (of all where it expects none)."""
+def typical(losses: pd.DataFrame, headline: str, fires: Bool[ndarray, " window"]) -> int:
+    """The window whose gain over mean ablation is nearest the mean gain of all, among those where a
+    described latent ``fires`` and whose next token the model itself expects; where there are none
+    such, among those where one fires, or all."""
     whole = losses[losses["order"] == ALL]
     loss = whole.pivot(index="window", columns="source", values="loss")
-    gain = loss["mean"] - loss[headline]
-    chance = np.exp(-whole.groupby("window")["base_loss"].first())
-    known = gain[chance >= EXPECTED] if (chance >= EXPECTED).any() else gain
-    return int((known - gain.mean()).abs().idxmin())
+    gain = (loss["mean"] - loss[headline]).dropna()  # controls have more windows
+    expected = np.exp(-whole.groupby("window")["base_loss"].first()[gain.index]) >= EXPECTED
+    active = pd.Series(fires[gain.index], gain.index)
+    chosen = next(one for one in (expected & active, active, expected | True) if one.any())
+    return int((gain[chosen] - gain.mean()).abs().idxmin())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from rewrite_utils.rewrite.example import BEFORE, LIKELIEST, typical
 
 def test_the_example_has_the_run_s_own_numbers(site):
     found, headline = site.example, site.params.rewrite.headline
-    at = typical(site.losses, headline)
+    at = typical(site.losses, headline, (site.true("evaluate") > 0).any(1))
     windows, tokens = site.simulated_windows("evaluate"), site.cache("evaluate").tokens
     row, end = int(windows.rows[at]), int(windows.ends[at])
     texts = site.texts(tokens[row])
@@ -37,8 +37,12 @@ def test_a_typical_window_gains_what_all_gain_where_the_model_expects_the_token(
                       "base_loss": -np.log(chances)})
         for name, loss in parts.items()
     )  # fmt: skip
-    assert typical(losses, "sentences") == 1
-    assert typical(losses.assign(base_loss=9.0), "sentences") == 3
+    fires = np.ones(4, bool)
+    assert typical(losses, "sentences", fires) == 1
+    assert typical(losses.assign(base_loss=9.0), "sentences", fires) == 3
+    assert typical(losses, "sentences", np.array([True, False, True, True])) == 0, "1 is silent"
+    assert typical(losses, "sentences", np.array([False, False, False, True])) == 3
+    assert typical(losses, "sentences", ~fires) == 3, "of all, where none fires"
 
 
 @pytest.mark.usefixtures("drawing")
