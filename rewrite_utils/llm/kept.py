@@ -103,7 +103,8 @@ def requests(first: Connection, listener: socket.socket | None) -> Iterator[tupl
         for ready in wait([*callers, *([listener] if listener else [])]):
             if isinstance(ready, socket.socket):
                 callers.append(Connection(ready.accept()[0].detach()))
-                callers[-1].send((0, os.getpid()))
+                with contextlib.suppress(OSError):  # gone already: found out when it is read
+                    callers[-1].send((0, os.getpid()))
                 continue
             caller = next(one for one in callers if one is ready)
             request = None
