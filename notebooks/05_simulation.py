@@ -210,7 +210,8 @@ if others:
 
 # %%
 kept = {name: table for name, table in everywhere.items() if len(table)}
-shown = [ratings.ways(every), tables.stacked(costs)] if others else []
+told = tables.stacked(costs).replace({"way": forests.WAYS}) if others else None
+shown = [ratings.ways(every), told] if others else []
 shown += [ratings.everywhere(tables.stacked(kept))] if kept else []
 sum(map(display.frame, shown)) or display.said(NONE)
 

@@ -15,6 +15,7 @@ from rewrite_utils import calibrate
 from rewrite_utils.calibrate.oracle import rating_shape
 from rewrite_utils.calibrate.screened import filled
 from rewrite_utils.report import tables
+from rewrite_utils.report.forests import WAYS
 from rewrite_utils.rewrite.arms import before_topk
 from rewrite_utils.score.rates import auroc_value
 from rewrite_utils.simulate.ways import PLAIN
@@ -79,14 +80,21 @@ def latent_aurocs(
 
 
 def ways(table: pd.DataFrame) -> pd.DataFrame:
-    """Ways of asking against the plain one: value and paired difference, 95 % over windows."""
-    told = table.rename(columns={f"minus {PLAIN}": "difference"})
+    """One row a way of asking: every statistic, and beside it what it is more than the plain way's
+    on the same pairs, 95 % over windows."""
+    told = table.rename(columns={f"minus {PLAIN}": "difference", "active": "active pairs"})
     told = told.assign(value_low=told["low"], value_high=told["high"])
-    shown = {name: told[name] for name in ("site", "way", "statistic")}
-    shown |= {"value": tables.intervals(told, "value", ".3f")}
-    shown |= {"minus plain": tables.intervals(told, "difference")}
-    shown |= {"rank correlation": told[f"rank correlation with {PLAIN}"]}
-    return pd.DataFrame(shown | {"windows": told["windows"], "active pairs": told["active"]})
+    more = np.where(told["way"] == PLAIN, "", tables.intervals(told, "difference", "+.2f"))
+    parts = {"": tables.intervals(told, "value", ".2f"), ", − plain": more}
+    index = ["site", "way", "windows", "active pairs"]
+    shown = told[index].drop_duplicates(["site", "way"]).replace({"way": WAYS})
+    for statistic in told["statistic"].unique():
+        which = (told["statistic"] == statistic).to_numpy()
+        for name, texts in parts.items():
+            shown[statistic + name] = np.array(texts)[which]
+    correlation = f"rank correlation with {PLAIN}"
+    shown[correlation] = told.drop_duplicates(["site", "way"])[correlation]
+    return shown.reset_index(drop=True)
 
 
 def everywhere(table: pd.DataFrame) -> pd.DataFrame:

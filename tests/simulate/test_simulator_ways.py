@@ -81,7 +81,11 @@ def test_every_way_is_compared_with_the_plain_one_on_the_same_pairs(asking):
     places = site.ways.everywhere()
     assert places["triples"].sum() == 2 * plain.size * 8  # two statistics
     whole = tables.stacked({"mlp": compared})
-    assert set(ratings.ways(whole)["way"]) == set(WAYS) == set(forests.WAYS)
+    assert set(WAYS) == set(forests.WAYS)
+    shown = ratings.ways(whole)
+    assert shown["way"].tolist() == [forests.WAYS[way] for way in WAYS]
+    own = shown.set_index("way")["AUROC, − plain"]
+    assert own["plain"] == "" and own.drop("plain").str.match(r"[+-]\d\.\d\d \[").all()
     assert "1–2" in set(ratings.everywhere(tables.stacked({"mlp": places}))["tokens"])
     facts = {way: stage.manifest["facts"] for way, stage in site.ways.stages.items()}
     assert len(tables.llm_costs(facts, what="prediction", first="way")) == len(WAYS)
